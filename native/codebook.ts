@@ -1,0 +1,46 @@
+/**
+ * What a code for rounding is. `round` knows encode, `pack` knows pack, `write` and `evaluate` know decode.
+ * A new codebook is a folder in native/codebooks and one line in native/codebooks/index.ts.
+ */
+import type { Static, TObject } from '@sinclair/typebox'
+import type { Ops } from './ops.js'
+import type { Tensor } from './tensor.js'
+
+/** A code, opened on a device with its parameters: tables are made, sizes are fixed. */
+export interface Codec {
+  /** Rows × columns of W that are rounded together: [T_x, T_y]. T_y is also the block of LDL. */
+  readonly tile: readonly [number, number]
+  /** Codes (states) of one tile, and the bits of one code that are new: bits a weight = codes·bits/(T_x·T_y). */
+  readonly bitsPerWeight: number
+  /** Root mean square of the reconstruction values; W is scaled to rms·(source scale) before rounding. */
+  readonly rms: number
+  /**
+   * Rounds a column block. z f32 [m, T_y], m a multiple of T_x: tile r is rows [T_x·r, T_x·(r+1)).
+   * codes u16 [m/T_x, codes per tile] in the code's own order; values f32 [m, T_y]: exactly what decode gives.
+   */
+  encode(z: Tensor): { codes: Tensor; values: Tensor }
+  /** codes u16 [tiles, codes per tile], tiles row-major over (row tile, column tile) of [m, n] → f32 [m, n]. */
+  decode(codes: Tensor, m: number, n: number): Tensor
+  /** The stored form: codes u16 [tiles, codes per tile] → i16 [tiles, words]. */
+  pack(codes: Tensor): Tensor
+  /** unpack ∘ pack = identity. */
+  unpack(packed: Tensor): Tensor
+  /** What decoding needs besides the codes (a table), by name, as stored in a checkpoint. Empty for computed codes. */
+  readonly tables: Readonly<Record<string, Tensor>>
+  [Symbol.dispose](): void
+}
+
+export interface Codebook<P extends TObject = TObject> {
+  /** 'scalar', 'trellis/hyb': what a graph says. */
+  readonly name: string
+  /** Raise when results change: part of cache keys. */
+  readonly version: number
+  readonly about: string
+  readonly params: P
+  /** Bits a weight, for `plan`. */
+  bits(params: Static<P>): number
+  /** tables: those of a checkpoint, to decode it; left out, they are made (the same on every machine). */
+  open(ops: Ops, params: Static<P>, tables?: Readonly<Record<string, Tensor>>): Codec
+}
+
+export const defineCodebook = <P extends TObject>(codebook: Codebook<P>): Codebook<P> => codebook

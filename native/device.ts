@@ -1,0 +1,34 @@
+/**
+ * A device is an in-order queue of ops. `run` checks nothing but hands the op over and returns at once; one
+ * native thread (CPU) or one stream (CUDA) runs the queue in order, never on the event loop. Only reading waits.
+ */
+import type { DType, Handle, Tensor } from './tensor.js'
+
+/** What an op takes: tensors, numbers, flags. Names as in the op's Args struct (C++). */
+export type OpArgs = Readonly<Record<string, Tensor | number | boolean | undefined>>
+
+/** How often an op ran and how long, in seconds on the queue's own thread. */
+export interface OpStats { calls: number; seconds: number }
+
+export interface Device {
+  /** The backend's kind: part of cache keys, because results may differ in the last place between kinds. */
+  readonly kind: 'cpu' | 'cuda'
+  /** 'cpu', 'cuda:0', … */
+  readonly name: string
+  /** Bytes held by tensors that are alive or still used by an op in the queue. */
+  readonly liveBytes: number
+  /** The most that `liveBytes` has been since the start. */
+  readonly peakBytes: number
+  /** A tensor with unspecified contents. */
+  empty(dtype: DType, shape: readonly number[]): Tensor
+  /** A tensor with a copy of these bytes (row-major, little-endian). */
+  upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor
+  /** Enqueues an op of the addon by name. A failure rejects the next read or finish, with the stack of this call. */
+  run(op: string, args: OpArgs): void
+  /** Waits until the queue is empty. Rejects with the first failure since the last wait. */
+  finish(): Promise<void>
+  read(tensor: Tensor): Promise<Uint8Array>
+  release(handle: Handle): void
+  /** Calls and seconds per op since the start. */
+  stats(): Readonly<Record<string, OpStats>>
+}

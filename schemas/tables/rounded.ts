@@ -1,0 +1,21 @@
+/** rounded: linears as codes, then packed. */
+import { f64, optional, tensor, utf8 } from '../../pipeline/define.js'
+import { linears } from './linears.js'
+
+/** Signs of the randomized Hadamard transform, and which transform it was. */
+export const incoherent = linears.and({
+  su: optional(tensor('f32', 'n', 'input signs ±1, common to all linears that share the input')),
+  sv: optional(tensor('f32', 'm', 'output signs ±1')),
+  transform: utf8('transforms of outputs and inputs, e.g. "172x4 256" or "64 block 64"; "none" for kept'),
+})
+
+export const rounded = incoherent.without('hessian').and({
+  codes: optional(tensor('u16', 'tiles codes', 'codes of the tiles, row-major over (row tile, column tile)')),
+  codebook: utf8('JSON of the codebook with all its parameters; empty for kept'),
+  scale: f64('W̃ ≈ scale · decode(codes); 0 for kept'),
+  proxyError: f64('tr((W̃−Ŵ)H̃(W̃−Ŵ)ᵀ) / tr(W̃H̃W̃ᵀ), H̃ damped; 0 for kept'),
+})
+
+export const packed = rounded.without('codes').and({
+  trellis: optional(tensor('i16', 'tiles words', 'the codes in their stored form')),
+})
