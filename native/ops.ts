@@ -42,8 +42,12 @@ export interface Ops {
   sumSquares(x: Tensor): Tensor
   /** f64 [1]: the number of elements that are NaN or infinite. */
   countNonFinite(x: Tensor): Tensor
-  /** Randomized Hadamard transform from one side; see native/ops/hadamard. */
-  hadamard(x: Tensor, o: { side: 'left' | 'right'; signs?: Tensor; block: number; transpose?: boolean; signsAfter?: boolean }): Tensor
+  /**
+   * Randomized Hadamard transform from one side, x f32 [m, n], signs (or scales) s f32:
+   *   right: x·diag(s)·H      left: Hᵀ·diag(s)·x      right, inverse: x·Hᵀ·diag(s)      left, inverse: diag(s)·H·x
+   * with H = (M_K ⊗ Sylvester(2ᵖ))/√block of order block = K·2ᵖ; where block < n (or m), H is block diagonal.
+   */
+  hadamard(x: Tensor, o: { side: 'left' | 'right'; signs?: Tensor; block: number; inverse?: boolean }): Tensor
   /** h f64 [n, n] += xᵀ x, x f32 [t, n], in place: products in f32 over at most 512 tokens, sums in f64. Rows with a non-finite element are left out and added to `skipped` f64 [1]. */
   gram(h: Tensor, x: Tensor, skipped: Tensor): void
   /** H f32 [n, n] → damped copy: H + damp·mean(diag H)·I. */

@@ -144,7 +144,18 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   batch?(row: NewRow<O>): string
   /** Bytes on the device while a batch is worked on, of which `bytes` are its own tensors; for room and `pipe plan`. Default 3·bytes. */
   memory?(bytes: number, params: Static<P>): number
+  /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */
+  intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
+  /** For stages that end a graph: what goes into result.json, and the lines of the results table. */
+  report?(row: Row<O>): Report
   operator(params: Static<P>, context: Context): OperatorFunction<Row<I>, NewRow<O>>
+}
+
+export interface Report {
+  /** Merged into result.json. */
+  readonly result: Readonly<Record<string, unknown>>
+  /** Rows of the table shown at the end: label, then one cell a column. */
+  readonly table: { readonly columns: readonly string[]; readonly rows: readonly (readonly string[])[] }
 }
 // biome-ignore lint/suspicious/noExplicitAny: a stage of whatever parameters and tables
 export type AnyStage = Stage<any, any, any>

@@ -9,7 +9,9 @@ export const incoherent = linears.and({
   transform: utf8('transforms of outputs and inputs, e.g. "172x4 256" or "64 block 64"; "none" for kept'),
 })
 
+const { weight } = linears.columns
 export const rounded = incoherent.without('hessian').and({
+  weight: optional(weight),
   codes: optional(tensor('u16', 'tiles codes', 'codes of the tiles, row-major over (row tile, column tile)')),
   codebook: utf8('JSON of the codebook with all its parameters; empty for kept'),
   scale: f64('W̃ ≈ scale · decode(codes); 0 for kept'),
