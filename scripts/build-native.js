@@ -1,0 +1,28 @@
+/** Builds native/ into build/Release/cpu.node. Runs on `npm ci`, before any TypeScript is compiled: plain JavaScript, Node alone. */
+import { spawnSync } from 'node:child_process'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const runs = command => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0
+
+const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
+const missing = [
+  ...(runs('cmake') ? [] : ['CMake 3.18 or newer (cmake)']),
+  ...(compilers.some(runs) ? [] : [`a C++20 compiler (looked for ${compilers.join(', ')})`]),
+  ...(runs('make') || runs('ninja') ? [] : ['make or ninja']),
+]
+if (missing.length > 0) {
+  console.error(`pipe: the native addon cannot be built: ${missing.join(' and ')} not found.`)
+  console.error('On Debian and Ubuntu: apt-get install g++ cmake make      then again: npm ci')
+  process.exit(1)
+}
+
+// cmake-js reads package.json beside CMakeLists.txt: "napi_versions" there means that no Node header is downloaded.
+const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js')
+const build = spawnSync(process.execPath, [cmakeJs, 'compile', '-d', 'native', '-O', 'build', '-l', 'warn'], { cwd: root, stdio: 'inherit' })
+if (build.status !== 0) {
+  console.error('pipe: the native addon did not build; the reason is above. Once more, with every command:')
+  console.error('  npx cmake-js compile -d native -O build -l verbose')
+  process.exit(1)
+}

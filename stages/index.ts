@@ -1,0 +1,5 @@
+/** The built-in stages by name, in pipeline order: the table of contents. Imported when used. */
+import type { AnyStage } from '../pipeline/define.js'
+
+export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }>>> = {
+}

@@ -1,0 +1,39 @@
+/**
+ * `npm test`: runs the compiled test files, two at a time, through tap's own API, and reports. Arguments are parts of
+ * the paths of the files to run; none = all. The tap command line is not used: its loaders cost a second a file.
+ *
+ * UPDATE=1 lets tests rewrite what they compare with (committed tables).
+ */
+import { existsSync, readdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { Reporter } from './reporter.js'
+
+const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+const jobs = 2
+/** Seconds a file may take: the longest (the whole main job, several times) takes a minute or two on 2 cores. */
+const timeout = 300
+
+// Listed by source, so that what was compiled from a file now deleted is not run.
+const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
+  .filter(name => name.endsWith('.test.ts') && process.argv.slice(2).every(part => `test/${name}`.includes(part)))
+  .map(name => `test/${name.replaceAll('\\', '/')}`)
+  .sort()
+if (files.length === 0) throw new Error(`no test file has ${process.argv.slice(2).join(' and ')} in its path`)
+
+const reporter = new Reporter(line => process.stdout.write(`${line}\n`))
+reporter.parser.on('complete', () => { process.exitCode = reporter.end() ? 0 : 1 })
+process.on('exit', code => { if (reporter.parser.results === null && code === 0) process.exitCode = 1 })
+
+t.jobs = jobs
+t.setTimeout(0)
+t.pipe(reporter.parser)
+for (const file of files) {
+  const compiled = join(root, 'dist', file.replace(/\.ts$/, '.js'))
+  if (!existsSync(compiled)) throw new Error(`${file} is not compiled; run: npm run build`)
+  void t.spawn(process.execPath, ['--enable-source-maps', compiled], {
+    cwd: root, timeout: timeout * 1000, env: { ...process.env, TAP_TIMEOUT: `${timeout}`, NO_COLOR: '1' },
+  }, file)
+}
+t.end()
