@@ -64,6 +64,13 @@ export class Tensor {
   }
 }
 
+/** What opening a tensor takes; every Ops is one. */
+export interface Opener {
+  readonly device: Device
+  cast(x: Tensor, dtype: DType): Tensor
+  reshape(x: Tensor, shape: readonly number[]): Tensor
+}
+
 /**
  * A tensor that is somewhere: in a batch, in a file, or live on a device. What a stage finds in a tensor
  * column. Costs a few hundred bytes until it is opened, and can be opened any number of times.
@@ -72,8 +79,8 @@ export interface TensorRef {
   readonly dtype: DType
   readonly shape: readonly number[]
   readonly bytes: number
-  /** A tensor on the device of `ops`, converted to `dtype` if given (float types only). The caller disposes it. */
-  open(ops: { readonly device: Device }, dtype?: DType): Promise<Tensor>
+  /** A tensor on the device of `ops`, converted to `dtype` if given (float types only). The caller disposes it, and may change it. */
+  open(ops: Opener, dtype?: DType): Promise<Tensor>
   /** The stored bytes on the host, not converted. */
   read(): Promise<Uint8Array>
 }

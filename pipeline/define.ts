@@ -11,6 +11,8 @@ import type { Ops } from '../native/ops.js'
 import type { DType, Tensor, TensorRef } from '../native/tensor.js'
 import type { Random } from './random.js'
 
+export { PipeError } from './error.js'
+export { bytesTensor, fileTensor } from './lazy.js'
 export { each, fold, runs, spread } from './rows.js'
 
 /** What a column holds when read (R) and what may be put there (W). */
@@ -162,5 +164,5 @@ export type AnyStage = Stage<any, any, any>
 
 export const defineStage = <P extends TObject, I extends Table, O extends Table>(stage: Stage<P, I, O>): Stage<P, I, O> => stage
 
-/** The input of a stage that reads no rows. */
+/** The input of a stage that reads no rows: its operator is given one row without columns, to be spread. */
 export const nothing = defineTable('nothing', 1, {})

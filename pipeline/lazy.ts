@@ -1,0 +1,155 @@
+/**
+ * Tensors that are somewhere else until they are opened: in a file, in a stored batch, in memory, live on a device.
+ * A reference weighs a few hundred bytes, so rows may wait in queues, and resuming is only "open it again".
+ */
+import { type FileHandle, open } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { bytesPerElement, type DType, elements, type Opener, type Tensor, type TensorRef } from '../native/tensor.js'
+import { PipeError } from './error.js'
+
+/** A reference by its place: what is stored of it, when its bytes are not. */
+export class LazyTensor implements TensorRef {
+  readonly bytes: number
+
+  constructor(
+    readonly dtype: DType,
+    readonly shape: readonly number[],
+    /** 'file:/path' with the offset of the first byte; 'cache:KEY' with the tensor's number; 'live:N'; 'bytes:' */
+    readonly uri: string,
+    readonly offset: number,
+    private readonly fetch: () => Promise<Uint8Array>,
+  ) {
+    this.bytes = elements(shape) * bytesPerElement[dtype]
+  }
+
+  async read(): Promise<Uint8Array> {
+    const bytes = await this.fetch()
+    if (bytes.byteLength !== this.bytes) {
+      throw new Error(`${this.uri}: ${this.dtype}[${this.shape}] is ${this.bytes} bytes, and ${bytes.byteLength} came`)
+    }
+    return bytes
+  }
+
+  async open(ops: Opener, dtype: DType = this.dtype): Promise<Tensor> {
+    const tensor = ops.device.upload(await this.read(), this.dtype, this.shape)
+    if (dtype === this.dtype) return tensor
+    using stored = tensor
+    return ops.cast(stored, dtype)
+  }
+}
+
+/** The tensor whose bytes, row-major and little-endian, begin at `offset` of the file. */
+export function fileTensor(path: string, offset: number, dtype: DType, shape: readonly number[]): TensorRef {
+  checkShape(shape)
+  if (!Number.isSafeInteger(offset) || offset < 0) throw new Error(`${path}: a tensor can't begin at byte ${offset}`)
+  const file = resolve(path)
+  const bytes = elements(shape) * bytesPerElement[dtype]
+  return new LazyTensor(dtype, shape, `file:${file}`, offset, () => readRange(file, offset, bytes))
+}
+
+/** The tensor with these bytes, row-major and little-endian. */
+export function bytesTensor(bytes: Uint8Array, dtype: DType, shape: readonly number[]): TensorRef {
+  checkShape(shape)
+  return new LazyTensor(dtype, shape, 'bytes:', 0, async () => bytes)
+}
+
+/**
+ * Live tensors on the edges of one run, by number. On the edges of live tables a tensor moves: who opens it owns it,
+ * once. On all others opening gives a copy, since several rows may hold the same tensor and each may change its own.
+ */
+export class LiveTensors {
+  readonly #tensors = new Map<number, Tensor>()
+  #next = 0
+
+  get count(): number {
+    return this.#tensors.size
+  }
+
+  /** Takes the tensor over. */
+  hold(tensor: Tensor, moves: boolean): LiveTensor {
+    const number = this.#next++
+    this.#tensors.set(number, tensor)
+    return new LiveTensor(tensor, number, moves ? () => this.#take(number) : undefined)
+  }
+
+  dispose(ref: LiveTensor): void {
+    this.#tensors.get(ref.offset)?.[Symbol.dispose]()
+    this.#tensors.delete(ref.offset)
+  }
+
+  /** Whatever nobody opened: dropped rows, a failed run. */
+  [Symbol.dispose](): void {
+    for (const tensor of this.#tensors.values()) tensor[Symbol.dispose]()
+    this.#tensors.clear()
+  }
+
+  #take(number: number): void {
+    if (!this.#tensors.delete(number)) throw new Error('a live tensor can be opened once; keep what you opened')
+  }
+}
+
+export class LiveTensor extends LazyTensor {
+  constructor(
+    readonly tensor: Tensor,
+    number: number,
+    private readonly take: (() => void) | undefined,
+  ) {
+    super(tensor.dtype, tensor.shape, 'live:', number, () => tensor.read())
+  }
+
+  override async open(ops: Opener, dtype: DType = this.dtype): Promise<Tensor> {
+    if (this.take === undefined) return dtype === this.dtype ? ops.reshape(this.tensor, this.shape) : ops.cast(this.tensor, dtype)
+    this.take()
+    if (dtype === this.dtype) return this.tensor
+    using tensor = this.tensor
+    return ops.cast(tensor, dtype)
+  }
+}
+
+export function checkShape(shape: readonly number[]): void {
+  if (shape.every(size => Number.isSafeInteger(size) && size >= 0) && Number.isSafeInteger(elements(shape) * 8)) return
+  throw new Error(`[${shape}] is no shape: sizes are whole numbers, and their product has to be one that can be counted`)
+}
+
+const pieceBytes = 64 * 2 ** 20 // one read call takes at most 2 GiB, and some file systems less
+
+/** Bytes [offset, offset + length) of a file. */
+export async function readRange(path: string, offset: number, length: number): Promise<Uint8Array> {
+  let file: FileHandle
+  try {
+    file = await open(path, 'r')
+  } catch (error) {
+    throw unreadable(path, error)
+  }
+  try {
+    return await readFrom(file, path, offset, length)
+  } finally {
+    await file.close()
+  }
+}
+
+export async function readFrom(file: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
+  if (length > 2 ** 32) throw new PipeError('input', { where: path, message: `A tensor of ${length} bytes does not fit into one array of at most 4 GiB.` })
+  // Asked before memory is taken: a lying header must not make us allocate what the file can't hold.
+  const { size } = await file.stat()
+  if (offset + length > size) {
+    throw new PipeError('input', {
+      where: path,
+      message: `The file ends at byte ${size}, but a tensor was to be at bytes ${offset} to ${offset + length}.`,
+      hint: 'It is cut short or was changed since it was first read. Copy or download it again.',
+    })
+  }
+  const bytes = new Uint8Array(length)
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await file.read(bytes, done, Math.min(pieceBytes, length - done), offset + done)
+    if (bytesRead === 0) throw new PipeError('input', { where: path, message: `The file ended at byte ${offset + done} while it was read.` })
+    done += bytesRead
+  }
+  return bytes
+}
+
+const unreadable = (path: string, cause: unknown): PipeError => {
+  const { code } = cause as NodeJS.ErrnoException
+  const message = code === 'ENOENT' ? 'The file is gone.' : `The file can't be read (${code ?? String(cause)}).`
+  return new PipeError('input', { where: path, message, hint: 'Put it back, or start again with the folder it is in now.' }, { cause })
+}
