@@ -1,0 +1,56 @@
+/** What happens in a run, as values: the terminal view, events.jsonl and --json all subscribe to the same Subject. */
+import type { Plan } from './plan.js'
+
+/** Common to all: seconds since the run began. */
+interface Timed { readonly seconds: number }
+
+export type Happening =
+  | { readonly kind: 'plan'; readonly plan: Plan }
+  | { readonly kind: 'stage-started'; readonly stage: string }
+  /** How far a stage is, in its own unit; batch: the one it speaks of, absent for stages that see the whole stream. */
+  | { readonly kind: 'stage-progress'; readonly stage: string; readonly batch?: string; readonly done: number; readonly total: number; readonly unit: string }
+  | { readonly kind: 'stage-finished'; readonly stage: string; readonly usage: StageUsage }
+  | { readonly kind: 'batch-started'; readonly stage: string; readonly batch: string }
+  /** bytes: of the stored file; 0 for stages that store nothing. of: batches in all, where that is known. */
+  | { readonly kind: 'batch-finished'; readonly stage: string; readonly batch: string; readonly cached: boolean; readonly bytes: number; readonly of?: number }
+  /** One sentence of a stage (or of the engine, without stage). */
+  | { readonly kind: 'note'; readonly stage?: string; readonly batch?: string; readonly text: string }
+  | { readonly kind: 'warning'; readonly stage?: string; readonly batch?: string; readonly text: string }
+  /** Sampled twice a second. live: bytes of tensors on the device; rss: of the process. */
+  | { readonly kind: 'memory'; readonly liveBytes: number; readonly limitBytes: number; readonly rssBytes: number }
+  | { readonly kind: 'result'; readonly result: RunResult }
+  | { readonly kind: 'failed'; readonly code: string; readonly text: string }
+
+export type Event = Timed & Happening
+
+/** What a stage took. */
+export interface StageUsage {
+  readonly id: string
+  readonly use: string
+  /** Of the intervals in which it had work. */
+  readonly seconds: number
+  /** Of the process, the most while the stage had work; 0 when it had none. */
+  readonly peakRssBytes: number
+  readonly batches: { readonly run: number; readonly cached: number }
+  /** Calls of native ops. */
+  readonly opCalls: number
+}
+
+/** A table of results that a stage wants shown at the end. */
+export interface ReportTable {
+  readonly stage: string
+  readonly columns: readonly string[]
+  readonly rows: readonly (readonly string[])[]
+}
+
+export interface RunResult {
+  readonly graph: string
+  /** The folder with model/, result.json, events.jsonl, cache/. */
+  readonly out: string
+  /** What the stages' reports said, merged; also in result.json. */
+  readonly results: Readonly<Record<string, unknown>>
+  readonly tables: readonly ReportTable[]
+  readonly seconds: number
+  readonly peakRssBytes: number
+  readonly stages: readonly StageUsage[]
+}
