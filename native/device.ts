@@ -15,7 +15,7 @@ export interface Device {
   readonly kind: 'cpu' | 'cuda'
   /** 'cpu', 'cuda:0', … */
   readonly name: string
-  /** Bytes held by tensors that are alive or still used by an op in the queue. */
+  /** Bytes of tensors that are alive, or disposed but in use by an op that runs: memory is taken when an op first touches it. */
   readonly liveBytes: number
   /** The most that `liveBytes` has been since the start. */
   readonly peakBytes: number
@@ -23,12 +23,14 @@ export interface Device {
   empty(dtype: DType, shape: readonly number[]): Tensor
   /** A tensor with a copy of these bytes (row-major, little-endian). */
   upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor
-  /** Enqueues an op of the addon by name. A failure rejects the next read or finish, with the stack of this call. */
+  /** Enqueues an op of the addon by name. A failure rejects the next read or finish, with the stack of this call; what the op should have written is never read. */
   run(op: string, args: OpArgs): void
   /** Waits until the queue is empty. Rejects with the first failure since the last wait. */
   finish(): Promise<void>
   read(tensor: Tensor): Promise<Uint8Array>
   release(handle: Handle): void
+  /** What it runs on: instruction set, threads, and the OpenBLAS that was found or 'built-in'. */
+  info(): { readonly isa: string; readonly threads: number; readonly blas: string }
   /** Calls and seconds per op since the start. */
   stats(): Readonly<Record<string, OpStats>>
 }

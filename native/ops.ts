@@ -1,41 +1,35 @@
-/** The whole list of verbs. Every op checks its arguments in TypeScript, enqueues, and returns its result's tensor at once. */
+/**
+ * The whole list of verbs. Every op checks its arguments in TypeScript, enqueues, and returns its result's tensor at once.
+ * A new op is a folder in native/ops, a line here, a line in binding.cc and one in CMakeLists.txt.
+ */
 import type { Device } from './device.js'
+import { add } from './ops/add/add.js'
+import { concat } from './ops/concat/concat.js'
+import { copy } from './ops/copy/copy.js'
+import { gemm } from './ops/gemm/gemm.js'
+import { matmul } from './ops/matmul/matmul.js'
+import { paste } from './ops/paste/paste.js'
+import { reshape } from './ops/reshape/reshape.js'
+import { tensor } from './ops/tensor/tensor.js'
+import { zeros } from './ops/zeros/zeros.js'
 import type { DType, Tensor } from './tensor.js'
 
-/** A rectangle of a matrix; left out = all. Bounds as in slice: from inclusive, to exclusive. */
-export interface Window { readonly rows?: readonly [number, number]; readonly columns?: readonly [number, number] }
+export type { TypedArray, Window } from './tensor.js'
 
-export type TypedArray = Float64Array | Float32Array | Int32Array | Int16Array | Uint16Array | Int8Array | Uint8Array
+const verbs = {
+  // making and moving
+  tensor, zeros, reshape, copy, paste, concat,
+  // algebra
+  matmul, gemm, add,
+}
 
-export interface Ops {
-  readonly device: Device
+type Verbs = { readonly [K in keyof typeof verbs]: ReturnType<(typeof verbs)[K]> }
 
-  // ── making and moving ──────────────────────────────────────────────────────────────────────────────────────────
-  /** A tensor with these values; dtype follows the array's type unless given (bytes of f16, bf16 come as Uint16Array or Uint8Array). */
-  tensor(data: TypedArray, shape: readonly number[], dtype?: DType): Tensor
-  zeros(dtype: DType, shape: readonly number[]): Tensor
+/** Verbs whose folders are still to come. */
+interface Planned {
   /** Converts between f64, f32, f16, bf16 (round to nearest even) and from the integer types to f32. */
   cast(x: Tensor, dtype: DType): Tensor
-  /** x viewed row-major with another shape of the same size; a new tensor. */
-  reshape(x: Tensor, shape: readonly number[]): Tensor
-  /** A copy of a rectangle of x [m, n]. */
-  copy(x: Tensor, window?: Window): Tensor
-  /** into[row:, column:] = x, in place. Any one dtype. */
-  paste(into: Tensor, x: Tensor, at: { row?: number; column?: number }): void
-  /** Rows of equal width, one below the other. */
-  concat(rows: readonly Tensor[]): Tensor
   transpose(x: Tensor): Tensor
-
-  // ── algebra ────────────────────────────────────────────────────────────────────────────────────────────────────
-  /** alpha · op(a) · op(b), f32; op is the transpose where asked for. */
-  matmul(a: Tensor, b: Tensor, o?: { transposeA?: boolean; transposeB?: boolean; alpha?: number }): Tensor
-  /** c[window] = alpha · op(a[aWindow]) · op(b[bWindow]) + beta · c[window], in place, f32. */
-  gemm(c: Tensor, a: Tensor, b: Tensor, o: {
-    window?: Window; aWindow?: Window; bWindow?: Window
-    transposeA?: boolean; transposeB?: boolean; alpha?: number; beta?: number
-  }): void
-  /** out = alpha·x + beta·y elementwise, f32. */
-  add(x: Tensor, y: Tensor, o?: { alpha?: number; beta?: number }): Tensor
   /** out[i, j] = x[i, j] · rows[i] · columns[j] · factor; vectors may be left out. */
   scale(x: Tensor, o: { rows?: Tensor; columns?: Tensor; factor?: number }): Tensor
   /** f64 [1]: Σ x², x f32. */
@@ -56,8 +50,6 @@ export interface Ops {
   blockLdl(h: Tensor, block: number): { l: Tensor; pivot: Tensor }
   /** f64 [2]: [tr((w−v) h (w−v)ᵀ), tr(w h wᵀ)], w, v f32 [m, n], h f32 [n, n]. */
   proxyError(w: Tensor, v: Tensor, h: Tensor): Tensor
-
-  // ── transformer ────────────────────────────────────────────────────────────────────────────────────────────────
   /** Rows of table [v, d] (any float type) → f32 [t, d]; ids i32 [t]. */
   embed(table: Tensor, ids: Tensor): Tensor
   /** x / sqrt(mean(x², last axis) + eps) · weight, over groups of weight's length along the last axis. */
@@ -74,6 +66,15 @@ export interface Ops {
   crossEntropy(logits: Tensor, targets: Tensor): Tensor
   /** f32 [t]: KL(softmax(p) ‖ softmax(q)) in nats. */
   klDivergence(p: Tensor, q: Tensor): Tensor
+}
 
+export interface Ops extends Verbs, Omit<Planned, keyof Verbs> {
+  readonly device: Device
   finish(): Promise<void>
+}
+
+/** The verbs on one device. */
+export const opsOn = (device: Device): Ops => {
+  const bound = Object.fromEntries(Object.entries(verbs).map(([name, make]) => [name, make(device)]))
+  return { ...bound, device, finish: () => device.finish() } as unknown as Ops
 }

@@ -15,6 +15,11 @@ export const bytesPerElement: Readonly<Record<DType, number>> = {
 
 export const elements = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
 
+/** A rectangle of a matrix; left out = all. Bounds as in slice: from inclusive, to exclusive. */
+export interface Window { readonly rows?: readonly [number, number]; readonly columns?: readonly [number, number] }
+
+export type TypedArray = Float64Array | Float32Array | Int32Array | Int16Array | Uint16Array | Int8Array | Uint8Array
+
 /** Opaque to TypeScript: the addon's reference to a buffer. */
 export type Handle = object
 

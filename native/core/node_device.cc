@@ -1,0 +1,246 @@
+#include "node_device.h"
+
+#include <cmath>
+
+#include "blas.h"
+
+namespace ops {
+
+namespace {
+
+const char* kind_name(Field::Kind kind) {
+  switch (kind) {
+    case Field::Kind::tensor: return "tensor";
+    case Field::Kind::whole: return "whole";
+    case Field::Kind::real: return "real";
+    default: return "flag";
+  }
+}
+
+constexpr double kWhole = 9007199254740992.0;  // 2⁵³: beyond it a number no longer counts one by one
+
+}  // namespace
+
+// What a tensor holds: a reference to its buffer, until it is released or collected.
+struct NodeDevice::Handle {
+  Buffer* buffer;
+};
+
+struct NodeDevice::Wait {
+  Napi::Promise::Deferred deferred;
+  Napi::Reference<Napi::Uint8Array> bytes;
+  std::shared_ptr<const Failure> failure;
+};
+
+Napi::Function NodeDevice::define(Napi::Env env, const Registry& registry) {
+  return DefineClass(env, "Device",
+                     {InstanceMethod("ops", &NodeDevice::ops), InstanceMethod("info", &NodeDevice::info),
+                      InstanceMethod("empty", &NodeDevice::empty), InstanceMethod("upload", &NodeDevice::upload),
+                      InstanceMethod("enqueue", &NodeDevice::enqueue), InstanceMethod("wait", &NodeDevice::wait),
+                      InstanceMethod("release", &NodeDevice::release), InstanceMethod("liveBytes", &NodeDevice::live_bytes),
+                      InstanceMethod("peakBytes", &NodeDevice::peak_bytes), InstanceMethod("stats", &NodeDevice::stats),
+                      InstanceMethod("progress", &NodeDevice::progress)},
+                     const_cast<Registry*>(&registry));
+}
+
+NodeDevice::NodeDevice(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<NodeDevice>(info), registry_(*static_cast<const Registry*>(info.Data())) {
+  try {
+    Context context;
+    context.level = detect_level();
+    context.blas = detect_blas();
+    queue_ = std::make_unique<Queue>(registry_, context, detect_threads());
+  } catch (const std::exception& error) {
+    throw Napi::Error::New(info.Env(), error.what());
+  }
+  answers_ = Answers::New(info.Env(), "pipe device", 0, 1, this);
+  answers_.Unref(info.Env());
+  napi_add_env_cleanup_hook(info.Env(), &NodeDevice::leave, this);
+}
+
+NodeDevice::~NodeDevice() {
+  if (!queue_) return;
+  napi_remove_env_cleanup_hook(Env(), &NodeDevice::leave, this);
+  stop();
+}
+
+void NodeDevice::leave(void* device) { static_cast<NodeDevice*>(device)->stop(); }
+
+// The queue's thread must be gone before the environment is.
+void NodeDevice::stop() {
+  if (!queue_) return;
+  queue_.reset();
+  answers_.Release();
+}
+
+Napi::Value NodeDevice::ops(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Array list = Napi::Array::New(env);
+  for (const Op& op : registry_.ops()) {
+    Napi::Array fields = Napi::Array::New(env);
+    for (const Field& field : op.fields) {
+      Napi::Object entry = Napi::Object::New(env);
+      entry.Set("name", field.name);
+      entry.Set("kind", kind_name(field.kind));
+      entry.Set("type", field.type);
+      entry.Set("writes", field.writes);
+      entry.Set("required", field.required);
+      fields.Set(fields.Length(), entry);
+    }
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", op.name);
+    entry.Set("fields", fields);
+    list.Set(list.Length(), entry);
+  }
+  return list;
+}
+
+Napi::Value NodeDevice::info(const Napi::CallbackInfo& info) {
+  const Context& context = queue_->context();
+  Napi::Object entry = Napi::Object::New(info.Env());
+  entry.Set("isa", name(context.level));
+  entry.Set("threads", context.pool->threads());
+  entry.Set("blas", context.blas ? context.blas->path : "built-in");
+  return entry;
+}
+
+Napi::Value NodeDevice::wrap(Napi::Env env, Buffer* buffer) {
+  return Napi::External<Handle>::New(env, new Handle{buffer}, [](Napi::Env, Handle* handle) {
+    if (handle->buffer) handle->buffer->disown();
+    delete handle;
+  });
+}
+
+Napi::Value NodeDevice::empty(const Napi::CallbackInfo& info) {
+  const double bytes = info[0].As<Napi::Number>().DoubleValue();
+  if (!(bytes >= 0 && bytes < kWhole)) throw Napi::Error::New(info.Env(), "a tensor cannot have " + std::to_string(bytes) + " bytes");
+  return wrap(info.Env(), new Buffer(queue_->ledger(), static_cast<size_t>(bytes)));
+}
+
+Napi::Value NodeDevice::upload(const Napi::CallbackInfo& info) {
+  const auto bytes = info[0].As<Napi::Uint8Array>();
+  auto* buffer = new Buffer(queue_->ledger(), bytes.ByteLength());
+  try {
+    std::copy_n(bytes.Data(), bytes.ByteLength(), buffer->data());
+  } catch (const std::exception& error) {
+    buffer->disown();
+    throw Napi::Error::New(info.Env(), error.what());
+  }
+  return wrap(info.Env(), buffer);
+}
+
+// The hot path: called once an op, so it uses N-API itself. Types were checked by native/index.ts.
+Napi::Value NodeDevice::enqueue(const Napi::CallbackInfo& info) {
+  napi_env env = info.Env();
+  const Op& op = registry_.ops().at(info[0].As<Napi::Number>().Uint32Value());
+  std::vector<Argument> values(op.fields.size());
+  const auto refuse = [&](size_t i, const char* what) -> Napi::Error {
+    for (size_t j = 0; j < i; ++j) {
+      if (values[j].buffer) values[j].buffer->drop();
+    }
+    return Napi::Error::New(env, op.name + ": " + op.fields[i].name + " " + what);
+  };
+  for (size_t i = 0; i < op.fields.size(); ++i) {
+    const Field& field = op.fields[i];
+    const napi_value argument = info[i + 1];
+    if (field.kind == Field::Kind::tensor) {
+      void* handle = nullptr;
+      if (napi_get_value_external(env, argument, &handle) != napi_ok) continue;  // undefined: an optional one
+      Buffer* buffer = static_cast<Handle*>(handle)->buffer;
+      if (!buffer) throw refuse(i, "was released");
+      buffer->retain();
+      values[i].buffer = buffer;
+    } else {
+      double& number = values[i].number;
+      if (napi_get_value_double(env, argument, &number) != napi_ok) throw refuse(i, "is missing");
+      if (field.kind == Field::Kind::whole && !(std::trunc(number) == number && std::abs(number) <= kWhole)) {
+        throw refuse(i, "must be a whole number");
+      }
+    }
+  }
+  return Napi::Number::New(env, static_cast<double>(queue_->enqueue(op, std::move(values))));
+}
+
+Napi::Value NodeDevice::wait(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto wait = std::make_unique<Wait>(Wait{Napi::Promise::Deferred::New(env), {}, nullptr});
+  Napi::Promise promise = wait->deferred.Promise();
+  Buffer* source = nullptr;
+  uint8_t* target = nullptr;
+  if (info[0].IsExternal()) {
+    source = info[0].As<Napi::External<Handle>>().Data()->buffer;
+    if (!source) throw Napi::Error::New(env, "read: the tensor was released");
+    auto bytes = Napi::Uint8Array::New(env, source->bytes());
+    target = bytes.Data();
+    wait->bytes = Napi::Persistent(bytes);
+    source->retain();
+  }
+  if (waits_++ == 0) {
+    Ref();
+    answers_.Ref(env);
+  }
+  Wait* raw = wait.release();
+  queue_->wait(source, target, [this, raw](std::shared_ptr<const Failure> failure) {
+    raw->failure = std::move(failure);
+    answers_.NonBlockingCall(raw);
+  });
+  return promise;
+}
+
+void NodeDevice::answer(Napi::Env env, Napi::Function, NodeDevice* device, Wait* raw) {
+  const std::unique_ptr<Wait> wait(raw);
+  if (static_cast<napi_env>(env) == nullptr) return;  // the process is ending
+  Napi::HandleScope scope(env);
+  if (--device->waits_ == 0) {
+    device->answers_.Unref(env);
+    device->Unref();
+  }
+  if (wait->failure) {
+    Napi::Error error = Napi::Error::New(env, wait->failure->message);
+    error.Set("ticket", static_cast<double>(wait->failure->ticket));
+    wait->deferred.Reject(error.Value());
+  } else {
+    wait->deferred.Resolve(wait->bytes.IsEmpty() ? env.Undefined() : Napi::Value(wait->bytes.Value()));
+  }
+}
+
+void NodeDevice::release(const Napi::CallbackInfo& info) {
+  Handle* handle = info[0].As<Napi::External<Handle>>().Data();
+  if (!handle->buffer) return;
+  handle->buffer->disown();
+  handle->buffer = nullptr;
+}
+
+Napi::Value NodeDevice::live_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(queue_->ledger()->live()));
+}
+
+Napi::Value NodeDevice::peak_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(queue_->ledger()->peak()));
+}
+
+Napi::Value NodeDevice::stats(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  const std::vector<OpStats> stats = queue_->stats();
+  for (size_t i = 0; i < stats.size(); ++i) {
+    if (stats[i].calls == 0) continue;
+    Napi::Object entry = Napi::Object::New(info.Env());
+    entry.Set("calls", static_cast<double>(stats[i].calls));
+    entry.Set("seconds", stats[i].seconds);
+    result.Set(registry_.ops()[i].name, entry);
+  }
+  return result;
+}
+
+Napi::Value NodeDevice::progress(const Napi::CallbackInfo& info) {
+  std::vector<uint64_t> failed;
+  const uint64_t done = queue_->progress(failed);
+  Napi::Array tickets = Napi::Array::New(info.Env());
+  for (uint64_t ticket : failed) tickets.Set(tickets.Length(), static_cast<double>(ticket));
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("done", static_cast<double>(done));
+  result.Set("failed", tickets);
+  return result;
+}
+
+}  // namespace ops

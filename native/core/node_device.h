@@ -1,0 +1,46 @@
+// defines: ops::NodeDevice, a queue as a JavaScript object. Knows N-API, knows no op.
+#pragma once
+#include <napi.h>
+
+#include <memory>
+
+#include "queue.h"
+
+namespace ops {
+
+// new Device(): the machine's settings as the PIPE_… variables say now. Methods as used by native/index.ts.
+class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
+ public:
+  // The class, with `registry` (which must live as long as the process) as its list of ops.
+  static Napi::Function define(Napi::Env env, const Registry& registry);
+  explicit NodeDevice(const Napi::CallbackInfo& info);
+  ~NodeDevice() override;
+
+ private:
+  struct Handle;
+  struct Wait;
+  Napi::Value ops(const Napi::CallbackInfo& info);       // [{ name, fields: [{ name, kind, type, writes, required }] }]
+  Napi::Value info(const Napi::CallbackInfo& info);      // { isa, threads, blas }
+  Napi::Value empty(const Napi::CallbackInfo& info);     // (bytes) → handle
+  Napi::Value upload(const Napi::CallbackInfo& info);    // (Uint8Array) → handle
+  Napi::Value enqueue(const Napi::CallbackInfo& info);   // (op's index, …values in the order of its fields) → ticket
+  Napi::Value wait(const Napi::CallbackInfo& info);      // (handle?) → Promise<Uint8Array | undefined>
+  void release(const Napi::CallbackInfo& info);          // (handle)
+  Napi::Value live_bytes(const Napi::CallbackInfo& info);
+  Napi::Value peak_bytes(const Napi::CallbackInfo& info);
+  Napi::Value stats(const Napi::CallbackInfo& info);     // { op: { calls, seconds } }
+  Napi::Value progress(const Napi::CallbackInfo& info);  // { done: ticket, failed: tickets }
+
+  Napi::Value wrap(Napi::Env env, Buffer* buffer);
+  void stop();
+  static void leave(void* device);  // when the environment ends before the object does
+  static void answer(Napi::Env env, Napi::Function, NodeDevice* device, Wait* wait);
+  using Answers = Napi::TypedThreadSafeFunction<NodeDevice, Wait, &NodeDevice::answer>;
+
+  const Registry& registry_;
+  std::unique_ptr<Queue> queue_;
+  Answers answers_;
+  int waits_ = 0;  // unanswered; the process and this object stay alive while there are any
+};
+
+}  // namespace ops

@@ -1,0 +1,124 @@
+#include <chrono>
+#include <cstring>
+
+#include "queue.h"
+
+namespace ops {
+
+Queue::Queue(const Registry& registry, Context context, int threads)
+    : registry_(registry), pool_(threads), context_(context), stats_(registry.ops().size()) {
+  context_.pool = &pool_;
+  thread_ = std::thread([this] { work(); });
+}
+
+Queue::~Queue() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+  for (Task& task : tasks_) {
+    for (const Argument& value : task.values) {
+      if (value.buffer) value.buffer->drop();
+    }
+  }
+}
+
+uint64_t Queue::enqueue(const Op& op, std::vector<Argument> values) {
+  bool wake;
+  uint64_t ticket;
+  {
+    std::lock_guard lock(mutex_);
+    ticket = ++ticket_;
+    tasks_.push_back({&op, ticket, std::move(values), nullptr, nullptr});
+    wake = sleeping_;
+  }
+  if (wake) wake_.notify_one();
+  return ticket;
+}
+
+void Queue::wait(Buffer* source, uint8_t* target, Done done) {
+  {
+    std::lock_guard lock(mutex_);
+    tasks_.push_back({nullptr, ticket_, {{source, 0}}, target, std::move(done)});
+  }
+  wake_.notify_one();
+}
+
+uint64_t Queue::progress(std::vector<uint64_t>& failed) const {
+  std::lock_guard lock(mutex_);
+  failed = failed_;
+  return finished_;
+}
+
+std::vector<OpStats> Queue::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Queue::work() {
+  set_context(context_);
+  std::unique_lock lock(mutex_);
+  while (true) {
+    sleeping_ = true;
+    wake_.wait(lock, [&] { return stop_ || !tasks_.empty(); });
+    sleeping_ = false;
+    if (stop_) return;
+    Task task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    const auto start = std::chrono::steady_clock::now();
+    if (task.op) run(task);
+    else answer(task);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    for (const Argument& value : task.values) {
+      if (value.buffer) value.buffer->drop();
+    }
+    lock.lock();
+    finished_ = task.ticket;
+    if (task.op) {
+      OpStats& stats = stats_[task.op - registry_.ops().data()];
+      ++stats.calls;
+      stats.seconds += seconds.count();
+    }
+  }
+}
+
+// Runs an op, unless an op before it failed: then what it would have written is marked, so that nobody reads it.
+void Queue::run(Task& task) {
+  std::shared_ptr<const Failure> failure = failure_;
+  for (const Argument& value : task.values) {
+    if (!failure && value.buffer) failure = value.buffer->failure;
+  }
+  if (!failure) {
+    try {
+      return task.op->run(task.values.data());
+    } catch (const std::exception& error) {
+      failure = std::make_shared<Failure>(Failure{task.ticket, task.op->name + ": " + error.what()});
+    }
+    failure_ = failure;
+    std::lock_guard lock(mutex_);
+    failed_.push_back(task.ticket);
+  }
+  for (size_t i = 0; i < task.values.size(); ++i) {
+    if (task.op->fields[i].writes && task.values[i].buffer) task.values[i].buffer->failure = failure;
+  }
+}
+
+void Queue::answer(Task& task) {
+  Buffer* source = task.values[0].buffer;
+  std::shared_ptr<const Failure> failure = std::move(failure_);
+  failure_ = nullptr;
+  if (!failure && source) failure = source->failure;
+  if (!failure && source) {
+    try {
+      std::memcpy(task.target, source->data(), source->bytes());
+    } catch (const std::exception& error) {
+      failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what()});
+    }
+  }
+  task.done(std::move(failure));
+}
+
+}  // namespace ops

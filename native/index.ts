@@ -1,0 +1,157 @@
+/** Opens a backend: loads its addon and gives the verbs. What the rest of the project imports from here are tensors in, tensors out. */
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Device, OpArgs, OpStats } from './device.js'
+import { type Ops, opsOn } from './ops.js'
+import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
+
+interface Field { name: string; kind: 'tensor' | 'whole' | 'real' | 'flag'; type: string; writes: boolean; required: boolean }
+
+/** The class Device of an addon: native/core/node_device.h. */
+interface NativeDevice {
+  ops(): { name: string; fields: Field[] }[]
+  info(): { isa: string; threads: number; blas: string }
+  empty(bytes: number): Handle
+  upload(bytes: Uint8Array): Handle
+  enqueue(op: number, ...values: unknown[]): number
+  wait(handle?: Handle): Promise<Uint8Array | undefined>
+  release(handle: Handle): void
+  liveBytes(): number
+  peakBytes(): number
+  stats(): Record<string, OpStats>
+  progress(): { done: number; failed: number[] }
+}
+interface Addon { Device: new () => NativeDevice }
+
+/** An op as `run` needs it: where each named value goes, and which dtypes a tensor may have (none listed: any). */
+interface Entry { index: number; fields: Field[]; place: Map<string, number>; dtypes: (readonly string[] | undefined)[] }
+
+/** Calls whose stack is kept until they have run; looked through when so many are kept. */
+const traces = 4096
+/** The longest array that Node 20 can hold. */
+const readable = 2 ** 32
+
+class NativeQueue implements Device {
+  readonly #native: NativeDevice
+  readonly #entries = new Map<string, Entry>()
+  #calls = new Map<number, { stack?: string }>()
+  #limit = traces
+
+  constructor(readonly kind: 'cpu' | 'cuda', readonly name: string, native: NativeDevice) {
+    this.#native = native
+    for (const [index, { name, fields }] of native.ops().entries()) {
+      const dtypes = fields.map(({ type }) => (type === 'any' || type === '' ? undefined : type === '16' ? ['f16', 'bf16', 'u16'] : [type]))
+      this.#entries.set(name, { index, fields, dtypes, place: new Map(fields.map((field, i) => [field.name, i])) })
+    }
+  }
+
+  get liveBytes(): number { return this.#native.liveBytes() }
+  get peakBytes(): number { return this.#native.peakBytes() }
+
+  empty(dtype: DType, shape: readonly number[]): Tensor {
+    return new Tensor(this, dtype, shape, this.#native.empty(expectShape(shape) * bytesPerElement[dtype]))
+  }
+
+  upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
+    const expected = expectShape(shape) * bytesPerElement[dtype]
+    if (bytes.length !== expected) throw new RangeError(`upload: ${dtype} [${shape}] has ${expected} bytes, got ${bytes.length}`)
+    return new Tensor(this, dtype, shape, this.#native.upload(bytes))
+  }
+
+  run(op: string, args: OpArgs): void {
+    const entry = this.#entries.get(op)
+    if (entry === undefined) throw new Error(`the ${this.name} addon has no op "${op}"; it has ${[...this.#entries.keys()].join(', ')}`)
+    const { fields, place, dtypes, index } = entry
+    const values: unknown[] = new Array(fields.length)
+    for (const name in args) {
+      const value = args[name]
+      const i = place.get(name)
+      if (i === undefined) throw new TypeError(`${op}: no argument is called ${name}; it takes ${[...place.keys()].join(', ')}`)
+      if (value instanceof Tensor) {
+        if (fields[i]!.kind !== 'tensor') throw new TypeError(`${op}: ${name} must be a number, got a tensor`)
+        if (dtypes[i]?.includes(value.dtype) === false) throw new TypeError(`${op}: ${name} must be ${dtypes[i]!.join(' or ')}, got ${value.dtype}`)
+        if (value.device !== this) throw new TypeError(`${op}: ${name} is on another device`)
+        values[i] = value.handle
+      } else if (value !== undefined) {
+        if (fields[i]!.kind === 'tensor') throw new TypeError(`${op}: ${name} must be a tensor, got ${value}`)
+        values[i] = Number(value)
+      }
+    }
+    for (let i = 0; i < values.length; i++) {
+      if (values[i] === undefined && fields[i]!.required) throw new TypeError(`${op}: ${fields[i]!.name} is missing`)
+    }
+    const ticket = this.#native.enqueue(index, ...values)
+    const trace: { stack?: string } = {}
+    Error.captureStackTrace(trace)
+    this.#calls.set(ticket, trace)
+    if (this.#calls.size >= this.#limit) this.#forget()
+  }
+
+  async finish(): Promise<void> {
+    await this.#native.wait().catch(error => this.#blame(error))
+  }
+
+  async read(tensor: Tensor): Promise<Uint8Array> {
+    if (tensor.device !== this) throw new TypeError('read: the tensor is on another device')
+    if (tensor.bytes > readable) throw new RangeError(`read: ${tensor.dtype} [${tensor.shape}] has more than 4 GB; read it in parts (copy)`)
+    const bytes = await this.#native.wait(tensor.handle).catch(error => this.#blame(error))
+    return bytes!
+  }
+
+  release(handle: Handle): void { this.#native.release(handle) }
+  info() { return this.#native.info() }
+  stats(): Readonly<Record<string, OpStats>> { return this.#native.stats() }
+
+  /** Drops the stacks of calls that ran well. */
+  #forget(): void {
+    const { done, failed } = this.#native.progress()
+    const blamed = new Set(failed)
+    for (const ticket of this.#calls.keys()) {
+      if (ticket > done) break
+      if (!blamed.has(ticket)) this.#calls.delete(ticket)
+    }
+    this.#limit = this.#calls.size + traces
+  }
+
+  /** Throws a failure of the queue with the stack of the call that enqueued the op. */
+  #blame(error: Error & { ticket?: number }): never {
+    const trace = this.#calls.get(error.ticket ?? 0)
+    const failure = new Error(error.message)
+    if (trace?.stack !== undefined) failure.stack = `Error: ${error.message}${trace.stack.slice(trace.stack.indexOf('\n'))}`
+    throw failure
+  }
+}
+
+const expectShape = (shape: readonly number[]): number => {
+  if (!shape.every(size => Number.isSafeInteger(size) && size >= 0) || !Number.isSafeInteger(elements(shape) * 8)) {
+    throw new RangeError(`[${shape}] is not a shape: sizes are whole numbers from 0, and their product has a limit`)
+  }
+  return elements(shape)
+}
+
+/** The package's folder, from dist/native or from native. */
+const packageRoot = (): string => {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json')) && dirname(folder) !== folder) folder = dirname(folder)
+  return folder
+}
+
+/**
+ * Opens 'cpu'. Each call makes a device of its own: a queue, its thread and its pool. PIPE_ISA, PIPE_THREADS and
+ * PIPE_OPENBLAS are read then. Rejects with a sentence when the addon cannot be loaded.
+ */
+export const openBackend = async (device: string): Promise<Ops> => {
+  const kind = /^cuda(:\d+)?$/.test(device) ? 'cuda' : device
+  if (kind !== 'cpu' && kind !== 'cuda') throw new Error(`unknown device "${device}"; it may be cpu or cuda:0, cuda:1, …`)
+  const path = join(packageRoot(), 'build', 'Release', `${kind}.node`)
+  let addon: Addon
+  try {
+    addon = createRequire(import.meta.url)(path) as Addon
+  } catch (error) {
+    const reason = (error as Error).message.split('\n')[0]
+    throw new Error(`The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder: npx cmake-js compile -d native -O build`)
+  }
+  return opsOn(new NativeQueue(kind, device, new addon.Device()))
+}

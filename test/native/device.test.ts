@@ -1,0 +1,74 @@
+import t from 'tap'
+import { openBackend } from '../../native/index.js'
+import { openWith, same, values } from './devices.js'
+
+t.test('bytes come back as they went', async t => {
+  const ops = await openBackend('cpu')
+  const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i * 7)
+  using x = ops.device.upload(bytes, 'u8', [10, 100])
+  const read = x.read()
+  bytes.fill(0)
+  t.equal((await read)[999], (999 * 7) & 255, 'upload copied')
+  t.throws(() => ops.device.upload(bytes, 'f32', [3]), { message: 'upload: f32 [3] has 12 bytes, got 1000' })
+  t.throws(() => ops.device.empty('f32', [-1]), /is not a shape/)
+})
+
+t.test('disposing right after enqueueing is safe; live bytes go back', async t => {
+  const ops = await openBackend('cpu')
+  const x = ops.tensor(new Float32Array(100).fill(1), [100])
+  let sum = ops.add(x, x)
+  x[Symbol.dispose]()
+  for (let i = 0; i < 1000; i++) {
+    const next = ops.add(sum, sum, { beta: 0.5, alpha: 0.5 })
+    sum[Symbol.dispose]()
+    sum = next
+  }
+  t.equal(ops.device.liveBytes <= 100 * 4 * 4, true, 'temporaries that wait in the queue hold no memory')
+  t.same([...(await values(sum))].slice(0, 3), [2, 2, 2])
+  sum[Symbol.dispose]()
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+  t.ok(ops.device.peakBytes >= 800)
+  t.throws(() => ops.add(sum, sum), /used after it was disposed/)
+  t.equal(ops.device.stats().add?.calls, 1001)
+})
+
+t.test('a failure rejects the next wait, with the stack of the call', async t => {
+  const ops = await openBackend('cpu')
+  using x = ops.zeros('f32', [8])
+  using huge = ops.device.empty('u8', [2 ** 46]) // 64 TB: allocated by the op that writes it
+  const culprit = () => ops.device.run('zeros', { out: huge, bytes: 8 })
+  culprit()
+  using after = ops.add(x, x)
+  const error = await after.read().catch(error => error as Error)
+  t.match(error, { message: /^zeros: out of memory: 70368744\.2 MB are needed/ })
+  t.match((error as Error).stack, /culprit/)
+  await ops.finish()
+  await t.rejects(after.read(), { message: /^zeros: out of memory/ }, 'what was skipped is never read')
+  using again = ops.add(x, x)
+  t.ok(same(await again.read(), new Uint8Array(32)), 'the queue goes on')
+})
+
+t.test('what run refuses', async t => {
+  const [ops, other] = [await openBackend('cpu'), await openBackend('cpu')]
+  using x = ops.zeros('f32', [8])
+  t.throws(() => ops.device.run('nothing', {}), /the cpu addon has no op "nothing"; it has /)
+  t.throws(() => ops.device.run('zeros', { out: x, bytes: 1, length: 3 }), { message: 'zeros: no argument is called length; it takes out, bytes' })
+  t.throws(() => ops.device.run('zeros', { bytes: 1 }), { message: 'zeros: out is missing' })
+  t.throws(() => ops.device.run('zeros', { out: x }), { message: 'zeros: bytes is missing' })
+  t.throws(() => ops.device.run('zeros', { out: x, bytes: 1.5 }), { message: 'zeros: bytes must be a whole number' })
+  t.throws(() => ops.device.run('zeros', { out: 3, bytes: 1 }), { message: 'zeros: out must be a tensor, got 3' })
+  t.throws(() => other.device.run('zeros', { out: x, bytes: 1 }), { message: 'zeros: out is on another device' })
+  using y = ops.zeros('f64', [8])
+  t.throws(() => ops.device.run('add', { x: y, y: x, out: x, n: 8, alpha: 1, beta: 1 }), { message: 'add: x must be f32, got f64' })
+})
+
+t.test('settings', async t => {
+  await t.rejects(openBackend('tpu'), /unknown device "tpu"/)
+  await t.rejects(openBackend('cuda:0'), /cuda addon could not be loaded\.\n.*cuda\.node: .*\n.*npx cmake-js compile/)
+  await t.rejects(openWith({ PIPE_ISA: 'mmx' }), /PIPE_ISA is "mmx"; it may be portable, avx2 or avx512/)
+  await t.rejects(openWith({ PIPE_THREADS: '0' }), /PIPE_THREADS is "0"/)
+  await t.rejects(openWith({ PIPE_OPENBLAS: '/nowhere.so' }), /PIPE_OPENBLAS=\/nowhere\.so cannot be used: .*No such file/)
+  const ops = await openWith({ PIPE_ISA: 'portable', PIPE_THREADS: '2', PIPE_OPENBLAS: 'off' })
+  t.same(ops.device.info(), { isa: 'portable', threads: 2, blas: 'built-in' })
+})
