@@ -3,13 +3,21 @@
  * A new op is a folder in native/ops, a line here, a line in binding.cc and one in CMakeLists.txt.
  */
 import type { Device } from './device.js'
+import { addBias } from './ops/add-bias/add-bias.js'
 import { add } from './ops/add/add.js'
+import { attention } from './ops/attention/attention.js'
 import { concat } from './ops/concat/concat.js'
 import { copy } from './ops/copy/copy.js'
+import { crossEntropy } from './ops/cross-entropy/cross-entropy.js'
+import { embed } from './ops/embed/embed.js'
 import { gemm } from './ops/gemm/gemm.js'
+import { klDivergence } from './ops/kl-divergence/kl-divergence.js'
 import { matmul } from './ops/matmul/matmul.js'
 import { paste } from './ops/paste/paste.js'
 import { reshape } from './ops/reshape/reshape.js'
+import { rmsnorm } from './ops/rmsnorm/rmsnorm.js'
+import { rope } from './ops/rope/rope.js'
+import { siluMul } from './ops/silu-mul/silu-mul.js'
 import { tensor } from './ops/tensor/tensor.js'
 import { zeros } from './ops/zeros/zeros.js'
 import type { DType, Tensor } from './tensor.js'
@@ -21,6 +29,8 @@ const verbs = {
   tensor, zeros, reshape, copy, paste, concat,
   // algebra
   matmul, gemm, add,
+  // transformer
+  embed, rmsnorm, addBias, rope, attention, siluMul, crossEntropy, klDivergence,
 }
 
 type Verbs = { readonly [K in keyof typeof verbs]: ReturnType<(typeof verbs)[K]> }
@@ -50,22 +60,6 @@ interface Planned {
   blockLdl(h: Tensor, block: number): { l: Tensor; pivot: Tensor }
   /** f64 [2]: [tr((w−v) h (w−v)ᵀ), tr(w h wᵀ)], w, v f32 [m, n], h f32 [n, n]. */
   proxyError(w: Tensor, v: Tensor, h: Tensor): Tensor
-  /** Rows of table [v, d] (any float type) → f32 [t, d]; ids i32 [t]. */
-  embed(table: Tensor, ids: Tensor): Tensor
-  /** x / sqrt(mean(x², last axis) + eps) · weight, over groups of weight's length along the last axis. */
-  rmsnorm(x: Tensor, weight: Tensor, o: { eps: number }): Tensor
-  /** x[t, :] + bias. */
-  addBias(x: Tensor, bias: Tensor): Tensor
-  /** Rotary embedding, halves: x f32 [t, heads·e], cos and sin f32 [positions, e/2]; positions i32 [t]. */
-  rope(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, o: { heads: number }): Tensor
-  /** Causal attention within sequences of `length` rows; q f32 [t, heads·e], k and v f32 [t, kvHeads·e]; window: keys at distance < window only. */
-  attention(q: Tensor, k: Tensor, v: Tensor, o: { heads: number; kvHeads: number; length: number; window?: number; scale: number }): Tensor
-  /** silu(gate) ⊙ up. */
-  siluMul(gate: Tensor, up: Tensor): Tensor
-  /** f32 [t]: −log softmax(logits[t])[targets[t]]; targets i32 [t], −1 = left out (0). */
-  crossEntropy(logits: Tensor, targets: Tensor): Tensor
-  /** f32 [t]: KL(softmax(p) ‖ softmax(q)) in nats. */
-  klDivergence(p: Tensor, q: Tensor): Tensor
 }
 
 export interface Ops extends Verbs, Omit<Planned, keyof Verbs> {

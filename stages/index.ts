@@ -2,4 +2,5 @@
 import type { AnyStage } from '../pipeline/define.js'
 
 export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }>>> = {
+  model: () => import('./model/model.js'),
 }

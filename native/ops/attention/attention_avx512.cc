@@ -1,0 +1,9 @@
+#include "attention_kernel.h"
+
+namespace ops {
+
+void attention_block_avx512(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first) {
+  attention_block<64>(args, sequence, head, first);
+}
+
+}  // namespace ops

@@ -1,0 +1,5 @@
+/** Which rows of a model travel together. */
+
+/** Linears that read one input: '3/a'. Tensors carried along: 'kept/embed', 'kept/3' (of block 3), 'kept/head'. */
+export const batchOf = ({ role, layer, shares }: { readonly role: string; readonly layer: number; readonly shares: string }): string =>
+  role !== 'kept' ? `${layer}/${shares}` : shares === 'block' ? `kept/${layer}` : `kept/${shares}`

@@ -1,0 +1,181 @@
+/**
+ * forward: the model's own computation, one block at a time. The interpreter walks the architecture's steps through
+ * ops; sequences of equal length are stacked, so the residual stream x is f32 [sequences·length, d]. Everything is
+ * enqueued, nothing awaited, but the opening of weights.
+ */
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
+import { blockName, headName, type Step } from './architecture.js'
+import type { ModelConfig, Rope } from './config.js'
+import type { Weights } from './quantized.js'
+
+/** Tensors by name, all let go together. */
+export class Opened implements Disposable {
+  readonly #tensors = new Map<string, Tensor>()
+
+  /** Opens them and makes sure that no element is NaN or infinite. Raises PipeError naming the first tensor that has such, and how many. */
+  static async open(ops: Ops, weights: Weights, names: readonly string[]): Promise<Opened> {
+    const opened = new Opened()
+    try {
+      for (const name of names) opened.#tensors.set(name, await weights.open(name))
+      const counts = names.map(name => ops.countNonFinite(opened.get(name)))
+      for (const [i, count] of counts.entries()) {
+        const [bad] = new Float64Array((await count.read()).slice().buffer)
+        count[Symbol.dispose]()
+        if (bad === 0) continue
+        throw new PipeError('input', {
+          where: weights.checkpoint.path,
+          message: `"${names[i]}" has ${bad} elements that are NaN or infinite, of ${opened.get(names[i] ?? '').size}.`,
+          hint: 'The model itself is damaged: download it again, or ask who made it.',
+        })
+      }
+      return opened
+    } catch (error) {
+      opened[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  get(name: string): Tensor {
+    const tensor = this.#tensors.get(name)
+    if (tensor === undefined) throw new Error(`tensor "${name}" was not opened`)
+    return tensor
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of this.#tensors.values()) tensor[Symbol.dispose]()
+    this.#tensors.clear()
+  }
+}
+
+/** The weights of a block, dense f32, opened once for all sequences. */
+export const openBlock = (ops: Ops, weights: Weights, layer: number): Promise<Opened> =>
+  Opened.open(ops, weights, weights.checkpoint.expected.filter(tensor => tensor.layer === layer).map(({ name }) => name))
+
+/** Cosines and sines of the rotary embedding for positions 0 … length−1, and the position of each row of `sequences` stacked ones. */
+export class Positions implements Disposable {
+  readonly cos: Tensor
+  readonly sin: Tensor
+  readonly rows: Tensor
+
+  constructor(ops: Ops, { sizes: { e }, rope }: ModelConfig, readonly length: number, readonly sequences: number) {
+    const frequencies = rotaryFrequencies(rope, e)
+    // Angles are products of f32 numbers rounded to f32, as transformers computes them: for late positions that shows.
+    const angles = Float32Array.from({ length: length * (e / 2) }, (_, i) => Math.floor(i / (e / 2)) * (frequencies[i % (e / 2)] ?? 0))
+    this.cos = ops.tensor(angles.map(Math.cos), [length, e / 2])
+    this.sin = ops.tensor(angles.map(Math.sin), [length, e / 2])
+    this.rows = ops.tensor(Int32Array.from({ length: sequences * length }, (_, t) => t % length), [sequences * length])
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of [this.cos, this.sin, this.rows]) tensor[Symbol.dispose]()
+  }
+}
+
+/**
+ * θ_i = theta^(−2i/e), i = 0 … e/2−1, in f32. Linear scaling divides all by `factor`. Llama 3 divides those with a
+ * wavelength above original/low, leaves those below original/high, and blends between.
+ */
+export function rotaryFrequencies({ theta, scaling }: Rope, e: number): Float32Array {
+  return Float32Array.from({ length: e / 2 }, (_, i) => {
+    const frequency = Math.fround(1 / theta ** ((2 * i) / e))
+    if (scaling === undefined) return frequency
+    const { factor } = scaling
+    if (scaling.type === 'linear') return frequency / factor
+    const turns = (scaling.original * frequency) / (2 * Math.PI) // within the original context
+    if (turns < scaling.low) return frequency / factor
+    if (turns > scaling.high) return frequency
+    const smooth = (turns - scaling.low) / (scaling.high - scaling.low)
+    return ((1 - smooth) * frequency) / factor + smooth * frequency
+  })
+}
+
+/** Told the input x f32 [tokens, n] of the linears named `shares`, once each of them has used it; x is the tap's to dispose. */
+export type Tap = (shares: string, x: Tensor) => void
+
+/** One block: takes over the residual stream x f32 [sequences·length, d] that enters, gives the one that leaves. */
+export function forwardBlock(ops: Ops, config: ModelConfig, layer: number, block: Opened, x: Tensor, positions: Positions, tap?: Tap): Tensor {
+  const values = new Map<string, Tensor>([['x', x]])
+  for (const step of config.steps) {
+    const inputs = step.reads.map(name => {
+      const value = values.get(name)
+      if (value === undefined) throw new Error(`step ${step.out}: "${name}" is gone`)
+      return value
+    })
+    const out = runStep(ops, config, layer, block, step, inputs, positions)
+    for (const { value, shares } of step.dies) {
+      const dead = values.get(value)
+      values.delete(value)
+      if (shares !== undefined && tap !== undefined && dead !== undefined) tap(shares, dead)
+      else dead?.[Symbol.dispose]()
+    }
+    values.set(step.out, out)
+  }
+  const out = values.get('x')
+  if (out === undefined) throw new Error('a block must make x')
+  return out
+}
+
+function runStep(
+  ops: Ops, config: ModelConfig, layer: number, block: Opened, step: Step, inputs: readonly Tensor[], { cos, sin, rows, length }: Positions,
+): Tensor {
+  const [first, second, third] = inputs as [Tensor, Tensor, Tensor]
+  const weight = (ending: string): Tensor => block.get(`${blockName(config.architecture, layer)}.${step.name}.${ending}`)
+  const linear = (input: Tensor): Tensor => {
+    const y = ops.matmul(input, weight('weight'), { transposeB: true }) // x·Wᵀ
+    if (!step.bias) return y
+    using unbiased = y
+    return ops.addBias(unbiased, weight('bias'))
+  }
+  switch (step.op) {
+    case 'rmsnorm':
+      return ops.rmsnorm(first, weight('weight'), { eps: config.eps })
+    case 'linear':
+      return linear(first)
+    case 'add linear': {
+      using y = linear(second)
+      return ops.add(first, y)
+    }
+    case 'attention': {
+      const { h: heads, g: kvHeads, e } = config.sizes
+      using q = ops.rope(first, cos, sin, rows, { heads })
+      using k = ops.rope(second, cos, sin, rows, { heads: kvHeads })
+      return ops.attention(q, k, third, { heads, kvHeads, length, window: config.windows[layer], scale: 1 / Math.sqrt(e) })
+    }
+    case 'silu·':
+      return ops.siluMul(first, second)
+  }
+}
+
+/** The residual stream that enters the first block, f32 [tokens, d], for chunks of token ids. The embedding is open only meanwhile. */
+export async function embed(ops: Ops, weights: Weights, chunks: readonly Int32Array[]): Promise<Tensor[]> {
+  const name = `${weights.checkpoint.config.architecture.embed}.weight`
+  using opened = await Opened.open(ops, weights, [name])
+  return chunks.map(ids => {
+    using rows = ops.tensor(ids, [ids.length])
+    return ops.embed(opened.get(name), rows)
+  })
+}
+
+/** The final norm and the head, opened: residual stream f32 [t, d] → logits f32 [t, vocab]. */
+export class Head implements Disposable {
+  private constructor(private readonly ops: Ops, private readonly config: ModelConfig, private readonly opened: Opened) {}
+
+  static async open(ops: Ops, weights: Weights): Promise<Head> {
+    const { config } = weights.checkpoint
+    return new Head(ops, config, await Opened.open(ops, weights, [Head.norm(config), Head.head(config)]))
+  }
+
+  logits(x: Tensor): Tensor {
+    using normed = this.ops.rmsnorm(x, this.opened.get(Head.norm(this.config)), { eps: this.config.eps })
+    return this.ops.matmul(normed, this.opened.get(Head.head(this.config)), { transposeB: true })
+  }
+
+  [Symbol.dispose](): void {
+    this.opened[Symbol.dispose]()
+  }
+
+  private static norm = ({ architecture }: ModelConfig): string => `${architecture.norm}.weight`
+  private static head = ({ architecture, tied }: ModelConfig): string => `${headName(architecture, tied)}.weight`
+}

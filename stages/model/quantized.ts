@@ -1,0 +1,135 @@
+/**
+ * quantized: the form in which quantized linears are stored, and dense weights out of either form.
+ *
+ *   W = diag(SV) · H_m · Ŵ · H_nᵀ · diag(SU)      QTIP (arXiv:2406.11235) §3; RHT as in QuIP# (arXiv:2402.04396) §3
+ *
+ * config.json says "quantization_config": { quant_method: "pipe", version: 1, codebook: { use, … }, modules:
+ * { linear: { m, n, transform: { m, n } } } }, the transform being the orders of H_m and H_n (repeated along the diagonal
+ * where smaller than m, n). A linear P is stored as P.trellis i16 [tiles, words], P.SU [n], P.SV [m] with the scale
+ * folded in; the code's tables once, as codebook.NAME. Everything else is stored as in the dense model.
+ */
+import { type Static, Type } from '@sinclair/typebox'
+import { Value } from '@sinclair/typebox/value'
+import type { Codec } from '../../native/codebook.js'
+import { codebooks } from '../../native/codebooks/index.js'
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
+import type { ExpectedTensor } from './architecture.js'
+import type { Checkpoint } from './checkpoint.js'
+import type { ModelConfig } from './config.js'
+import type { Entry } from './safetensors.js'
+
+const size = Type.Integer({ minimum: 1 })
+const schema = Type.Object({
+  quant_method: Type.Literal('pipe'),
+  version: Type.Literal(1),
+  codebook: Type.Object({ use: Type.String() }),
+  modules: Type.Record(Type.String(), Type.Object({ m: size, n: size, transform: Type.Object({ m: size, n: size }) })),
+})
+
+/** What config.json says about quantized linears. */
+export type Quantization = Static<typeof schema>
+
+/** Tensors of a quantized checkpoint that hold the code's tables begin with this. */
+const tablePrefix = 'codebook.'
+
+/** The quantization_config of a model, checked against its linears; undefined when it has none. */
+export function readQuantization(config: ModelConfig, expected: readonly ExpectedTensor[], where: string): Quantization | undefined {
+  const value: unknown = config.raw.quantization_config
+  if (value === undefined || value === null) return undefined
+  const fail = (message: string, hint?: string): never => {
+    throw new PipeError('input', { where, message, hint })
+  }
+  const method = (value as { quant_method?: unknown }).quant_method
+  if (method !== 'pipe') fail(`the model is quantized by ${JSON.stringify(method)} already.`, 'Give the model it was made from.')
+  if (!Value.Check(schema, value)) {
+    const first = Value.Errors(schema, value).First()
+    return fail(`"quantization_config"${first?.path ?? ''}: ${first?.message ?? 'malformed'}.`)
+  }
+  const { use } = value.codebook
+  if (!Object.hasOwn(codebooks, use)) fail(`the codebook "${use}" is not known.`, `Known: ${Object.keys(codebooks).join(', ')}.`)
+  const linears = new Map(expected.filter(({ role }) => role === 'linear').map(({ name, shape }) => [name, shape]))
+  for (const [name, { m, n, transform }] of Object.entries(value.modules)) {
+    const shape = linears.get(`${name}.weight`)
+    if (shape === undefined) fail(`"${name}" is no linear of this model.`)
+    else if (shape[0] !== m || shape[1] !== n) fail(`"${name}" is said to be [${m}, ${n}] but is [${shape}] by the sizes of the model.`)
+    if (m % transform.m !== 0 || n % transform.n !== 0) fail(`"${name}" [${m}, ${n}] can't be made of transforms of ${transform.m} and ${transform.n}.`)
+  }
+  return value
+}
+
+/** The tensors that a quantized checkpoint holds in place of the dense model's. */
+export function expectedQuantized(
+  { modules }: Quantization,
+  expected: readonly ExpectedTensor[],
+  tensors: ReadonlyMap<string, Entry>,
+): { name: string; shape: readonly number[] }[] {
+  // Shapes of codes and tables depend on the code, which checks them when it is opened.
+  const asStored = (name: string) => ({ name, shape: tensors.get(name)?.shape ?? [] })
+  return [
+    ...[...tensors.keys()].filter(name => name.startsWith(tablePrefix)).map(asStored),
+    ...expected.flatMap(({ name, shape }) => {
+      const linear = name.replace(/\.weight$/, '')
+      const module = Object.hasOwn(modules, linear) ? modules[linear] : undefined
+      if (module === undefined) return [{ name, shape }]
+      return [asStored(`${linear}.trellis`), { name: `${linear}.SU`, shape: [module.n] }, { name: `${linear}.SV`, shape: [module.m] }]
+    }),
+  ]
+}
+
+/** Where the forward pass takes its weights from. Disposing lets go of the code's tables. */
+export interface Weights extends Disposable {
+  readonly checkpoint: Checkpoint
+  /** A tensor of the dense model by its full name, f32; quantized linears are decoded. The caller disposes it. */
+  open(name: string): Promise<Tensor>
+}
+
+/** Dense f32 weights of a checkpoint, whether it is stored dense or quantized. Raises PipeError when codes don't fit their linear. */
+export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Weights> {
+  const { quantization } = checkpoint
+  const codec = quantization === undefined ? undefined : await openCodec(ops, checkpoint, quantization)
+  return {
+    checkpoint,
+    open(name) {
+      const linear = name.replace(/\.weight$/, '')
+      const module = quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
+      return codec === undefined || module === undefined ? checkpoint.ref(name).open(ops, 'f32') : decode(ops, checkpoint, codec, linear, module)
+    },
+    [Symbol.dispose]() {
+      codec?.[Symbol.dispose]()
+    },
+  }
+}
+
+async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: Quantization): Promise<Codec> {
+  const { use, ...params } = quantization.codebook
+  const codebook = codebooks[use]
+  if (codebook === undefined) throw new Error(`codebook "${use}" was checked and is gone`)
+  if (!Value.Check(codebook.params, params)) {
+    const first = Value.Errors(codebook.params, params).First()
+    throw new PipeError('input', { where: checkpoint.path, message: `codebook ${use}${first?.path ?? ''}: ${first?.message ?? 'malformed'}.` })
+  }
+  const names = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix))
+  const tables = await Promise.all(names.map(async name => [name.slice(tablePrefix.length), await checkpoint.ref(name).open(ops)] as const))
+  return codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined)
+}
+
+async function decode(ops: Ops, checkpoint: Checkpoint, codec: Codec, linear: string, { m, n, transform }: Quantization['modules'][string]): Promise<Tensor> {
+  const stored = checkpoint.ref(`${linear}.trellis`)
+  const [Tx, Ty] = codec.tile
+  const shape = [(m * n) / (Tx * Ty), (codec.bitsPerWeight * Tx * Ty) / 16]
+  if (stored.dtype !== 'i16' || String(stored.shape) !== String(shape)) {
+    throw new PipeError('input', {
+      where: checkpoint.path,
+      message: `"${linear}.trellis" is ${stored.dtype} [${stored.shape}], not i16 [${shape}] as its codebook makes it for [${m}, ${n}].`,
+    })
+  }
+  using trellis = await stored.open(ops)
+  using codes = codec.unpack(trellis)
+  using values = codec.decode(codes, m, n)
+  using su = await checkpoint.ref(`${linear}.SU`).open(ops, 'f32')
+  using sv = await checkpoint.ref(`${linear}.SV`).open(ops, 'f32')
+  using right = ops.hadamard(values, { side: 'right', signs: su, block: transform.n, inverse: true }) // Ŵ·H_nᵀ·diag(SU)
+  return ops.hadamard(right, { side: 'left', signs: sv, block: transform.m, inverse: true })
+}
