@@ -1,4 +1,5 @@
 /** A pipeline as a picture: text for the terminal, Mermaid for Markdown, SVG for everything else. */
+import { wrap } from './text.js'
 
 export interface Box {
   readonly id: string
@@ -23,17 +24,6 @@ export interface Drawing {
 
 const heading = ({ table, live }: Arrow) => live ? `${table} (live)` : table
 const names = ({ columns }: Arrow) => columns.map(({ name, added }) => added ? `+${name}` : name)
-
-/** Words joined to lines of at most `width` characters. */
-function wrap(words: readonly string[], width: number): string[] {
-  const lines: string[] = []
-  for (const word of words) {
-    const last = lines.at(-1)
-    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`
-    else lines.push(word)
-  }
-  return lines
-}
 
 const clip = (text: string, width: number) => text.length > width ? `${text.slice(0, width - 1)}…` : text
 

@@ -8,7 +8,7 @@ const runs = command => spawnSync(command, ['--version'], { stdio: 'ignore' }).s
 
 const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
 const missing = [
-  ...(runs('cmake') ? [] : ['CMake 3.18 or newer (cmake)']),
+  ...(runs('cmake') ? [] : ['CMake 3.24 or newer (cmake)']),
   ...(compilers.some(runs) ? [] : [`a C++20 compiler (looked for ${compilers.join(', ')})`]),
   ...(runs('make') || runs('ninja') ? [] : ['make or ninja']),
 ]

@@ -104,7 +104,7 @@ t.test('every stage has a page with the six headings, and is in the index', asyn
   const index = readFileSync(join(root, 'stages/index.ts'), 'utf8')
   const folders = readdirSync(join(root, 'stages'), { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
   for (const name of folders) {
-    t.match(index, new RegExp(`\\b${name}: \\(\\) => import\\('\\./${name}/${name}\\.js'\\)`), `${name} is in stages/index.ts`)
+    t.ok(index.includes(`${name}: () => import('./${name}/${name}.js')`), `${name} is in stages/index.ts`)
     const page = readFileSync(join(root, `stages/${name}/README.md`), 'utf8')
     for (const heading of ['What', 'Why', 'Formula', 'Parameters', 'Reads and adds', 'Checked by']) {
       t.match(page, new RegExp(`^## ${heading}$`, 'm'), `${name}: ${heading}`)

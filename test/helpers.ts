@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { openBackend } from '../native/index.js'
 import type { Ops } from '../native/ops.js'
 
 /** The package's folder. */
@@ -99,3 +100,18 @@ export function countingOps(ops: Ops): { ops: Ops; calls: Record<string, number>
   return { ops: counting, calls }
 }
 
+
+export interface Backend {
+  readonly name: string
+  /** For a test's options: why it is not run here, or false. So that tests of a missing device are skipped by name, and counted. */
+  readonly skip: string | false
+  open(): Promise<Ops>
+}
+
+const lacks = await openBackend('cuda:0').then(() => false as const, error => `no CUDA device: ${error.message.split('\n')[0]}`)
+
+/** The backends to loop over: `for (const { name, skip, open } of backends) t.test(`${name}: …`, { skip }, async t => …)`. */
+export const backends: readonly Backend[] = [
+  { name: 'cpu', skip: false, open: () => openBackend('cpu') },
+  { name: 'cuda', skip: lacks, open: () => openBackend('cuda:0') },
+]
