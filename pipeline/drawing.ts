@@ -62,7 +62,7 @@ export function drawMermaid({ title, boxes, arrows }: Drawing): string {
   ].join('\n').concat('\n')
 }
 
-const escape = (text: string) =>
+const escapeXml = (text: string) =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
   // biome-ignore lint/suspicious/noControlCharactersInRegex: XML 1.0 has no way to write these
     .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f]/g, '\ufffd')
@@ -104,7 +104,7 @@ export function drawSvg(drawing: Drawing): string {
 
   const text = (x: number, top: number, content: string, kind = '') =>
     `<text x="${x}" y="${top}"${kind === '' ? '' : ` class="${kind}"`}>${content}</text>`
-  const parts: string[] = [text(gapX, 34, escape(title), 'title')]
+  const parts: string[] = [text(gapX, 34, escapeXml(title), 'title')]
   const used = new Map<string, number>()
   for (const arrow of arrows) {
     const from = at.get(arrow.from)
@@ -115,9 +115,9 @@ export function drawSvg(drawing: Drawing): string {
     parts.push(`<path class="${arrow.live ? 'arrow live' : 'arrow'}" d="M${x0} ${y0} C${x0} ${y0 + bend} ${x1} ${y1 - bend} ${x1} ${y1}"/>`)
     let line = used.get(arrow.from) ?? 0
     const place = () => y0 + ++line * lineHeight
-    parts.push(text(x0 + 14, place(), escape(heading(arrow)), 'table'))
+    parts.push(text(x0 + 14, place(), escapeXml(heading(arrow)), 'table'))
     for (const words of labels.get(arrow) ?? []) {
-      const spans = words.split(' ').map(word => word.startsWith('+') ? `<tspan class="added">${escape(word)}</tspan>` : escape(word))
+      const spans = words.split(' ').map(word => word.startsWith('+') ? `<tspan class="added">${escapeXml(word)}</tspan>` : escapeXml(word))
       parts.push(text(x0 + 14, place(), spans.join(' '), 'column'))
     }
     used.set(arrow.from, line)
@@ -125,8 +125,8 @@ export function drawSvg(drawing: Drawing): string {
   for (const { id, lines } of boxes) {
     const { x, y: top, height } = at.get(id) ?? { x: 0, y: 0, height: 0 }
     parts.push(`<rect x="${x}" y="${top}" width="${boxWidth}" height="${height}" rx="6"/>`)
-    parts.push(text(x + pad, top + pad + 13, escape(id), 'id'))
-    lines.forEach((line, i) => { parts.push(text(x + pad, top + pad + 13 + (i + 1) * lineHeight, escape(clip(line, letters)))) })
+    parts.push(text(x + pad, top + pad + 13, escapeXml(id), 'id'))
+    lines.forEach((line, i) => { parts.push(text(x + pad, top + pad + 13 + (i + 1) * lineHeight, escapeXml(clip(line, letters)))) })
   }
   return `<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}">

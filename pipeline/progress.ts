@@ -127,7 +127,10 @@ export class Progress {
 
   /** A line that stays: above the drawing on a terminal. */
   #above(text: string): void {
-    if (!this.#live) return this.#say(text)
+    if (!this.#live) {
+      this.#say(text)
+      return
+    }
     this.#erase()
     this.screen.write(`${text}\n`)
     this.#draw()

@@ -77,6 +77,17 @@ export function columnText({ kind, dtype, shape, optional }: Column<unknown>): s
   return optional ? `${type}, optional` : type
 }
 
+/** As TypeBox has it, except that what has a default may be left out: a graph is checked before defaults are filled in. */
+function asWritten(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(asWritten)
+  if (typeof schema !== 'object' || schema === null) return schema
+  const copy = Object.fromEntries(Object.entries(schema).map(([key, value]) => [key, asWritten(value)])) as TSchema
+  if (Array.isArray(copy.required) && typeof copy.properties === 'object') {
+    copy.required = copy.required.filter(name => copy.properties[name]?.default === undefined)
+  }
+  return copy
+}
+
 /** The JSON Schema of graph files (draft 7), so that an editor completes and checks them. */
 export function graphSchema(stages: readonly AnyStage[]): object {
   const place = {
@@ -124,11 +135,14 @@ export function graphSchema(stages: readonly AnyStage[]): object {
           type: 'object',
           required: ['use'],
           properties: { ...place, use: { ...place.use, anyOf: [{ enum: stages.map(({ name }) => name) }, { type: 'string', pattern: '[./@-]' }] } },
-          allOf: stages.map(({ name, about, params }) => ({
-            if: { properties: { use: { const: name } } },
-            // biome-ignore lint/suspicious/noThenProperty: a word of JSON Schema
-            then: { description: about, required: params.required ?? [], additionalProperties: false, properties: { ...place, ...params.properties } },
-          })),
+          allOf: stages.map(({ name, about, params }) => {
+            const { required = [], properties } = asWritten(params) as TSchema
+            return {
+              if: { properties: { use: { const: name } } },
+              // biome-ignore lint/suspicious/noThenProperty: a word of JSON Schema
+              then: { description: about, required, additionalProperties: false, properties: { ...place, ...properties } },
+            }
+          }),
         },
       },
     },
