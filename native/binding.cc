@@ -2,17 +2,26 @@
 #include <napi.h>
 
 #include "core/node_device.h"
-#include "ops/add/add.h"
 #include "ops/add-bias/add_bias.h"
+#include "ops/add/add.h"
 #include "ops/attention/attention.h"
+#include "ops/block-ldl/block_ldl.h"
+#include "ops/cast/cast.h"
+#include "ops/count-non-finite/count_non_finite.h"
 #include "ops/cross-entropy/cross_entropy.h"
+#include "ops/damp/damp.h"
 #include "ops/embed/embed.h"
 #include "ops/gemm/gemm.h"
+#include "ops/gram/gram.h"
 #include "ops/kl-divergence/kl_divergence.h"
 #include "ops/paste/paste.h"
+#include "ops/proxy-error/proxy_error.h"
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/rope/rope.h"
+#include "ops/scale/scale.h"
 #include "ops/silu-mul/silu_mul.h"
+#include "ops/sum-squares/sum_squares.h"
+#include "ops/transpose/transpose.h"
 #include "ops/zeros/zeros.h"
 
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
@@ -21,14 +30,23 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("add", ops::add);
     list.add("add_bias", ops::add_bias);
     list.add("attention", ops::attention);
+    list.add("block_ldl", ops::block_ldl);
+    list.add("cast", ops::cast);
+    list.add("count_non_finite", ops::count_non_finite);
     list.add("cross_entropy", ops::cross_entropy);
+    list.add("damp", ops::damp);
     list.add("embed", ops::embed);
     list.add("gemm", ops::gemm);
+    list.add("gram", ops::gram);
     list.add("kl_divergence", ops::kl_divergence);
     list.add("paste", ops::paste);
+    list.add("proxy_error", ops::proxy_error);
     list.add("rmsnorm", ops::rmsnorm);
     list.add("rope", ops::rope);
+    list.add("scale", ops::scale);
     list.add("silu_mul", ops::silu_mul);
+    list.add("sum_squares", ops::sum_squares);
+    list.add("transpose", ops::transpose);
     list.add("zeros", ops::zeros);
     return list;
   }();

@@ -22,6 +22,13 @@ export const expectMatrix = (
   return [x.shape[0]!, x.shape[1]!]
 }
 
+/** The same for a square matrix; gives its order. */
+export const expectSquare = (op: string, name: string, x: Tensor, dtypes: readonly DType[]): number => {
+  const [n, columns] = expectMatrix(op, name, x, dtypes)
+  if (n !== columns) throw new TypeError(`${op}: ${name} must be square, got ${x.dtype} ${text(x.shape)}`)
+  return n
+}
+
 /** A whole number within bounds. */
 export const expectWhole = (op: string, name: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): void => {
   if (!Number.isInteger(value) || value < least || value > most) {
