@@ -58,33 +58,47 @@ export function bytesTensor(bytes: Uint8Array, dtype: DType, shape: readonly num
  * once. On all others opening gives a copy, since several rows may hold the same tensor and each may change its own.
  */
 export class LiveTensors {
-  readonly #tensors = new Map<number, Tensor>()
+  readonly #refs = new Map<number, LiveTensor>()
   #next = 0
 
   get count(): number {
-    return this.#tensors.size
+    return this.#refs.size
   }
 
   /** Takes the tensor over. */
   hold(tensor: Tensor, moves: boolean): LiveTensor {
     const number = this.#next++
-    this.#tensors.set(number, tensor)
-    return new LiveTensor(tensor, number, moves ? () => this.#take(number) : undefined)
+    const ref = new LiveTensor(tensor, number, moves ? () => this.#take(number) : undefined)
+    this.#refs.set(number, ref)
+    return ref
   }
 
-  dispose(ref: LiveTensor): void {
-    this.#tensors.get(ref.offset)?.[Symbol.dispose]()
-    this.#tensors.delete(ref.offset)
+  /** The reference that stands at this place of a batch. */
+  find(place: { readonly uri: string; readonly offset: number }): LiveTensor | undefined {
+    if (place.uri !== 'live:') return undefined
+    const ref = this.#refs.get(place.offset)
+    if (ref === undefined) throw new Error(`live tensor ${place.offset} is gone`)
+    return ref
+  }
+
+  /** The bytes of a tensor that nobody has opened. */
+  read(number: number): Promise<Uint8Array> {
+    return this.find({ uri: 'live:', offset: number })?.read() as Promise<Uint8Array>
+  }
+
+  dispose(number: number): void {
+    this.#refs.get(number)?.tensor[Symbol.dispose]()
+    this.#refs.delete(number)
   }
 
   /** Whatever nobody opened: dropped rows, a failed run. */
   [Symbol.dispose](): void {
-    for (const tensor of this.#tensors.values()) tensor[Symbol.dispose]()
-    this.#tensors.clear()
+    for (const { tensor } of this.#refs.values()) tensor[Symbol.dispose]()
+    this.#refs.clear()
   }
 
   #take(number: number): void {
-    if (!this.#tensors.delete(number)) throw new Error('a live tensor can be opened once; keep what you opened')
+    if (!this.#refs.delete(number)) throw new Error('a live tensor can be opened once; keep what you opened')
   }
 }
 

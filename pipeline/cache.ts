@@ -1,0 +1,189 @@
+/**
+ * What is done, and where: a batch's key → its Parquet file. `cache/ab/ab12….parquet`, one file a batch; a key is a hash
+ * of everything the batch depends on, so a file that is there is right, and nothing is ever changed in place.
+ */
+import { mkdir, readdir, rm, stat, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { bytesPerElement, type DType, elements, type TensorRef } from '../native/tensor.js'
+import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalarsOf } from './arrow.js'
+import type { Table } from './define.js'
+import { readJson, writeJson, writing } from './disk.js'
+import { sentence } from './error.js'
+import { LazyTensor, fileTensor, type LiveTensors } from './lazy.js'
+import { Damaged, ParquetFile, writeParquet } from './parquet.js'
+
+/** Where a batch comes from. */
+export interface Lineage {
+  readonly stage: string
+  readonly version: number
+  readonly params: unknown
+  /** Keys of the batches it was made from. */
+  readonly inputs: readonly string[]
+  /** The batch's id. */
+  readonly id: string
+}
+
+type StoredCell = { dtype: DType; shape: number[] } & ({ tensor: number } | { uri: string; offset: number })
+interface StoredValue {
+  readonly lineage: Lineage
+  readonly table: { readonly name: string; readonly version: number }
+  readonly scalars: readonly Record<string, string | number>[]
+  readonly tensors: readonly Record<string, StoredCell>[]
+}
+
+export class Cache {
+  readonly #files = new Map<string, Promise<ParquetFile | undefined>>()
+  readonly #sizes = new Map<string, Promise<number>>()
+
+  /** discarded: told when a stored file turns out to be damaged and is deleted. */
+  constructor(readonly folder: string, private readonly discarded: (text: string) => void = () => {}) {}
+
+  path(key: string): string {
+    return join(this.folder, key.slice(0, 2), `${key}.parquet`)
+  }
+
+  /** Is this batch stored, with all that it refers to? A damaged file is deleted, and the answer is no. */
+  async has(key: string): Promise<boolean> {
+    const file = await this.#open(key)
+    if (file === undefined) return false
+    for (const row of (file.value as StoredValue).tensors) {
+      for (const cell of Object.values(row)) if ('uri' in cell && !(await this.#isThere(cell))) return false
+    }
+    return true
+  }
+
+  /** Bytes of the stored file; 0 when there is none. */
+  async bytes(key: string): Promise<number> {
+    return (await this.#open(key))?.bytes ?? 0
+  }
+
+  async lineage(key: string): Promise<Lineage | undefined> {
+    return ((await this.#open(key))?.value as StoredValue | undefined)?.lineage
+  }
+
+  /** The batch, its tensors as references into the file. */
+  async load(key: string, table: Table): Promise<RecordBatch> {
+    const file = await this.#open(key)
+    if (file === undefined) throw new Damaged(this.path(key), 'it is gone')
+    const { scalars, tensors } = file.value as StoredValue
+    const known = new Map<string, TensorRef>()
+    const rows = scalars.map((row, i): AnyRow => {
+      const numbers = Object.entries(row).map(([name, value]) => [name, table.columns[name]?.kind === 'f64' ? Number(value) : value])
+      const refs = Object.entries(tensors[i] ?? {}).map(([name, cell]) => {
+        const place = 'uri' in cell ? { uri: cell.uri, offset: cell.offset } : { uri: `cache:${key}`, offset: cell.tensor }
+        const id = `${place.uri} ${place.offset} ${cell.dtype} ${cell.shape}`
+        const ref = known.get(id) ?? this.#locate({ ...cell, ...place })
+        known.set(id, ref)
+        return [name, ref]
+      })
+      return { ...Object.fromEntries(numbers), ...Object.fromEntries(refs) }
+    })
+    return encode(table, rows, () => {
+      throw new Error('a stored batch has no live tensors')
+    })
+  }
+
+  /** The rows of a batch of ours, or of an edge: places become references. */
+  rows(batch: RecordBatch, live: LiveTensors): AnyRow[] {
+    return decode(batch, cell => live.find(cell) ?? this.#locate(cell))
+  }
+
+  /** Stores a batch; its live tensors are read, written and disposed. Returns the bytes written. */
+  async store(key: string, table: Table, batch: RecordBatch, lineage: Lineage, live: LiveTensors): Promise<number> {
+    const sources: { bytes: number; read(): Promise<Uint8Array> }[] = []
+    const numbers = new Map<string, number>()
+    const stored = (cell: Cell): StoredCell => {
+      const { dtype, uri, offset = 0, data } = cell
+      const shape = [...cell.shape]
+      if (uri !== undefined && uri !== 'live:') return { dtype, shape, uri, offset }
+      const id = data === undefined ? `${offset} ${dtype} ${shape}` : `data ${sources.length}`
+      const known = numbers.get(id)
+      if (known !== undefined) return { dtype, shape, tensor: known }
+      const bytes = elements(shape) * bytesPerElement[dtype]
+      const tensor = sources.push({ bytes, read: data === undefined ? () => live.read(offset) : async () => data }) - 1
+      numbers.set(id, tensor)
+      return { dtype, shape, tensor }
+    }
+    const scalars: Record<string, string | number>[] = []
+    const tensors: Record<string, StoredCell>[] = []
+    for (let i = 0; i < batch.numRows; i++) {
+      scalars.push(Object.fromEntries(Object.entries(scalarsOf(batch, i)).map(([name, value]) => [name, exact(value)])))
+      tensors.push(Object.fromEntries([...cells(batch, i)].map(([name, cell]) => [name, stored(cell)])))
+    }
+    const value: StoredValue = { lineage, table: { name: table.name, version: table.version }, scalars, tensors }
+    const path = this.path(key)
+    const bytes = await writing(`batch ${lineage.id} of ${lineage.stage}`, path, async () => {
+      await mkdir(join(path, '..'), { recursive: true })
+      return writeParquet(path, value, sources)
+    })
+    this.#files.delete(key)
+    return bytes
+  }
+
+  /** After Damaged: the file is deleted, so that it is computed again. */
+  async discard(path: string, why: string): Promise<void> {
+    this.#files.clear()
+    await unlink(path).catch(() => {}) // gone already is as good
+    this.discarded(why)
+  }
+
+  /** Manifest of a stream: the ids of its batches, written when it was complete. */
+  manifest(key: string): Promise<string[] | undefined> {
+    return readJson<string[]>(this.#manifestPath(key))
+  }
+
+  async complete(key: string, ids: readonly string[]): Promise<void> {
+    const path = this.#manifestPath(key)
+    await writing('the list of finished batches', path, () => writeJson(path, ids))
+  }
+
+  /** What a killed run left half done: temporary files. Only for who holds the lock. */
+  async sweep(): Promise<void> {
+    const files = await readdir(this.folder, { recursive: true }).catch(() => [])
+    for (const file of files) if (file.endsWith('.tmp')) await rm(join(this.folder, file), { force: true })
+  }
+
+  #manifestPath(key: string): string {
+    return join(this.folder, 'streams', `${key}.json`)
+  }
+
+  #open(key: string): Promise<ParquetFile | undefined> {
+    const open = async (): Promise<ParquetFile | undefined> => {
+      try {
+        return await ParquetFile.open(this.path(key))
+      } catch (error) {
+        if (error instanceof Damaged) await this.discard(error.path, sentence(error))
+        else if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+        return undefined
+      }
+    }
+    const known = this.#files.get(key) ?? open()
+    this.#files.set(key, known)
+    known.then(file => {
+      if (file === undefined) this.#files.delete(key)
+    }, () => this.#files.delete(key))
+    return known
+  }
+
+  #locate(cell: Cell & { readonly uri: string; readonly offset: number }): TensorRef {
+    if (cell.uri.startsWith('file:')) return fileTensor(cell.uri.slice(5), cell.offset, cell.dtype, cell.shape)
+    const key = cell.uri.slice(6)
+    return new LazyTensor(cell.dtype, cell.shape, cell.uri, cell.offset, async () => {
+      const file = await this.#open(key)
+      if (file === undefined) throw new Damaged(this.path(key), 'it is gone')
+      return file.read(cell.offset)
+    })
+  }
+
+  async #isThere(cell: { dtype: DType; shape: number[]; uri: string; offset: number }): Promise<boolean> {
+    if (cell.uri.startsWith('cache:')) return this.has(cell.uri.slice(6))
+    const path = cell.uri.slice(5)
+    const size = this.#sizes.get(path) ?? stat(path).then(s => s.size, () => -1)
+    this.#sizes.set(path, size)
+    return (await size) >= cell.offset + elements(cell.shape) * bytesPerElement[cell.dtype]
+  }
+}
+
+/** JSON knows no NaN, no infinity and no −0. */
+const exact = (value: string | number): string | number =>
+  typeof value === 'number' && (!Number.isFinite(value) || Object.is(value, -0)) ? (Object.is(value, -0) ? '-0' : String(value)) : value

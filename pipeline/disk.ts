@@ -1,0 +1,101 @@
+/** Outputs appear whole or not at all, and a disk that refuses says so in one sentence. */
+import { type FileHandle, mkdir, open, readFile, rename, statfs, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { PipeError } from './error.js'
+
+let count = 0
+
+/** Bytes reach `path` all at once: a temporary file in the same folder, fsync, rename, fsync of the folder. Returns the size in bytes. */
+export async function writeWhole(path: string, fill: (file: FileHandle) => Promise<void>): Promise<number> {
+  const temporary = `${path}.${process.pid}-${count++}.tmp`
+  const file = await open(temporary, 'wx')
+  try {
+    let size: number
+    try {
+      await fill(file)
+      await file.sync()
+      size = (await file.stat()).size
+    } finally {
+      await file.close()
+    }
+    await rename(temporary, path)
+    await syncFolder(dirname(path))
+    return size
+  } catch (error) {
+    await unlink(temporary).catch(() => {}) // the first error is the one to tell
+    throw error
+  }
+}
+
+/** JSON with a line break at its end, whole or not at all; makes the folder. */
+export async function writeJson(path: string, value: unknown, indent?: number): Promise<void> {
+  await mkdir(dirname(path), { recursive: true })
+  await writeWhole(path, async file => {
+    await file.writeFile(`${JSON.stringify(value, undefined, indent)}\n`)
+  })
+}
+
+/** The JSON value in a file of ours; undefined when there is none, or none that can be read. */
+export async function readJson<T>(path: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await readFile(path, 'utf8')) as T
+  } catch {
+    return undefined
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
+
+const refusals: Readonly<Record<string, string>> = {
+  ENOSPC: 'the disk is full', EDQUOT: 'the quota is used up', EACCES: 'permission is denied', EPERM: 'permission is denied',
+  EROFS: 'the file system is read-only', EIO: 'the disk reports an error', ENOTDIR: 'something on the way is a file, not a folder',
+}
+
+/** Does something that writes; a refusal of the file system becomes a sentence with what was written and what is free. */
+export async function writing<T>(what: string, path: string, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act()
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const refusal = code === undefined ? undefined : refusals[code]
+    if (refusal === undefined) throw error
+    const free = await freeBytes(path)
+    throw new PipeError('disk', {
+      where: path,
+      message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
+      hint: code === 'ENOSPC' || code === 'EDQUOT' ? 'Free space there, or write elsewhere with --out.' : 'Make the folder writable, or write elsewhere with --out.',
+      goOn: 'What is finished is kept; the same command goes on from here.',
+    }, { cause: error })
+  }
+}
+
+/** Free for us in the file system of the nearest folder above that exists. */
+async function freeBytes(path: string): Promise<number | undefined> {
+  for (let folder = path; ; folder = dirname(folder)) {
+    try {
+      const { bavail, bsize } = await statfs(folder)
+      return bavail * bsize
+    } catch {
+      if (dirname(folder) === folder) return undefined
+    }
+  }
+}
+
+/** '1.5 GB', in powers of ten as disks are sold and --memory is given. */
+export function formatBytes(bytes: number): string {
+  const units = ['bytes', 'kB', 'MB', 'GB', 'TB']
+  let value = bytes
+  let unit = 0
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000
+    unit++
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`
+}
