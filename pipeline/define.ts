@@ -11,6 +11,7 @@ import type { Ops } from '../native/ops.js'
 import type { DType, Tensor, TensorRef } from '../native/tensor.js'
 import type { Random } from './random.js'
 
+export { Type } from '@sinclair/typebox'
 export { PipeError } from './error.js'
 export { bytesTensor, fileTensor } from './lazy.js'
 export { each, fold, runs, spread } from './rows.js'
@@ -77,7 +78,12 @@ export const u32 = (doc: string): Column<number> => ({ kind: 'u32', doc, optiona
 /** A whole number of up to 2⁵³, bytes say. */
 export const i64 = (doc: string): Column<number> => ({ kind: 'i64', doc, optional: false })
 export const f64 = (doc: string): Column<number> => ({ kind: 'f64', doc, optional: false })
-export const utf8 = <S extends string = string>(doc: string): Column<S> => ({ kind: 'utf8', doc, optional: false })
+/** With a type argument, a choice of words. (Two signatures: inside defineTable one generic alone would be inferred as any.) */
+export function utf8(doc: string): Column<string>
+export function utf8<S extends string>(doc: string): Column<S>
+export function utf8(doc: string): Column<string> {
+  return { kind: 'utf8', doc, optional: false }
+}
 export const tensor = (dtype: DType | 'float', shape: string, doc: string): Column<TensorRef, TensorRef | Tensor> =>
   ({ kind: 'tensor', doc, dtype, shape, optional: false })
 /** The same column, absent from rows to which it does not apply. */
@@ -150,6 +156,7 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
   /** For stages that end a graph: what goes into result.json, and the lines of the results table. */
   report?(row: Row<O>): Report
+  /** Name at least one parameter, used or not: TypeScript infers the types of rows inside only then. */
   operator(params: Static<P>, context: Context): OperatorFunction<Row<I>, NewRow<O>>
 }
 

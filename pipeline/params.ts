@@ -1,0 +1,98 @@
+/** Parameters of a stage: defaults filled in, checked against its schema, every mistake a sentence. */
+import { Ajv, type ErrorObject } from 'ajv'
+import { didYouMean } from './error.js'
+
+/** A JSON Schema as TypeBox makes them, as far as it is looked at here. */
+export interface Schema {
+  readonly type?: string
+  readonly properties?: Readonly<Record<string, Schema>>
+  readonly items?: Schema
+  readonly anyOf?: readonly Schema[]
+  readonly const?: unknown
+  readonly description?: string
+  /** 'file' or 'directory': the value is a path, and its content part of the cache key. */
+  readonly pipe?: 'file' | 'directory'
+}
+
+const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: false, verbose: true })
+
+/** Fills defaults into `params`, in place, and returns what is wrong. `owner`: whose parameters they are, for the sentences. */
+export function checkParams(owner: string, schema: Schema, params: Record<string, unknown>): string[] {
+  const mistakes: string[] = []
+  const narrowed = narrow(schema, params, '', mistakes)
+  const validate = ajv.compile(narrowed)
+  if (!validate(params)) for (const error of validate.errors ?? []) mistakes.push(told(error, narrowed, owner))
+  const known = Object.keys(schema.properties ?? {}) // a schema need not say additionalProperties: false
+  for (const name of Object.keys(params)) {
+    if (!known.includes(name)) mistakes.push(unknown(name, known, owner))
+  }
+  return [...new Set(mistakes)]
+}
+
+/**
+ * A choice between objects that differ in "use" becomes the one the value names: so that defaults are filled in, and
+ * the mistakes told are those of that one.
+ */
+function narrow(schema: Schema, value: unknown, path: string, mistakes: string[]): Schema {
+  if (schema.anyOf !== undefined && schema.anyOf.every(branch => branch.properties?.use?.const !== undefined)) {
+    const uses = schema.anyOf.map(branch => String(branch.properties?.use?.const))
+    const use = (value as { use?: unknown } | undefined)?.use
+    const branch = schema.anyOf[uses.indexOf(String(use))]
+    if (branch !== undefined) return narrow(branch, value, path, mistakes)
+    if (value === undefined) return schema
+    const came = use === undefined ? `an object with "use" is expected, and ${JSON.stringify(value)} came.` : `unknown ${JSON.stringify(use)}.`
+    mistakes.push(`${path}: ${came}${typeof use === 'string' ? didYouMean(use, uses) : ''}\nKnown: ${uses.join(', ')}`)
+    return {}
+  }
+  if (schema.properties === undefined || typeof value !== 'object' || value === null) return schema
+  const properties = Object.entries(schema.properties).map(([name, property]) => {
+    const inner = (value as Record<string, unknown>)[name]
+    return [name, narrow(property, inner ?? (property as { default?: unknown }).default, path === '' ? name : `${path}.${name}`, mistakes)]
+  })
+  return { ...schema, properties: Object.fromEntries(properties) }
+}
+
+function told({ instancePath, keyword, params, message, data, parentSchema }: ErrorObject, schema: Schema, owner: string): string {
+  const path = instancePath.slice(1).replaceAll('/', '.')
+  const at = (name: string): string => (path === '' ? name : `${path}.${name}`)
+  const came = `${JSON.stringify(data)} came`
+  if (keyword === 'additionalProperties') {
+    const known = Object.keys((parentSchema as Schema | undefined)?.properties ?? {}).filter(name => name !== 'use')
+    return unknown(String(params.additionalProperty), known, path === '' ? owner : `${owner}, in "${path}"`)
+  }
+  if (keyword === 'required') {
+    const name = String(params.missingProperty)
+    const about = within(schema, instancePath)?.properties?.[name]?.description
+    return `${at(name)}: missing${about === undefined ? '' : ` (${about})`}.`
+  }
+  if (keyword === 'enum' || keyword === 'const' || keyword === 'anyOf') {
+    const branches = (parentSchema as Schema & { enum?: unknown[] }).enum ?? (parentSchema as Schema).anyOf?.map(branch => branch.const) ?? [params.allowedValue]
+    const choices = branches.filter(choice => choice !== undefined)
+    const words = choices.filter(choice => typeof choice === 'string')
+    const meant = typeof data === 'string' ? didYouMean(data, words) : ''
+    return `${path}: expected one of ${choices.map(choice => JSON.stringify(choice)).join(', ')}, and ${came}.${meant}`
+  }
+  return `${path}: ${message}, and ${came}.`
+}
+
+const unknown = (name: string, known: readonly string[], owner: string): string =>
+  `"${name}" is no parameter of ${owner}.${didYouMean(name, known)}${known.length > 0 ? `\nKnown: ${known.join(', ')}` : ''}`
+
+const within = (schema: Schema, instancePath: string): Schema | undefined =>
+  instancePath.split('/').slice(1).reduce<Schema | undefined>((at, name) => at?.properties?.[name] ?? at?.items, schema)
+
+/** The parameters that are paths: 'text', 'inner.file'; with their kind. */
+export function* pathParams(schema: Schema, value: unknown, path: readonly (string | number)[] = []): Generator<{ path: (string | number)[]; kind: 'file' | 'directory' }> {
+  if (schema.pipe !== undefined) {
+    if (typeof value === 'string') yield { path: [...path], kind: schema.pipe }
+    return
+  }
+  for (const branch of schema.anyOf ?? []) yield* pathParams(branch, value, path)
+  if (Array.isArray(value) && schema.items !== undefined) {
+    for (const [i, item] of value.entries()) yield* pathParams(schema.items, item, [...path, i])
+  } else if (typeof value === 'object' && value !== null) {
+    for (const [name, property] of Object.entries(schema.properties ?? {})) {
+      yield* pathParams(property, (value as Record<string, unknown>)[name], [...path, name])
+    }
+  }
+}

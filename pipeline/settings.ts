@@ -1,0 +1,75 @@
+/** --set name=value: inputs of the graph, and parameters by a dotted path: model=DIR, round.codebook.K=3. */
+import { didYouMean, type Mistake } from './error.js'
+
+export interface Setting {
+  /** As it was given. */
+  readonly argument: string
+  readonly path: readonly string[]
+  readonly text: string
+}
+
+export function parseSettings(set: readonly string[], mistakes: Mistake[]): Setting[] {
+  return set.flatMap(argument => {
+    const [, name, text] = /^([^=]+)=(.*)$/s.exec(argument) ?? []
+    const path = name?.trim().split('.')
+    if (path === undefined || text === undefined || path.includes('')) {
+      mistakes.push({ where: `--set ${argument}`, message: 'Expected name=value: an input (model=DIR) or a parameter (round.codebook.K=3).' })
+      return []
+    }
+    return [{ argument, path, text }]
+  })
+}
+
+interface Target { readonly id: string; readonly name: string; readonly given: Record<string, unknown> }
+
+/** Puts settings of parameters into `stages`; returns, a stage, which of its parameters paths in them are relative to `directory`. */
+export function applySettings<T extends Target>(
+  settings: readonly Setting[], stages: readonly T[], inputs: readonly { readonly name: string }[], directory: string, mistakes: Mistake[],
+): Map<T, { path: string; directory: string }[]> {
+  const bases = new Map<T, { path: string; directory: string }[]>()
+  for (const { argument, path, text } of settings) {
+    const [first = '', ...rest] = path
+    if (rest.length === 0) {
+      if (inputs.some(input => input.name === first)) continue
+      const known = [...inputs.map(input => input.name), ...stages.map(stage => stage.id)]
+      const isStage = stages.some(stage => stage.id === first)
+      mistakes.push({
+        where: `--set ${argument}`,
+        message: isStage ? `"${first}" is a stage; say which parameter: ${first}.name=value.` : `"${first}" is no input of this graph.${didYouMean(first, known)}`,
+        hint: `Inputs: ${inputs.map(input => input.name).join(', ') || 'none'}`,
+      })
+      continue
+    }
+    const byId = stages.filter(stage => stage.id === first)
+    const targets = byId.length > 0 ? byId : stages.filter(stage => stage.name === first)
+    if (targets.length === 0) {
+      const ids = stages.map(stage => stage.id)
+      mistakes.push({ where: `--set ${argument}`, message: `No stage is called "${first}".${didYouMean(first, ids)}`, hint: `Stages: ${ids.join(', ')}` })
+    }
+    for (const target of targets) {
+      put(target.given, rest, valueOf(text))
+      bases.set(target, [...(bases.get(target) ?? []), { path: rest.join('.'), directory }])
+    }
+  }
+  return bases
+}
+
+/** JSON where it is JSON, else the text itself. */
+function valueOf(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
+}
+
+function put(into: Record<string, unknown>, [key = '', ...rest]: readonly string[], value: unknown): void {
+  if (rest.length === 0) {
+    into[key] = value
+    return
+  }
+  const inner = into[key]
+  const holder = typeof inner === 'object' && inner !== null ? (inner as Record<string, unknown>) : {}
+  into[key] = holder
+  put(holder, rest, value)
+}
