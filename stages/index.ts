@@ -3,4 +3,6 @@ import type { AnyStage } from '../pipeline/define.js'
 
 export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }>>> = {
   model: () => import('./model/model.js'),
+  calibrate: () => import('./calibrate/calibrate.js'),
+  evaluate: () => import('./evaluate/evaluate.js'),
 }

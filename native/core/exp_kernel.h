@@ -40,6 +40,36 @@ struct Lanes {
     return p * reinterpret_cast<Float>(bits);
   }
 
+  // The largest of n ≥ 1 numbers.
+  static float max_of(const float* x, int64_t n) {
+    float max = x[0];
+    int64_t i = 0;
+    if (n >= W) {
+      Float lanes = load(x);
+      for (i = W; i + W <= n; i += W) {
+        const Float v = load(x + i);
+        lanes = v > lanes ? v : lanes;
+      }
+      float parts[W];
+      store(parts, lanes);
+      for (const float part : parts) max = part > max ? part : max;
+    }
+    for (; i < n; ++i) max = x[i] > max ? x[i] : max;
+    return max;
+  }
+
+  // Σ x[i], by W partial sums.
+  static float sum_of(const float* x, int64_t n) {
+    Float lanes = {};
+    int64_t i = 0;
+    for (; i + W <= n; i += W) lanes += load(x + i);
+    float parts[W], sum = 0;
+    store(parts, lanes);
+    for (const float part : parts) sum += part;
+    for (; i < n; ++i) sum += x[i];
+    return sum;
+  }
+
   // out[i] = e^(scale·x[i] + shift)
   static void exp_all(const float* x, float scale, float shift, float* out, int64_t n) {
     int64_t i = 0;

@@ -167,8 +167,12 @@ export class Head implements Disposable {
     return new Head(ops, config, await Opened.open(ops, weights, [Head.norm(config), Head.head(config)]))
   }
 
+  normed(x: Tensor): Tensor {
+    return this.ops.rmsnorm(x, this.opened.get(Head.norm(this.config)), { eps: this.config.eps })
+  }
+
   logits(x: Tensor): Tensor {
-    using normed = this.ops.rmsnorm(x, this.opened.get(Head.norm(this.config)), { eps: this.config.eps })
+    using normed = this.normed(x)
     return this.ops.matmul(normed, this.opened.get(Head.head(this.config)), { transposeB: true })
   }
 

@@ -69,12 +69,8 @@ void attention_block(const AttentionArgs& args, int64_t sequence, int64_t head, 
   for (int64_t i = first; i < last; ++i) {
     float* row = scores + (i - first) * room;
     const int64_t begin = args.window > 0 ? std::max<int64_t>(0, i - args.window + 1 - from) : 0, end = i + 1 - from;
-    float max = row[begin];
-    for (int64_t j = begin + 1; j < end; ++j) max = std::max(max, row[j]);
-    L::exp_all(row + begin, 1.0f, -max, row + begin, end - begin);
-    float sum = 0;
-    for (int64_t j = begin; j < end; ++j) sum += row[j];
-    share[i - first] = 1.0f / sum;
+    L::exp_all(row + begin, 1.0f, -L::max_of(row + begin, end - begin), row + begin, end - begin);
+    share[i - first] = 1.0f / L::sum_of(row + begin, end - begin);
     std::memset(row, 0, begin * sizeof(float));
     std::memset(row + end, 0, (room - end) * sizeof(float));
   }

@@ -1,0 +1,122 @@
+/**
+ * calibrate: run text through the model and give, for each linear, what it reads.
+ *
+ *   x [tokens, n]   inputs of the linears named `shares` in block `layer`; E[x xᵀ] is what rounding needs to know
+ *
+ * The model is the original one throughout: no block sees quantized weights, so layers are independent of each other.
+ * Only the residual stream entering each block is kept; it is also what a killed run goes on from.
+ *
+ * QuIP# (arXiv:2402.04396) §F.2; QTIP (arXiv:2406.11235) §4: Hessians of the original model over calibration sequences.
+ */
+import { Type } from '@sinclair/typebox'
+import { toArray } from 'rxjs'
+import type { Tensor } from '../../native/tensor.js'
+import { type Context, defineStage, file, type NewRow, type Row, spread } from '../../pipeline/define.js'
+import { activations } from '../../schemas/tables/activations.js'
+import { linears } from '../../schemas/tables/linears.js'
+import { batchOf } from '../model/batch.js'
+import { openCheckpoint } from '../model/checkpoint.js'
+import type { ModelConfig } from '../model/config.js'
+import { embed, forwardBlock, openBlock, Positions } from '../model/forward.js'
+import { openWeights } from '../model/quantized.js'
+import { modelWindows } from '../model/text.js'
+import { Residual } from './residual.js'
+
+const params = Type.Object({
+  text: file('Calibration text: .jsonl with one {"text": …} a line, or plain text; its first sequences are used'),
+  sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of calibration text' }),
+  length: Type.Integer({ default: 2048, minimum: 1, description: 'Tokens of a sequence' }),
+  batch: Type.Integer({ default: 4, minimum: 1, description: 'Sequences that go through a block at a time; more take more memory' }),
+}, { additionalProperties: false })
+
+const input = linears.with('weight')
+
+export default defineStage({
+  name: 'calibrate',
+  version: 1,
+  about: 'Run text through the model, block by block, and give what each linear reads.',
+  params,
+  input,
+  output: activations,
+  scope: 'stream',
+  batch: batchOf,
+  operator: (params, context) => source => source.pipe(toArray(), spread(rows => calibrate(rows, params, context))),
+})
+
+type LinearRow = Row<typeof input>
+
+async function* calibrate(
+  rows: readonly LinearRow[], { text, sequences, length, batch }: { text: string; sequences: number; length: number; batch: number }, context: Context,
+): AsyncGenerator<NewRow<typeof activations>> {
+  const { ops, signal } = context
+  // A block is worth running for the linears whose results are not stored yet.
+  const wanted = rows.filter(row => context.wanted(batchOf(row)))
+  const groups = new Map<number, Map<string, LinearRow>>()
+  for (const row of wanted.filter(row => row.role === 'linear')) {
+    const group = groups.get(row.layer) ?? new Map<string, LinearRow>()
+    if (!group.has(row.shares)) group.set(row.shares, row)
+    groups.set(row.layer, group)
+  }
+  const layers = [...groups.keys()]
+  const [first] = wanted
+  if (first === undefined || layers.length === 0) {
+    yield* wanted.map(passed)
+    return
+  }
+
+  const checkpoint = await openCheckpoint(first.source)
+  using weights = await openWeights(ops, checkpoint)
+  const { config } = checkpoint
+  const windows = await modelWindows(checkpoint, text, { length, count: sequences }, note => context.note(note))
+  const chunks = Array.from({ length: Math.ceil(windows.length / batch) }, (_, i) => windows.slice(i * batch, (i + 1) * batch))
+  using residual = await Residual.open(context, chunks.length, Math.min(...layers), Math.max(...layers), 4 * config.sizes.d * length * windows.length)
+  if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
+  const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
+  let done = 0
+
+  for (const row of wanted) {
+    for (let layer = residual.layer; row.role === 'linear' && layer <= row.layer; layer = residual.layer) {
+      using block = await openBlock(ops, weights, layer)
+      for (const [i, chunk] of chunks.entries()) {
+        signal.throwIfAborted()
+        const inputs: { row: LinearRow; x: Tensor }[] = []
+        {
+          using _slot = await context.room(chunkBytes(config, chunk.length * length))
+          using positions = new Positions(ops, config, length, chunk.length)
+          const x = forwardBlock(ops, config, layer, block, await residual.take(i), positions, (shares, x) => {
+            const reader = groups.get(layer)?.get(shares)
+            if (reader === undefined) x[Symbol.dispose]()
+            else inputs.push({ row: reader, x })
+          })
+          await residual.put(i, x)
+        }
+        try {
+          for (let next = inputs.shift(); next !== undefined; next = inputs.shift()) {
+            yield { ...next.row, role: 'activation', weight: undefined, x: next.x, tokens: chunk.length * length }
+          }
+        } finally {
+          for (const { x } of inputs) x[Symbol.dispose]() // what nobody came for
+        }
+        done += chunk.length * length
+        context.progress(done, total, 'tokens')
+      }
+      await residual.advance()
+    }
+    yield passed(row)
+  }
+}
+
+const passed = (row: LinearRow): NewRow<typeof activations> => ({ ...row, x: undefined, tokens: 0 })
+
+/** Bytes that come to life when `tokens` tokens go through a block: the inputs of its linears, and the widest values between. */
+const chunkBytes = ({ sizes: { d, h, g, e, f } }: ModelConfig, tokens: number): number => 4 * tokens * (4 * d + 3 * h * e + 4 * g * e + 3 * f)
+
+function joined(chunk: readonly Int32Array[]): Int32Array {
+  const all = new Int32Array(chunk.reduce((sum, ids) => sum + ids.length, 0))
+  let at = 0
+  for (const ids of chunk) {
+    all.set(ids, at)
+    at += ids.length
+  }
+  return all
+}

@@ -1,0 +1,73 @@
+/**
+ * evaluate: what quantization cost. Perplexity of the original and of the quantized model on text that calibration did
+ * not see, and the mean KL divergence between their predictions.
+ *
+ * The quantized model is read back from disk and decoded from its packed codes, so that what is measured is what was
+ * written. Protocol of GPTQ, QuIP# and QTIP: documents concatenated, cut into windows of `length` tokens, every token
+ * of a window but its first predicted. QTIP (arXiv:2406.11235) §4.
+ * Differs from the paper: the last windows of the text, so that one file can serve calibration (its first) as well.
+ */
+import { join } from 'node:path'
+import { Type } from '@sinclair/typebox'
+import { defineStage, each, file } from '../../pipeline/define.js'
+import { checkpoint, metrics } from '../../schemas/tables/checkpoint.js'
+import { openCheckpoint } from '../model/checkpoint.js'
+import { openWeights } from '../model/quantized.js'
+import { modelWindows } from '../model/text.js'
+import { score } from './perplexity.js'
+
+const params = Type.Object({
+  text: file('Test text: .jsonl with one {"text": …} a line, or plain text; its last sequences are used'),
+  sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of test text' }),
+  length: Type.Integer({ default: 2048, minimum: 2, description: 'Tokens of a sequence' }),
+}, { additionalProperties: false })
+
+export default defineStage({
+  name: 'evaluate',
+  version: 1,
+  about: 'Measure the quantized model against the original: perplexity and KL divergence on test text.',
+  params,
+  input: checkpoint,
+  output: metrics,
+  scope: 'stream',
+  batch: () => 'all',
+  operator: ({ text, sequences, length }, context) => each(async row => {
+    const original = await openCheckpoint(row.source)
+    const quantized = await openCheckpoint(join(context.out, row.path))
+    const windows = await modelWindows(original, text, { length, count: sequences, from: 'end' }, note => context.note(note))
+    using first = await openWeights(context.ops, original)
+    using second = await openWeights(context.ops, quantized)
+    const { nll, kl, predictions } = await score(context.ops, [first, second], windows, {
+      signal: context.signal,
+      progress: (done, total) => context.progress(done, total, 'tokens'),
+    })
+    const perplexity = (i: number): number => Math.exp((nll[i] ?? Number.NaN) / predictions)
+    return { ...row, perplexityOriginal: perplexity(0), perplexityQuantized: perplexity(1), kl: kl / predictions, tokens: predictions }
+  }),
+  report(row) {
+    const byLinear = JSON.parse(row.proxyErrorByLinear) as Record<string, number>
+    const [worst] = Object.entries(byLinear).sort(([, a], [, b]) => b - a)
+    const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`
+    return {
+      result: {
+        bitsPerWeight: row.bitsPerWeight,
+        bytes: { original: row.bytesOriginal, quantized: row.bytesQuantized },
+        perplexity: { original: row.perplexityOriginal, quantized: row.perplexityQuantized },
+        kl: row.kl,
+        proxyError: { mean: row.proxyErrorMean, max: row.proxyErrorMax, byLinear },
+      },
+      table: {
+        columns: ['', 'original', 'quantized'],
+        rows: [
+          ['bits a weight', '', row.bitsPerWeight.toFixed(3)],
+          ['size', megabytes(row.bytesOriginal), megabytes(row.bytesQuantized)],
+          ['perplexity', row.perplexityOriginal.toFixed(4), row.perplexityQuantized.toFixed(4)],
+          ['KL divergence, nats', '', row.kl.toFixed(5)],
+          ['proxy error, mean', '', row.proxyErrorMean.toExponential(3)],
+          ['proxy error, worst', '', `${row.proxyErrorMax.toExponential(3)}${worst === undefined ? '' : `  ${worst[0]}`}`],
+          ['predictions', '', String(row.tokens)],
+        ],
+      },
+    }
+  },
+})

@@ -1,0 +1,149 @@
+/**
+ * text: files → windows of token ids, through the model's own tokenizer.json.
+ *
+ * A .jsonl file holds one {"text": …} a line, each a document; any other file is one text. Every document is tokenized
+ * as the tokenizer's post-processor says (a begin-of-sequence token where the model wants one).
+ *
+ *   concatenated  documents one after the other, cut into windows of `length` tokens; what is left over is dropped.
+ *                 The usual protocol for perplexity (GPTQ, QuIP#, QTIP).
+ *   documents     each line a window of its own, cut off at `length` tokens.
+ */
+import { readFile, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Tokenizer } from 'tokenizers'
+import { PipeError } from '../../pipeline/define.js'
+import type { Checkpoint } from './checkpoint.js'
+import type { ModelConfig } from './config.js'
+
+export interface Windows {
+  readonly windows: readonly Int32Array[]
+  /** Tokens found; what was not needed is not counted. */
+  readonly tokens: number
+}
+
+/** The tokenizer of a model's folder. Raises PipeError when there is none, or it has more tokens than the embedding has rows. */
+export async function openTokenizer(folder: string, vocab: number): Promise<Tokenizer> {
+  const where = join(folder, 'tokenizer.json')
+  const json = await readFile(where, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw new PipeError('input', {
+      where,
+      message: error.code === 'ENOENT' ? 'expected this file and found none: text can\'t be turned into tokens.' : `could not be read (${error.code}).`,
+      hint: 'Only tokenizer.json is read; tokenizer.model alone must be converted first.',
+    })
+  })
+  let tokenizer: Tokenizer
+  try {
+    tokenizer = Tokenizer.fromString(json)
+  } catch (error) {
+    throw new PipeError('input', { where, message: `is no tokenizer: ${(error as Error).message}.` })
+  }
+  tokenizer.disableTruncation()
+  tokenizer.disablePadding()
+  const size = tokenizer.getVocabSize(true)
+  if (size > vocab) {
+    throw new PipeError('input', {
+      where,
+      message: `the tokenizer has ${size} tokens but the model's embedding only ${vocab} rows.`,
+      hint: 'tokenizer.json and config.json must be of the same model.',
+    })
+  }
+  return tokenizer
+}
+
+/** Windows of exactly `length` tokens: the first `count` of the file, its last `count`, or all. Raises PipeError when there is not one. */
+export async function concatenated(
+  tokenizer: Tokenizer, path: string, { length, count, from = 'start' }: { length: number; count?: number; from?: 'start' | 'end' },
+): Promise<Windows> {
+  const documents = await readDocuments(path, 'whole')
+  if (from === 'end') documents.reverse()
+  const needed = count === undefined ? Number.POSITIVE_INFINITY : count * length
+  const found: number[][] = []
+  let tokens = 0
+  for (let i = 0; i < documents.length && tokens < needed; i += atOnce) {
+    for (const encoding of await tokenizer.encodeBatch(documents.slice(i, i + atOnce))) {
+      const ids = encoding.getIds()
+      found.push(ids)
+      tokens += ids.length
+    }
+  }
+  if (from === 'end') found.reverse()
+  if (tokens < length) throw tooShort(path, `it gives ${tokens} tokens and one window takes ${length}.`)
+  const all = new Int32Array(tokens)
+  let at = 0
+  for (const ids of found) {
+    all.set(ids, at)
+    at += ids.length
+  }
+  const windows = Math.min(Math.floor(tokens / length), count ?? Number.POSITIVE_INFINITY)
+  const begin = from === 'end' ? tokens - windows * length : 0
+  return { tokens, windows: Array.from({ length: windows }, (_, i) => all.slice(begin + i * length, begin + (i + 1) * length)) }
+}
+
+/** One window for each of the last `lines` documents (all, if left out), cut off at `length` tokens. Those of one token predict nothing and are left out. */
+export async function documentWindows(tokenizer: Tokenizer, path: string, { length, lines }: { length: number; lines?: number }): Promise<Windows> {
+  const documents = (await readDocuments(path, 'lines')).slice(lines === undefined ? 0 : -lines)
+  const windows: Int32Array[] = []
+  for (let i = 0; i < documents.length; i += atOnce) {
+    for (const encoding of await tokenizer.encodeBatch(documents.slice(i, i + atOnce))) {
+      const ids = encoding.getIds()
+      if (ids.length > 1) windows.push(Int32Array.from(ids.slice(0, length)))
+    }
+  }
+  if (windows.length === 0) throw tooShort(path, 'no line of it has two tokens, so there is nothing to predict.')
+  return { windows, tokens: windows.reduce((sum, window) => sum + window.length, 0) }
+}
+
+/** Documents tokenized in one call: enough to keep the tokenizer's threads busy. */
+const atOnce = 64
+/** The longest text that fits into one string. */
+const longest = 2 ** 29 - 24
+
+const tooShort = (path: string, message: string): PipeError =>
+  new PipeError('input', { where: path, message: `the text is too short: ${message}`, hint: 'Give a longer text, or a shorter length.' })
+
+async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<string[]> {
+  const fail = (message: string): never => {
+    throw new PipeError('input', { where: path, message, hint: 'Texts are UTF-8: .jsonl with one {"text": …} a line, or plain text.' })
+  }
+  const file = await stat(path).catch(() => undefined)
+  if (!file?.isFile()) return fail(`expected a text file and found ${file === undefined ? 'nothing' : 'a folder'}.`)
+  if (file.size > longest) return fail(`the file has ${file.size} bytes; ${longest} is the most that is read. Give a part of it.`)
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
+  } catch (error) {
+    return fail(error instanceof TypeError ? 'the file is not UTF-8 text.' : `could not be read (${(error as NodeJS.ErrnoException).code}).`)
+  }
+  if (!path.endsWith('.jsonl')) return one === 'whole' ? [text] : text.split('\n').filter(line => line.trim() !== '')
+  return text.split('\n').flatMap((line, i) => {
+    if (line.trim() === '') return []
+    try {
+      const value: unknown = JSON.parse(line)
+      const found = (value as { text?: unknown } | null)?.text
+      return typeof found === 'string' ? [found] : fail(`line ${i + 1} has no "text".`)
+    } catch (error) {
+      return error instanceof PipeError ? fail(error.message) : fail(`line ${i + 1} is not valid JSON.`)
+    }
+  })
+}
+
+/** The windows that a stage measures a model on. Raises PipeError when the model was not made for that length; notes when the text has fewer. */
+export async function modelWindows(
+  { path: folder, config }: Checkpoint, path: string, o: { length: number; count?: number; from?: 'start' | 'end' }, note: (text: string) => void,
+): Promise<readonly Int32Array[]> {
+  checkLength(folder, config, o.length)
+  const { windows, tokens } = await concatenated(await openTokenizer(folder, config.sizes.vocab), path, o)
+  if (o.count !== undefined && windows.length < o.count) {
+    note(`${path} gives ${tokens} tokens, enough for ${windows.length} sequences of ${o.length} instead of ${o.count}.`)
+  }
+  return windows
+}
+
+export function checkLength(folder: string, { positions }: ModelConfig, length: number): void {
+  if (positions === undefined || length <= positions) return
+  throw new PipeError('input', {
+    where: folder,
+    message: `sequences of ${length} tokens are longer than the ${positions} positions the model was made for.`,
+    hint: `Set "length" to ${positions} or less.`,
+  })
+}
