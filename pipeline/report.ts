@@ -75,6 +75,6 @@ export function resultText(result: RunResult, paths: readonly (readonly [name: s
   ])
   lines.push('', ...table(['stage', 'time', 'peak memory', 'run', 'cached'],
     [...rows, ['all', duration(result.seconds), bytes(result.peakRssBytes), '', '']]))
-  lines.push('', ...table(['', ''], paths.map(([name, path]) => [name, shortPath(path)])).slice(1))
+  lines.push('', ...table([], paths.map(([name, path]) => [name, shortPath(path)])))
   return `${lines.join('\n')}\n`
 }

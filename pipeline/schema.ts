@@ -102,11 +102,11 @@ export function graphSchema(stages: readonly AnyStage[]): object {
     $schema: 'http://json-schema.org/draft-07/schema#',
     title: 'A graph of pipe',
     type: 'object',
-    required: ['stages'],
+    required: ['name', 'stages'],
     additionalProperties: false,
     properties: {
       $schema: { type: 'string' },
-      name: { type: 'string' },
+      name: { type: 'string', pattern: '^[\\w-][\\w.-]*$', description: 'A word; the output folder is called so' },
       about: { type: 'string', description: 'What it does, in a sentence or two' },
       inputs: {
         description: 'What the user sets with --set name=value; "$name" as the value of a parameter stands for it',

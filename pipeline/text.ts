@@ -38,13 +38,18 @@ export const plural = (n: number, word: string, words = `${word}s`): string => `
 // biome-ignore lint/suspicious/noControlCharactersInRegex: ESC begins a colour code
 const cells = (text: string): number => [...text.replace(/\u001b\[[\d;]*m/g, '')].length
 
-/** Aligned columns, two spaces apart; a column whose cells are all figures goes to the right. Trailing blanks are cut. */
+/** Aligned columns, two spaces apart; a column of figures goes to the right. Trailing blanks are cut. An empty head has no line. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const figures = head.map((_, i) => rows.length > 0 && rows.every(row => /^[~–]?$|^[~]?-?[\d.,:]+(e[+-]?\d+)?( ?[%\w]{1,3})?$/.test(row[i] ?? '')))
-  const widths = head.map((title, i) => Math.max(cells(title), ...rows.map(row => cells(row[i] ?? ''))))
-  return [head, ...rows].map(row => row
-    .map((cell, i) => { const blank = ' '.repeat((widths[i] ?? 0) - cells(cell)); return figures[i] ? blank + cell : cell + blank })
-    .join('  ').trimEnd())
+  const figure = /^[~–?]?$|^~?-?[\d.,:]+(e[+-]?\d+)?( ?[%\w]{1,3})?$/
+  const columns = Array.from({ length: Math.max(head.length, ...rows.map(row => row.length)) }, (_, i) => ({
+    width: Math.max(...[head, ...rows].map(row => cells(row[i] ?? ''))),
+    right: rows.length > 0 && rows.every(row => figure.test(row[i] ?? '')),
+  }))
+  return [...(head.length > 0 ? [head] : []), ...rows].map(row => columns.map(({ width, right }, i) => {
+    const cell = row[i] ?? ''
+    const blank = ' '.repeat(width - cells(cell))
+    return right ? blank + cell : cell + blank
+  }).join('  ').trimEnd())
 }
 
 /** Words joined to lines of at most `width` characters; a longer word has a line of its own. */

@@ -1,0 +1,63 @@
+/** pipe stages: list the stages, or describe one. */
+import type { AnyStage, Table } from '../define.js'
+import { didYouMean, PipeError } from '../error.js'
+import type { BuiltInStages } from '../graph.js'
+import { columnText, type Parameter, parameters } from '../schema.js'
+import { table } from '../text.js'
+import { examples, type Register } from './wiring.js'
+
+export const register: Register = (program, { stages, print }) => {
+  program.command('stages [name]')
+    .description('List the stages, or describe one: its parameters, the columns it reads and adds.')
+    .addHelpText('after', examples(
+      ['All, in the order of the pipeline', 'pipe stages'],
+      ['The parameters of one', 'pipe stages round'],
+    ))
+    .action(async (name: string | undefined) => {
+      if (name !== undefined) return print(describe(await find(stages, name)))
+      const loaded = await Promise.all(Object.values(stages).map(async load => (await load()).default))
+      print(`${loaded.map(stage => `${stage.name.padEnd(12)}${stage.about}`).join('\n')}\n\nOne of them in full: pipe stages <name>\n`)
+    })
+}
+
+async function find(stages: BuiltInStages, name: string): Promise<AnyStage> {
+  const load = stages[name]
+  if (load !== undefined) return (await load()).default
+  const known = Object.keys(stages)
+  throw new PipeError('input', {
+    message: `There is no stage "${name}".${didYouMean(name, known)}`, hint: `Known: ${known.join(', ')}`,
+  })
+}
+
+/** A stage's page, for the terminal. */
+export function describe(stage: AnyStage): string {
+  const { input, output } = stage as { input: Table; output: Table }
+  const rows = parameters(stage.params)
+  const added = Object.entries(output.columns).filter(([name]) => !(name in input.columns))
+  const dropped = Object.keys(input.columns).filter(name => !(name in output.columns))
+  const columns = (of: [string, Table['columns'][string]][]) => table([], of.map(([name, column]) => [name, columnText(column), column.doc]))
+  const sections: [string, string[]][] = [
+    ['Parameters', rows.length === 0 ? ['none'] : table([], rows.map(cells))],
+    [`Reads (${input.name})`, Object.keys(input.columns).length === 0 ? ['nothing'] : columns(Object.entries(input.columns))],
+    [`${added.length === Object.keys(output.columns).length ? 'Gives' : 'Adds'} (${output.name})`, added.length === 0 ? ['nothing'] : columns(added)],
+    ...(dropped.length === 0 ? [] : [['Drops', [dropped.join(', ')]] satisfies [string, string[]]]),
+    ['Scope', [
+      stage.scope === 'stream' ? 'stream: what comes out may depend on every row' : 'batch: batches run side by side and resume one by one',
+      stage.cache === false || output.live ? 'not stored: runs together with the stage that reads it' : 'stored: one Parquet file a batch',
+    ]],
+    ['In a graph', [example(stage.name, rows)]],
+  ]
+  return `${stage.name}, version ${stage.version}\n${stage.about}\n\n${sections.map(([title, lines]) => `${title}\n${lines.map(line => `  ${line}`.trimEnd()).join('\n')}`).join('\n\n')}\n`
+}
+
+const cells = ({ name, type, default: value, about }: Parameter): string[] =>
+  [name, type, value === '' ? 'must be given' : value === 'none' ? '' : `default ${value}`, about]
+
+/** One line of JSON with the parameters that must be given, or else with the first that has a default. */
+function example(use: string, rows: readonly Parameter[]): string {
+  const top = rows.filter(({ name }) => !name.includes('.'))
+  const required = top.filter(row => row.default === '')
+  const shown = required.length > 0 ? required : top.filter(row => row.default !== 'none').slice(0, 1)
+  const params = shown.map(({ name, type, default: value }) => `, "${name}": ${value !== '' ? value : /^(file|directory|string)$/.test(type) ? `"$${name}"` : '…'}`)
+  return `{ "use": "${use}"${params.join('')} }`
+}

@@ -1,0 +1,55 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { pipe, temporary } from '../../helpers.js'
+import { toyGraph } from './toys.js'
+
+t.test('draws stages, parameters, tables and columns', async t => {
+  const graph = toyGraph(temporary(t))
+  const { code, stdout, stderr } = await pipe(['graph', graph])
+  t.equal(code, 0, stderr)
+  const lines = stdout.split('\n')
+  t.equal(lines[0], 'toy: Sum of squares.')
+  t.match(stdout, /│ count .*\n│ Counts from 0\. +│\n│ count 6 +│/)
+  t.match(stdout, /\n {5}│ numbers: layer value\n/)
+  t.match(stdout, /\n {5}│ numbers: layer value \+square\n/)
+})
+
+t.test('--set changes what is drawn', async t => {
+  const { stdout } = await pipe(['graph', toyGraph(temporary(t)), '--set', 'square.factor=3'])
+  t.match(stdout, /│ factor 3 +│/)
+})
+
+t.test('--svg writes a picture, --mermaid prints text', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder)
+  const svg = join(folder, 'toy.svg')
+  t.equal((await pipe(['graph', graph, '--svg', svg])).stdout, `${svg}\n`)
+  t.match(readFileSync(svg, 'utf8'), /^<\?xml [\s\S]*>square \(\.\/square\.js\)<[\s\S]*<\/svg>\n$/)
+  t.match((await pipe(['graph', graph, '--mermaid'])).stdout, /flowchart TD\n {2}s0\["count \(\.\/count\.js\)<br>[\s\S]*s1 -->\|"numbers: layer value \+square"\| s2\n/)
+})
+
+t.test('all mistakes of a graph at once, exit code 2', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder, ({ stages }) => {
+    stages[1] = { use: './square.js', factr: 2 }
+    stages.push({ use: 'modle' }, { use: './sum.js', id: 'again', from: ['nobody'] })
+  })
+  const { code, stdout, stderr } = await pipe(['graph', graph])
+  t.equal(code, 2)
+  t.equal(stdout, '')
+  t.match(stderr, /"factr" is no parameter of .*Did you mean "factor"\?/)
+  t.match(stderr, /unknown stage "modle"\. Did you mean "model"\?/)
+  t.match(stderr, /nobody/)
+  t.notMatch(stderr, /\n\s+at /, 'no stack')
+})
+
+t.test('a column that is missing, a cycle', async t => {
+  const missing = await pipe(['graph', toyGraph(temporary(t), ({ stages }) => { stages.splice(1, 1) })])
+  t.equal(missing.code, 2)
+  t.match(missing.stderr, /sum reads column "square" \(f64\)/)
+  const cycle = await pipe(['graph', toyGraph(temporary(t), ({ stages }) => { Object.assign(stages[1] ?? {}, { from: ['sum'] }) })])
+  t.equal(cycle.code, 2)
+  t.match(cycle.stderr, /square|sum/)
+  t.match(cycle.stderr, /circle|cycle|itself/i)
+})

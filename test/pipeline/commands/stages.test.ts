@@ -1,0 +1,33 @@
+import t from 'tap'
+import { pipe } from '../../helpers.js'
+
+t.test('lists every stage with its sentence, in the order of the pipeline', async t => {
+  const { code, stdout } = await pipe(['stages'])
+  t.equal(code, 0)
+  const names = stdout.split('\n').map(line => /^(\w+) +\S/.exec(line)?.[1]).filter(name => name !== undefined)
+  const order = ['model', 'calibrate', 'hessian', 'rht', 'round', 'pack', 'write', 'evaluate']
+  t.strictSame(names.filter(name => order.includes(name)), order)
+})
+
+t.test('describes one', async t => {
+  const { code, stdout } = await pipe(['stages', 'model'])
+  t.equal(code, 0)
+  t.match(stdout, /^model, version \d+\n/)
+  t.match(stdout, /\nParameters\n {2}path +directory +must be given +\S/)
+  t.match(stdout, /\nGives \(linears\)\n(.*\n)* {2}weight +float \[m n\] +\S/)
+  t.match(stdout, /\nIn a graph\n {2}\{ "use": "model", "path": "\$path" \}\n$/)
+})
+
+t.test('one that is not there', async t => {
+  const { code, stdout, stderr } = await pipe(['stages', 'modle'])
+  t.equal(code, 1)
+  t.equal(stdout, '')
+  t.match(stderr, /^There is no stage "modle"\. Did you mean "model"\?\nKnown: model/)
+})
+
+t.test('a reader that goes away is no error', async t => {
+  const { spawnSync } = await import('node:child_process')
+  const { root } = await import('../../helpers.js')
+  const { stderr } = spawnSync('sh', ['-c', `"${process.execPath}" dist/pipeline/cli.js stages model | head -n 1`], { cwd: root, encoding: 'utf8' })
+  t.equal(stderr, '')
+})
