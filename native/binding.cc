@@ -13,6 +13,7 @@
 #include "ops/embed/embed.h"
 #include "ops/gemm/gemm.h"
 #include "ops/gram/gram.h"
+#include "ops/hadamard/hadamard.h"
 #include "ops/kl-divergence/kl_divergence.h"
 #include "ops/paste/paste.h"
 #include "ops/proxy-error/proxy_error.h"
@@ -38,6 +39,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("embed", ops::embed);
     list.add("gemm", ops::gemm);
     list.add("gram", ops::gram);
+    list.add("hadamard", ops::hadamard);
     list.add("kl_divergence", ops::kl_divergence);
     list.add("paste", ops::paste);
     list.add("proxy_error", ops::proxy_error);

@@ -16,6 +16,7 @@ import { damp } from './ops/damp/damp.js'
 import { embed } from './ops/embed/embed.js'
 import { gemm } from './ops/gemm/gemm.js'
 import { gram } from './ops/gram/gram.js'
+import { hadamard } from './ops/hadamard/hadamard.js'
 import { klDivergence } from './ops/kl-divergence/kl-divergence.js'
 import { matmul } from './ops/matmul/matmul.js'
 import { paste } from './ops/paste/paste.js'
@@ -29,7 +30,6 @@ import { sumSquares } from './ops/sum-squares/sum-squares.js'
 import { tensor } from './ops/tensor/tensor.js'
 import { transpose } from './ops/transpose/transpose.js'
 import { zeros } from './ops/zeros/zeros.js'
-import type { Tensor } from './tensor.js'
 
 export type { TypedArray, Window } from './tensor.js'
 
@@ -37,24 +37,14 @@ const verbs = {
   // making and moving
   tensor, zeros, reshape, copy, paste, concat, transpose, cast,
   // algebra
-  matmul, gemm, add, scale, sumSquares, countNonFinite, gram, damp, blockLdl, proxyError,
+  matmul, gemm, add, scale, sumSquares, countNonFinite, hadamard, gram, damp, blockLdl, proxyError,
   // transformer
   embed, rmsnorm, addBias, rope, attention, siluMul, crossEntropy, klDivergence,
 }
 
 type Verbs = { readonly [K in keyof typeof verbs]: ReturnType<(typeof verbs)[K]> }
 
-/** Verbs whose folders are still to come. */
-interface Planned {
-  /**
-   * Randomized Hadamard transform from one side, x f32 [m, n], signs (or scales) s f32:
-   *   right: x·diag(s)·H      left: Hᵀ·diag(s)·x      right, inverse: x·Hᵀ·diag(s)      left, inverse: diag(s)·H·x
-   * with H = (M_K ⊗ Sylvester(2ᵖ))/√block of order block = K·2ᵖ; where block < n (or m), H is block diagonal.
-   */
-  hadamard(x: Tensor, o: { side: 'left' | 'right'; signs?: Tensor; block: number; inverse?: boolean }): Tensor
-}
-
-export interface Ops extends Verbs, Omit<Planned, keyof Verbs> {
+export interface Ops extends Verbs {
   readonly device: Device
   finish(): Promise<void>
 }

@@ -13,6 +13,13 @@ struct GemmKernel {
   void (*run)(int64_t k, const T* a, const T* b, T alpha, T beta, T* c, int64_t ldc);
 };
 
+// Elements of the largest mr × nr tile.
+inline constexpr int kGemmTile = 32 * 64;
+
+// The one for the device's instruction set.
+template <class T>
+GemmKernel<T> choose_gemm_kernel();
+
 template <class T>
 GemmKernel<T> gemm_kernel_portable();
 template <class T>

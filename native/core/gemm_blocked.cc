@@ -55,8 +55,10 @@ void pack(T* packed, const T* x, int64_t step, int64_t stride, int64_t count, in
   }
 }
 
+}  // namespace
+
 template <class T>
-GemmKernel<T> choose() {
+GemmKernel<T> choose_gemm_kernel() {
 #if defined(__x86_64__)
   if (context().level == Level::avx512) return gemm_kernel_avx512<T>();
   if (context().level == Level::avx2) return gemm_kernel_avx2<T>();
@@ -64,12 +66,13 @@ GemmKernel<T> choose() {
   return gemm_kernel_portable<T>();
 }
 
-}  // namespace
+template GemmKernel<float> choose_gemm_kernel();
+template GemmKernel<double> choose_gemm_kernel();
 
 template <class T>
 void gemm_blocked(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b,
                   int64_t ldb, T beta, T* c, int64_t ldc) {
-  const GemmKernel<T> kernel = choose<T>();
+  const GemmKernel<T> kernel = choose_gemm_kernel<T>();
   const int64_t mr = kernel.mr, nr = kernel.nr;
   const int64_t a_row = transpose_a ? 1 : lda, a_depth = transpose_a ? lda : 1;
   const int64_t b_column = transpose_b ? ldb : 1, b_depth = transpose_b ? 1 : ldb;
@@ -100,7 +103,7 @@ void gemm_blocked(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int6
       const int64_t tiles_down = divide_up(row_panels, tile_rows), tiles_across = divide_up(column_panels, tile_columns);
       const int64_t tiles = tiles_down * tiles_across;
       parallel_for(tiles, small ? tiles : 1, [&](int64_t begin, int64_t end) {
-        alignas(64) T edge[32 * 64];
+        alignas(64) T edge[kGemmTile];
         for (int64_t tile = begin; tile < end; ++tile) {
           const int64_t p0 = tile / tiles_across * tile_rows, q0 = tile % tiles_across * tile_columns;
           for (int64_t p = p0; p < std::min(row_panels, p0 + tile_rows); ++p) {

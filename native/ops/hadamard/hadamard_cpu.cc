@@ -1,0 +1,155 @@
+#include "hadamard.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "../../core/gemm.h"
+#include "../../core/parallel.h"
+#include "hadamard_kernel.h"
+#include "hadamard_matrix.h"
+
+namespace ops {
+
+namespace {
+
+HadamardKernel hadamard_kernel() {
+#if defined(__x86_64__)
+  if (context().level == Level::avx512) return hadamard_kernel_avx512();
+  if (context().level == Level::avx2) return hadamard_kernel_avx2();
+#endif
+  return {butterflies<4, 8>, scale<4>};
+}
+
+// y[r, :] = Σ_k mix[r, k]·z[k, :], the factor M of H, by the GEMM's micro-kernel. mix is M (inverse) or Mᵀ.
+class Mixer {
+ public:
+  Mixer(int64_t order, bool inverse) : order_(order), kernel_(choose_gemm_kernel<float>()), panels_((order + kernel_.mr - 1) / kernel_.mr) {
+    const std::vector<float> matrix = hadamard_matrix(order);
+    packed_.resize(panels_ * kernel_.mr * order);
+    for (int64_t p = 0; p < panels_; ++p) {
+      for (int64_t k = 0; k < order; ++k) {
+        for (int64_t i = 0; i < kernel_.mr; ++i) {
+          const int64_t r = p * kernel_.mr + i;
+          if (r < order) packed_[(p * order + k) * kernel_.mr + i] = inverse ? matrix[r * order + k] : matrix[k * order + r];
+        }
+      }
+    }
+  }
+
+  // z [order, columns], contiguous. Calls emit(r, j, width, values) with y[r, j … j+width) for all of y.
+  template <class F>
+  void operator()(const float* z, int64_t columns, const F& emit) const {
+    const int64_t mr = kernel_.mr, nr = kernel_.nr;
+    thread_local std::vector<float> panel;
+    panel.resize(order_ * nr);
+    alignas(64) float tile[kGemmTile];
+    for (int64_t j = 0; j < columns; j += nr) {
+      const int64_t width = std::min(nr, columns - j);
+      for (int64_t k = 0; k < order_; ++k) {
+        std::copy_n(z + k * columns + j, width, panel.data() + k * nr);
+        std::fill_n(panel.data() + k * nr + width, nr - width, 0.f);
+      }
+      for (int64_t p = 0; p < panels_; ++p) {
+        kernel_.run(order_, packed_.data() + p * mr * order_, panel.data(), 1, 0, tile, nr);
+        for (int64_t i = 0; i < std::min(mr, order_ - p * mr); ++i) emit(p * mr + i, j, width, tile + i * nr);
+      }
+    }
+  }
+
+ private:
+  int64_t order_;
+  GemmKernel<float> kernel_;
+  int64_t panels_;
+  std::vector<float> packed_;
+};
+
+// Transforms each run of `block` elements of a row.
+void right(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
+  const auto& [x, signs, out, m, n, block, factor, left, inverse] = args;
+  const int64_t width = block / factor;
+  const float* const before = inverse ? nullptr : signs;
+  const float* const after = inverse ? signs : nullptr;
+  const int64_t grain = std::max<int64_t>(1, (1 << 16) / n);
+  if (factor == 1) {
+    return parallel_for(m, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        kernel.scale(x + i * n, before, norm, out + i * n, n);
+        kernel.butterflies(out + i * n, n, 1, block);
+        if (after) kernel.scale(out + i * n, after, 1, out + i * n, n);
+      }
+    });
+  }
+  const Mixer mix(factor, inverse);
+  parallel_for(m, grain, [&](int64_t begin, int64_t end) {
+    // Several blocks [factor, width] side by side, as [factor, group, width], fill the micro-kernel's columns.
+    const int64_t total = (end - begin) * (n / block);
+    const int64_t group = std::min(total, std::max<int64_t>(1, 64 / width));
+    std::vector<float> row(block), z(group * block);
+    for (int64_t g = 0; g < total; g += group) {
+      const int64_t count = std::min(group, total - g), first = begin * n + g * block;  // the blocks follow each other in memory
+      for (int64_t b = 0; b < count; ++b) {
+        const int64_t at = first + b * block;
+        kernel.scale(x + at, before ? before + at % n : nullptr, norm, row.data(), block);
+        kernel.butterflies(row.data(), block, 1, width);
+        for (int64_t k = 0; k < factor; ++k) std::copy_n(row.data() + k * width, width, z.data() + (k * count + b) * width);
+      }
+      mix(z.data(), count * width, [&](int64_t r, int64_t j, int64_t columns, const float* values) {
+        for (int64_t c = 0; c < columns;) {
+          const int64_t b = (j + c) / width, inside = (j + c) % width, run = std::min(columns - c, width - inside);
+          const int64_t at = first + b * block + r * width + inside;
+          if (after) kernel.scale(values + c, after + at % n, 1, out + at, run);
+          else std::copy_n(values + c, run, out + at);
+          c += run;
+        }
+      });
+    }
+  });
+}
+
+// Transforms each run of `block` elements of a column: strips of columns are gathered, so that all vectors run along rows.
+void left(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
+  const auto& [x, signs, out, m, n, block, factor, is_left, inverse] = args;
+  const int64_t strip = block <= 4096 ? 32 : 16;  // columns: the strip stays in an L2 of 512 KB to 1 MB
+  const int64_t strips = (n + strip - 1) / strip;
+  std::optional<Mixer> mix;
+  if (factor > 1) mix.emplace(factor, inverse);
+  parallel_for(m / block * strips, std::max<int64_t>(1, (1 << 16) / (block * strip)), [&](int64_t begin, int64_t end) {
+    std::vector<float> z(block * strip);
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const int64_t top = piece / strips * block, j = piece % strips * strip, columns = std::min(strip, n - j);
+      for (int64_t i = 0; i < block; ++i) {
+        const float by = inverse || !signs ? norm : norm * signs[top + i];
+        kernel.scale(x + (top + i) * n + j, nullptr, by, z.data() + i * strip, columns);
+      }
+      kernel.butterflies(z.data(), block * strip, strip, block / factor * strip);
+      const auto store = [&](int64_t i, const float* values) {
+        kernel.scale(values, nullptr, inverse && signs ? signs[top + i] : 1.f, out + (top + i) * n + j, columns);
+      };
+      if (!mix) {
+        for (int64_t i = 0; i < block; ++i) store(i, z.data() + i * strip);
+        continue;
+      }
+      (*mix)(z.data(), block / factor * strip, [&](int64_t r, int64_t c, int64_t width, const float* values) {
+        // The micro-kernel's width and the strip's are powers of two: one holds whole multiples of the other.
+        for (int64_t e = 0; e < width; e += strip) {
+          const int64_t i = r * (block / factor) + (c + e) / strip, inside = (c + e) % strip;
+          const int64_t run = std::min({strip, width, columns - inside});
+          if (run > 0) kernel.scale(values + e, nullptr, inverse && signs ? signs[top + i] : 1.f, out + (top + i) * n + j + inside, run);
+        }
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void hadamard(const HadamardArgs& args) {
+  if (args.m == 0 || args.n == 0) return;
+  const float norm = static_cast<float>(1 / std::sqrt(static_cast<double>(args.block)));
+  if (args.left) left(args, hadamard_kernel(), norm);
+  else right(args, hadamard_kernel(), norm);
+}
+
+}  // namespace ops
