@@ -26,6 +26,8 @@ const heading = ({ table, live }: Arrow) => live ? `${table} (live)` : table
 const names = ({ columns }: Arrow) => columns.map(({ name, added }) => added ? `+${name}` : name)
 
 const clip = (text: string, width: number) => text.length > width ? `${text.slice(0, width - 1)}…` : text
+/** A line broken between words; a word that is too long is cut. */
+const broken = (line: string, width: number) => wrap(line.split(' '), width).map(part => clip(part, width))
 
 /** Boxes one below the other. An arrow from the box above is drawn; others are named in the box they lead to. */
 export function drawText({ title, boxes, arrows }: Drawing, width = 80): string {
@@ -43,7 +45,7 @@ export function drawText({ title, boxes, arrows }: Drawing, width = 80): string 
     const onward = arrows.some(arrow => arrow.from === box.id && arrow.to === boxes[i + 1]?.id)
     if (i > 0 && above === undefined) out.push('')
     out.push(rule('┌', '┐', above === undefined ? undefined : '┴'))
-    for (const line of [box.id, ...box.lines, ...others]) out.push(`│ ${clip(line, inner).padEnd(inner)} │`)
+    for (const line of [box.id, ...box.lines, ...others].flatMap(text => broken(text, inner))) out.push(`│ ${line.padEnd(inner)} │`)
     out.push(rule('└', '┘', onward ? '┬' : undefined))
     const below = arrows.find(arrow => arrow.from === box.id && arrow.to === boxes[i + 1]?.id)
     if (below !== undefined) for (const line of wrap([`${heading(below)}:`, ...names(below)], inner - 6)) out.push(`     │ ${line}`)
@@ -76,16 +78,17 @@ function depths({ boxes, arrows }: Drawing): Map<string, number> {
   return depth
 }
 
-// Sizes in SVG units (pixels at 100 %): 13 px text is about 7.2 wide and 18 high.
+// Sizes in SVG units (pixels at 100 %). A letter of a 13 px monospaced font is at most 8 wide.
 const boxWidth = 380
 const lineHeight = 18
 const pad = 10
 const gapX = 40
-const letters = 50
+const letters = 45
 
 /** A stand-alone SVG document. */
 export function drawSvg(drawing: Drawing): string {
-  const { title, boxes, arrows } = drawing
+  const { title, arrows } = drawing
+  const boxes = drawing.boxes.map(({ id, lines }) => ({ id, lines: lines.flatMap(line => broken(line, letters)) }))
   const depth = depths(drawing)
   const rows = [...new Set(depth.values())].sort((a, b) => a - b).map(level => boxes.filter(({ id }) => depth.get(id) === level))
   const width = Math.max(...rows.map(row => row.length)) * (boxWidth + gapX) + gapX
@@ -126,7 +129,7 @@ export function drawSvg(drawing: Drawing): string {
     const { x, y: top, height } = at.get(id) ?? { x: 0, y: 0, height: 0 }
     parts.push(`<rect x="${x}" y="${top}" width="${boxWidth}" height="${height}" rx="6"/>`)
     parts.push(text(x + pad, top + pad + 13, escapeXml(id), 'id'))
-    lines.forEach((line, i) => { parts.push(text(x + pad, top + pad + 13 + (i + 1) * lineHeight, escapeXml(clip(line, letters)))) })
+    lines.forEach((line, i) => { parts.push(text(x + pad, top + pad + 13 + (i + 1) * lineHeight, escapeXml(line))) })
   }
   return `<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}">
