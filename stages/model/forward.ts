@@ -20,9 +20,10 @@ export class Opened implements Disposable {
     try {
       for (const name of names) opened.#tensors.set(name, await weights.open(name))
       const counts = names.map(name => ops.countNonFinite(opened.get(name)))
-      for (const [i, count] of counts.entries()) {
-        const [bad] = new Float64Array((await count.read()).slice().buffer)
-        count[Symbol.dispose]()
+      const reads = counts.map(count => count.read())
+      for (const count of counts) count[Symbol.dispose]()
+      for (const [i, read] of (await Promise.all(reads)).entries()) {
+        const [bad] = new Float64Array(read.slice().buffer)
         if (bad === 0) continue
         throw new PipeError('input', {
           where: weights.checkpoint.path,

@@ -1,12 +1,18 @@
 import type { Device } from '../../device.js'
 import { expectMatrix, expectTensor } from '../../expect.js'
 import { bytesPerElement, type Tensor } from '../../tensor.js'
+import { cast } from '../cast/cast.js'
 
-/** Rows of table [v, d] (any float type, and the result's) → [t, d]; ids i32 [t]. An id that is no row fails the queue. */
-export const embed = (device: Device) => (table: Tensor, ids: Tensor): Tensor => {
-  const [v, d] = expectMatrix('embed', 'table', table, ['f32', 'f16', 'bf16', 'f64'])
-  expectTensor('embed', 'ids', ids, ['i32'], [undefined])
-  const out = device.empty(table.dtype, [ids.size, d])
-  device.run('embed', { table, ids, out, t: ids.size, v, bytes: d * bytesPerElement[table.dtype] })
-  return out
+/** Rows of table [v, d] (any float type) → f32 [t, d]; ids i32 [t]. An id that is no row fails the queue. */
+export const embed = (device: Device) => {
+  const convert = cast(device)
+  return (table: Tensor, ids: Tensor): Tensor => {
+    const [v, d] = expectMatrix('embed', 'table', table, ['f32', 'f16', 'bf16', 'f64'])
+    expectTensor('embed', 'ids', ids, ['i32'], [undefined])
+    const rows = device.empty(table.dtype, [ids.size, d])
+    device.run('embed', { table, ids, out: rows, t: ids.size, v, bytes: d * bytesPerElement[table.dtype] })
+    if (table.dtype === 'f32') return rows
+    using stored = rows
+    return convert(stored, 'f32')
+  }
 }
