@@ -4,6 +4,8 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { openBackend } from '../native/index.js'
 import { stages } from '../stages/index.js'
+import { register as evaluate } from './commands/eval.js'
+import { register as exportDense } from './commands/export.js'
 import { register as graph } from './commands/graph.js'
 import { register as listStages } from './commands/stages.js'
 import { formatHelp } from './commands/help.js'
@@ -46,7 +48,7 @@ const program = new Command('pipe')
   .showSuggestionAfterError()
   .enablePositionalOptions()
   .exitOverride()
-for (const register of [listStages, graph]) register(program, wiring)
+for (const register of [listStages, graph, evaluate, exportDense]) register(program, wiring)
 program.version(version)
 
 /** 0 done, 1 failed, 2 the graph or the command is wrong (nothing ran), 130 stopped. */

@@ -113,7 +113,9 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
 }
 
 /** Compares what the architecture needs with what is there; returns the names that are there for nothing. */
-function checkTensors(path: string, config: ModelConfig, expected: readonly { name: string; shape: readonly number[] }[], tensors: ReadonlyMap<string, Entry>): string[] {
+function checkTensors(
+  path: string, config: ModelConfig, expected: readonly { name: string; shape: readonly number[] }[], tensors: ReadonlyMap<string, Entry>,
+): string[] {
   const { architecture } = config
   const mistakes: string[] = []
   for (const { name, shape } of expected) {
@@ -128,8 +130,9 @@ function checkTensors(path: string, config: ModelConfig, expected: readonly { na
   for (const name of extra.filter(name => !ignored(name))) mistakes.push(`"${name}" [${tensors.get(name)?.shape}] is no part of the architecture`)
   if (mistakes.length > 0) {
     const first = mistakes.slice(0, 5)
+    const more = mistakes.length - first.length
     throw new PipeError('input', { where: path,
-      message: `the tensors do not fit config.json (${architecture.name}): ${first.join('; ')}${mistakes.length > first.length ? `; and ${mistakes.length - first.length} more` : ''}.`,
+      message: `the tensors do not fit config.json (${architecture.name}): ${first.join('; ')}${more > 0 ? `; and ${more} more` : ''}.`,
       hint: 'config.json and the safetensors files must be of the same model.',
     })
   }

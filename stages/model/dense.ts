@@ -48,7 +48,8 @@ export async function writeDense(
     }
     const { quantization_config: _, ...config } = raw
     await writeJson(join(temporary, 'config.json'), { ...config, [raw.dtype === undefined ? 'torch_dtype' : 'dtype']: denseTypes[dtype] })
-    for (const name of (await readdir(checkpoint.path)).filter(name => companions.test(name))) await copyFile(join(checkpoint.path, name), join(temporary, name))
+    const besides = (await readdir(checkpoint.path)).filter(name => companions.test(name))
+    for (const name of besides) await copyFile(join(checkpoint.path, name), join(temporary, name))
     await rmdir(target).catch(() => undefined) // an empty folder gives way
     await rename(temporary, target)
     return { files: await readdir(target), bytes, dtype }

@@ -88,10 +88,10 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
   }
   entries.sort((a, b) => a.offset - b.offset || a.bytes - b.bytes)
   let end = start
-  let before = 'the header'
+  let before = ''
   for (const entry of entries) {
     if (entry.offset < end) fail(`tensors "${before}" and "${entry.name}" overlap at byte ${entry.offset}.`)
-    if (entry.offset > end) fail(`${entry.offset - end} bytes between ${before === 'the header' ? before : `"${before}"`} and "${entry.name}" belong to no tensor.`)
+    if (entry.offset > end) fail(`${entry.offset - end} bytes before "${entry.name}" belong to no tensor.`)
     end = entry.offset + entry.bytes
     before = entry.name
   }

@@ -102,9 +102,12 @@ t.test('tensors that do not fit', async t => {
   const other = copy(t, 'llama-gqa')
   await rewrite(other, entries => entries.map(entry => (entry.name === 'model.norm.weight' ? { ...entry, shape: [2, 48] } : entry)))
   await refused(t, other, 'the tensors do not fit config.json (llama): "model.norm.weight" is [2,48], not [96].', 'wrong shape')
-  await refused(t, copy(t, 'llama-gqa', config => { config.intermediate_size = 170 }), /"model.layers.0.mlp.up_proj.weight" is \[176,96\], not \[170,96\];.*and 1 more\.$/, 'sizes')
-  await refused(t, copy(t, 'llama-gqa', config => { config.num_hidden_layers = 1 }), /"model.layers.1.input_layernorm.weight" \[96\] is no part of the architecture/, 'more than needed')
-  await refused(t, copy(t, 'qwen2-bias', config => { config.architectures = ['LlamaForCausalLM'] }), /"model.layers.0.self_attn.k_proj.bias" \[16\] is no part/, 'unexpected bias')
+  await refused(t, copy(t, 'llama-gqa', config => { config.intermediate_size = 170 }),
+    /"model.layers.0.mlp.up_proj.weight" is \[176,96\], not \[170,96\];.*and 1 more\.$/, 'sizes')
+  await refused(t, copy(t, 'llama-gqa', config => { config.num_hidden_layers = 1 }),
+    /"model.layers.1.input_layernorm.weight" \[96\] is no part of the architecture/, 'more than needed')
+  await refused(t, copy(t, 'qwen2-bias', config => { config.architectures = ['LlamaForCausalLM'] }),
+    /"model.layers.0.self_attn.k_proj.bias" \[16\] is no part/, 'unexpected bias')
 })
 
 t.test('tensors that mean nothing are left out', async t => {
@@ -127,15 +130,18 @@ t.test('config.json', async t => {
     ['size zero', c => { c.vocab_size = 0 }, 'expected a whole number above 0 for vocab_size and found 0.'],
     ['enormous size', c => { c.num_hidden_layers = 1e6 }, 'expected at most 4096 blocks and found num_hidden_layers 1000000.'],
     ['heads', c => { c.num_key_value_heads = 4 }, 'expected num_attention_heads to be a multiple of num_key_value_heads and found 6 and 4.'],
-    ['yarn', c => { c.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4, factor: 4 } }, 'expected rope scaling "default", "linear" or "llama3" and found "yarn".'],
+    ['yarn', c => { c.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4, factor: 4 } },
+      'expected rope scaling "default", "linear" or "llama3" and found "yarn".'],
     ['dynamic, the older key', c => { delete c.rope_parameters; c.rope_scaling = { type: 'dynamic', factor: 2 } },
       'expected rope scaling "default", "linear" or "llama3" and found "dynamic".'],
-    ['rope per kind of layer', c => { c.rope_parameters = { full_attention: { rope_theta: 1e4 } } }, 'found rope_parameters per kind of layer.'],
+    ['rope per kind of layer', c => { c.rope_parameters = { full_attention: { rope_theta: 1e4 } } },
+      'found rope_parameters per kind of layer.'],
     ['partial rotation', c => { c.partial_rotary_factor = 0.5 }, 'expected all of a head to be rotated and found partial_rotary_factor 0.5.'],
     ['no factor', c => { c.rope_parameters = { rope_type: 'linear' } }, 'expected a number above 0 under "factor" of the rope parameters and found undefined.'],
     ['flag', c => { c.attention_bias = 'no' }, 'expected true or false under "attention_bias" and found "no".'],
     ['quantized elsewhere', c => { c.quantization_config = { quant_method: 'gptq' } }, 'the model is quantized by "gptq" already.'],
-    ['our own, damaged', c => { c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'scalar' }, modules: 3 } }, /^"quantization_config"\/modules: /],
+    ['our own, damaged', c => { c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'scalar' }, modules: 3 } },
+      /^"quantization_config"\/modules: /],
     ['unknown codebook', c => { c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'toString' }, modules: {} } },
       'the codebook "toString" is not known.'],
   ]
@@ -163,7 +169,9 @@ t.test('sliding windows, layer by layer', async t => {
   t.strictSame(await windows('mistral-window', c => { c.sliding_window = null }), [undefined, undefined], 'null: none')
   t.strictSame(await windows('mistral-window', c => { delete c.sliding_window }), [4096, 4096], 'absent: the default')
   t.strictSame(await windows('qwen2-bias', c => { c.sliding_window = 8 }), [undefined, undefined], 'not used')
-  t.strictSame(await windows('qwen2-bias', c => { Object.assign(c, { sliding_window: 8, use_sliding_window: true, max_window_layers: 1, layer_types: null }) }), [undefined, 8])
+  t.strictSame(await windows('qwen2-bias', c => {
+    Object.assign(c, { sliding_window: 8, use_sliding_window: true, max_window_layers: 1, layer_types: null })
+  }), [undefined, 8])
   t.strictSame(await windows('qwen2-bias', c => {
     Object.assign(c, { sliding_window: 8, use_sliding_window: true, layer_types: ['sliding_attention', 'full_attention'] })
   }), [8, undefined], 'layer_types decides')

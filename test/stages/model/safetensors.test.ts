@@ -38,7 +38,8 @@ t.test('written files parse by the rules of the format', async t => {
   t.strictSame([...new Float32Array(Uint8Array.from(bytes('matrix')).buffer)], [...values])
   t.strictSame([...bytes('bytes')], [7, 8, 9])
   t.strictSame([...bytes('half')], [0, 0x3c])
-  const ends = Object.entries(header).filter(([name]) => name !== '__metadata__').map(([, { data_offsets }]) => data_offsets).sort((a, b) => a[0] - b[0] || a[1] - b[1])
+  const ends = Object.entries(header).filter(([name]) => name !== '__metadata__').map(([, { data_offsets }]) => data_offsets)
+    .sort((a, b) => a[0] - b[0] || a[1] - b[1])
   t.ok(ends.every(([from], i) => from === (ends[i - 1]?.[1] ?? 0)), 'no holes, no overlaps')
   t.equal(8 + length + ends[ends.length - 1]![1], file.length, 'and nothing after them')
 
@@ -55,7 +56,8 @@ t.test('a file appears whole or not at all', async t => {
     { name: 'a', dtype: 'u8', shape: [1], read: async () => Uint8Array.of(1) },
     { name: 'b', dtype: 'u8', shape: [1], read: () => Promise.reject(new Error('no room')) },
   ]), { message: 'no room' })
-  await t.rejects(writeSafetensors(path, [{ name: 'a', dtype: 'u8', shape: [2], read: async () => Uint8Array.of(1) }]), { message: 'tensor "a" gave 1 bytes, not 2' })
+  await t.rejects(writeSafetensors(path, [{ name: 'a', dtype: 'u8', shape: [2], read: async () => Uint8Array.of(1) }]),
+    { message: 'tensor "a" gave 1 bytes, not 2' })
   t.strictSame(readdirSync(folder), [])
 })
 
@@ -64,8 +66,8 @@ t.test('lying and damaged files', async t => {
     ['sizes', { a: entry('F32', [2, 3], [0, 20]) }, 20, 'tensor "a" is F32 [2,3], which is 24 bytes, but its offsets [0, 20] say 20.'],
     ['backwards', { a: entry('F32', [1], [4, 0]) }, 4, 'tensor "a" is F32 [1], which is 4 bytes, but its offsets [4, 0] say -4.'],
     ['overlap', { a: entry('U8', [4], [0, 4]), b: entry('U8', [4], [2, 6]) }, 6, 'tensors "a" and "b" overlap at byte 115.'],
-    ['gap', { a: entry('U8', [4], [0, 4]), b: entry('U8', [4], [6, 10]) }, 10, '2 bytes between "a" and "b" belong to no tensor.'],
-    ['gap at the start', { a: entry('U8', [4], [1, 5]) }, 5, '1 bytes between the header and "a" belong to no tensor.'],
+    ['gap', { a: entry('U8', [4], [0, 4]), b: entry('U8', [4], [6, 10]) }, 10, '2 bytes before "b" belong to no tensor.'],
+    ['gap at the start', { a: entry('U8', [4], [1, 5]) }, 5, '1 bytes before "a" belong to no tensor.'],
     ['leftover', { a: entry('U8', [4], [0, 4]) }, 9, '5 bytes at the end belong to no tensor.'],
     ['past the end', { a: entry('U8', [400], [0, 400]) }, 4, 'tensor "a" ends at byte 465 of a file of 69 bytes: the file is truncated, or its header lies.'],
     ['huge shape', { a: entry('F32', [2 ** 40, 2 ** 40], [0, 4]) }, 4, 'tensor "a" has the shape [1099511627776,1099511627776], which is no list of sizes.'],
