@@ -4,5 +4,10 @@ import type { AnyStage } from '../pipeline/define.js'
 export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }>>> = {
   model: () => import('./model/model.js'),
   calibrate: () => import('./calibrate/calibrate.js'),
+  hessian: () => import('./hessian/hessian.js'),
+  rht: () => import('./rht/rht.js'),
+  round: () => import('./round/round.js'),
+  pack: () => import('./pack/pack.js'),
+  write: () => import('./write/write.js'),
   evaluate: () => import('./evaluate/evaluate.js'),
 }

@@ -77,7 +77,7 @@ export function nmse(actual: ArrayLike<number>, expected: ArrayLike<number>): nu
 
 /** Asserts that the normalized mean squared error is at most `bound`. */
 export function close(
-  t: { ok(value: unknown, message?: string): boolean },
+  t: { ok(value: unknown, message: string): boolean },
   actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number, message = 'close',
 ): boolean {
   const error = nmse(actual, expected)

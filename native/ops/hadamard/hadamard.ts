@@ -14,11 +14,14 @@ export const hadamardFactor = (block: number): { K: number; p: number } | undefi
   return undefined
 }
 
-/** The block to transform n coordinates with: n itself where a matrix of that order is known, otherwise the largest power of two that divides n. */
-export const hadamardBlock = (n: number): number => {
+/**
+ * The block to transform n coordinates with: n itself where a matrix of that order is known, otherwise the largest
+ * power of two that divides n and is at most `most`.
+ */
+export const hadamardBlock = (n: number, most = Number.POSITIVE_INFINITY): number => {
   if (hadamardFactor(n)) return n
   let block = 1
-  while (n % (block * 2) === 0) block *= 2
+  while (n % (block * 2) === 0 && block * 2 <= most) block *= 2
   return block
 }
 

@@ -1,0 +1,65 @@
+/**
+ * rht: make W and H incoherent with a randomized Hadamard transform.
+ *
+ *   W̃ = Hₘᵀ·diag(sv) · W · diag(su)·Hₙ        m = outputs (rows of W)
+ *   H̃ = Hₙᵀ·diag(su) · H · diag(su)·Hₙ        n = inputs (columns of W)
+ *
+ * with su, sv random signs and Hₙ an orthonormal Hadamard matrix K·2ᵖ. Large entries spread over all
+ * coordinates, so that the entries look Gaussian to the codebook. A size without such a matrix gets a block
+ * diagonal of Hadamard matrices of a power of two: still orthogonal, only less mixed.
+ *
+ * QuIP# (arXiv:2402.04396) section 3; QTIP (arXiv:2406.11235) section 2.2.
+ * Differs from the published code: su belongs to the input, so linears that share an input share H̃ (and its
+ * factorisation, and later the transform of x); the published code draws su for each linear.
+ */
+import { Type } from '@sinclair/typebox'
+import { concatMap, pipe } from 'rxjs'
+import { hadamardBlock } from '../../native/ops/hadamard/hadamard.js'
+import type { Tensor } from '../../native/tensor.js'
+import { defineStage, type NewRow, runs } from '../../pipeline/define.js'
+import { linears } from '../../schemas/tables/linears.js'
+import { incoherent } from '../../schemas/tables/rounded.js'
+
+const params = Type.Object({
+  block: Type.Integer({ default: 65536, minimum: 1, description: 'Largest order of the Hadamard blocks of sizes that have no exact transform; the largest power of two up to it that divides the size is used' }),
+}, { additionalProperties: false })
+
+export default defineStage({
+  name: 'rht',
+  version: 1,
+  about: 'Make W and H incoherent with a randomized Hadamard transform.',
+  params,
+  input: linears.with('weight', 'hessian'),
+  output: incoherent,
+  cache: false,
+  operator: ({ block }, { ops, rng, note }) => pipe(
+    runs(row => `${row.role}/${row.layer}/${row.shares}`),
+    concatMap(async (rows): Promise<NewRow<typeof incoherent>[]> => {
+      const first = rows[0]
+      if (!first || first.role === 'kept') return rows.map(row => ({ ...row, hessian: undefined, su: undefined, sv: undefined, transform: '' }))
+
+      const columns = hadamardBlock(first.n, block)
+      const su = ops.tensor(rng('su', first.layer, first.shares).signs(first.n), [first.n])
+      let hessian: Tensor | undefined
+      if (first.hessian) {
+        using h = await first.hessian.open(ops, 'f32')
+        using right = ops.hadamard(h, { side: 'right', signs: su, block: columns })
+        hessian = ops.hadamard(right, { side: 'left', signs: su, block: columns })
+      }
+      const out: NewRow<typeof incoherent>[] = []
+      for (const row of rows) {
+        const outputs = hadamardBlock(row.m, block)
+        const sv = ops.tensor(rng('sv', row.layer, row.linear).signs(row.m), [row.m])
+        using w = await row.weight.open(ops, 'f32')
+        using right = ops.hadamard(w, { side: 'right', signs: su, block: columns })
+        const weight = ops.hadamard(right, { side: 'left', signs: sv, block: outputs })
+        out.push({ ...row, weight, hessian, su, sv, transform: JSON.stringify({ m: outputs, n: columns }) })
+        for (const [size, order] of [[row.m, outputs], [row.n, columns]] as const) {
+          if (order < size) note(`rht ${row.linear}: no Hadamard matrix of order ${size} is known here; used blocks of ${order}`)
+        }
+      }
+      return out
+    }),
+    concatMap(rows => rows),
+  ),
+})

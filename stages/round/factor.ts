@@ -1,0 +1,52 @@
+/**
+ * The factor of H̃ that LDLQ feeds back through, with as much damping as it takes.
+ *
+ *   H̃ + damp·mean(diag H̃)·I = (L + I)·D·(L + I)ᵀ
+ */
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
+
+/** The least damping tried after none, the factor between tries, and the last: beyond it H̃ is mostly the identity. */
+const ladder = { first: 1e-3, factor: 10, last: 1 } as const
+
+export interface Factored { readonly damped: Tensor; readonly l: Tensor | undefined }
+
+/** h f32 [n, n] → damped f32 [n, n] and l f32 [n', n'], n' = n rounded up to whole blocks. Without feedback nothing is factored. */
+export async function factor(ops: Ops, h: Tensor, o: { block: number; damp: number; feedback: boolean; where: string; note(text: string): void }): Promise<Factored> {
+  const n = h.shape[0] ?? 0
+  for (let damp = o.damp; ; damp = Math.max(ladder.first, damp * ladder.factor)) {
+    const damped = ops.damp(h, damp)
+    if (!o.feedback) return { damped, l: undefined }
+    using whole = padded(ops, damped, o.block)
+    const { l, pivot } = ops.blockLdl(whole, o.block)
+    using _ = pivot
+    const [row = Number.NaN, value = Number.NaN] = new Float64Array((await pivot.read()).slice().buffer)
+    if (row === -1) {
+      if (damp > o.damp) o.note(`${o.where}: H is not positive definite with damp ${o.damp}; used ${damp}`)
+      return { damped, l }
+    }
+    l[Symbol.dispose]()
+    damped[Symbol.dispose]()
+    if (damp * ladder.factor > ladder.last || !Number.isFinite(value)) throw new PipeError('input', {
+      where: o.where,
+      message: `H is not positive definite with damp ${damp}: pivot ${row} is ${value.toExponential(1)} (n = ${n}).`,
+      hint: Number.isFinite(value) ? 'Calibrate with more tokens than n, or round with "feedback": false.' : 'H holds NaN or infinite values: check the checkpoint and the calibration text.',
+    })
+  }
+}
+
+/** H with an identity below it, to whole blocks: the columns added have no part in the others. */
+function padded(ops: Ops, h: Tensor, block: number): Tensor {
+  const n = h.shape[0] ?? 0
+  const whole = Math.ceil(n / block) * block
+  if (whole === n) return ops.copy(h)
+  const out = ops.zeros('f32', [whole, whole])
+  const more = whole - n
+  const identity = new Float32Array(more * more)
+  for (let i = 0; i < more; i++) identity[i * more + i] = 1
+  using corner = ops.tensor(identity, [more, more])
+  ops.paste(out, h, {})
+  ops.paste(out, corner, { row: n, column: n })
+  return out
+}

@@ -1,0 +1,158 @@
+/**
+ * round: W̃ to codes, with LDLQ feedback through H̃.
+ *
+ * Linears that share H̃ are stacked and rounded as one matrix: they share its factorisation, and more tiles a
+ * step keep the search busy. Each has its own scale σ; the source scale s is searched once for the stack.
+ *
+ *   proxyError = tr((W̃−σŴ) H̃ (W̃−σŴ)ᵀ) / tr(W̃ H̃ W̃ᵀ)        H̃ damped: H̃ + damp·mean(diag H̃)·I
+ *
+ * QTIP (arXiv:2406.11235) sections 3 and 4; scale and damping as in spec of its code, with these differences:
+ * Differs from the published code: s is searched (theirs is given, 0.9); a matrix that is not positive definite
+ * is damped more, step by step, and said so; sizes that tiles do not divide are padded with zero weights.
+ */
+import { Type } from '@sinclair/typebox'
+import { concatMap, pipe } from 'rxjs'
+import type { Codec } from '../../native/codebook.js'
+import { codebookOf, codebookSchema } from '../../native/codebooks/settings.js'
+import type { Ops } from '../../native/ops.js'
+import type { Tensor, TensorRef } from '../../native/tensor.js'
+import { type Context, defineStage, type NewRow, PipeError, type Row, runs } from '../../pipeline/define.js'
+import { incoherent, rounded } from '../../schemas/tables/rounded.js'
+import { factor } from './factor.js'
+import { ldlq } from './ldlq.js'
+import { number, searchScale } from './scale.js'
+
+const params = Type.Object({
+  codebook: codebookSchema,
+  damp: Type.Number({ default: 0.01, minimum: 0, maximum: 1, description: 'Added to the diagonal of H, as a share of its mean; raised by tens if H is not positive definite even so' }),
+  scale: Type.Union([Type.Literal('search'), Type.Number({ exclusiveMinimum: 0 })], { default: 'search', description: 'Source scale s: rms of W in units of the code before rounding; "search" finds it on sample tiles' }),
+  feedback: Type.Boolean({ default: true, description: 'LDLQ; false rounds every tile by itself, for comparison' }),
+}, { additionalProperties: false })
+
+/** Tiles that the scale is searched on: two full vectors of sequences. */
+const sampleTiles = 64
+
+type In = Row<typeof incoherent>
+type Out = NewRow<typeof rounded>
+
+export default defineStage({
+  name: 'round',
+  version: 1,
+  about: 'Round W to codes, column block by column block, with LDLQ feedback through H.',
+  params,
+  input: incoherent,
+  output: rounded,
+  memory: bytes => 6 * bytes, // W, target, error and values of the stack; H, its damped copy and its factor
+  operator: ({ codebook: settings, damp, scale, feedback }, context) => pipe(
+    runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
+    concatMap(async (rows): Promise<Out[]> => {
+      if (rows[0]?.role === 'kept') return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, proxyError: 0 }))
+      const { codebook, params } = codebookOf(settings)
+      using codec = codebook.open(context.ops, params)
+      return roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)
+    }),
+    concatMap(rows => rows),
+  ),
+})
+
+interface Settings { json: string; damp: number; scale: 'search' | number; feedback: boolean }
+
+/** Rounds linears that share H̃ as one matrix [Σ m, n], padded to whole tiles. */
+async function roundTogether(rows: readonly In[], codec: Codec, settings: Settings, context: Context): Promise<Out[]> {
+  const { ops } = context
+  const [Tx, Ty] = codec.tile
+  const first = rows[0]
+  if (!first) return []
+  const where = rows.map(row => row.linear).join(', ')
+  const n = Math.ceil(first.n / Ty) * Ty
+  const offsets: number[] = []
+  let m = 0
+  for (const row of rows) {
+    offsets.push(m)
+    m += Math.ceil(row.m / Tx) * Tx
+  }
+
+  using h = await damped(first, settings, Ty, context)
+  using stack = ops.zeros('f32', [m, n]) // every linear at unit rms
+  const sigma: number[] = []
+  for (const [i, row] of rows.entries()) {
+    using w = await required(row.weight, row, 'weight').open(ops, 'f32')
+    const rms = await rootMeanSquare(ops, w, row)
+    using unit = ops.scale(w, { factor: rms > 0 ? 1 / rms : 0 })
+    ops.paste(stack, unit, { row: offsets[i] ?? 0 })
+    sigma.push(rms)
+  }
+
+  let s = settings.scale
+  if (s === 'search') {
+    using sample = sampleOf(ops, stack, [Tx, Ty], rows, offsets)
+    s = await searchScale(ops, codec, sample)
+  }
+  using scaled = ops.scale(stack, { factor: s * codec.rms })
+  const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)
+  const result = await ldlq(ops, codec, scaled, settings.feedback ? h.l : undefined, async columns => {
+    await ops.finish() // so that only one buffer's tensors are in the queue
+    context.signal.throwIfAborted()
+    context.progress(Math.round((weights * columns) / n), weights, 'weights')
+  })
+  using codes = result.codes
+  using values = result.values
+
+  const out: Out[] = []
+  const tileRow = n / Ty
+  for (const [i, row] of rows.entries()) {
+    const from = offsets[i] ?? 0
+    const to = from + Math.ceil(row.m / Tx) * Tx
+    const unit = (sigma[i] ?? 0) / (s * codec.rms)
+    using w = ops.copy(scaled, { rows: [from, from + row.m], columns: [0, row.n] })
+    using v = ops.copy(values, { rows: [from, from + row.m], columns: [0, row.n] })
+    using traces = ops.proxyError(w, v, h.damped)
+    const [error = Number.NaN, total = Number.NaN] = new Float64Array((await traces.read()).slice().buffer)
+    const { hessian: _, weight: __, ...rest } = row
+    out.push({
+      ...rest, weight: undefined,
+      codes: ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] }),
+      codebook: settings.json, scale: unit, proxyError: total > 0 ? error / total : 0,
+    })
+  }
+  if (out.some(row => !Number.isFinite(row.proxyError))) throw new PipeError('input', {
+    where: `round  ${where}`, message: 'The rounding error is not a finite number.', hint: 'The weights or the Hessian hold NaN or infinite values: check the checkpoint.',
+  })
+  return out
+}
+
+/** H̃ damped and, if there is feedback, its factor, padded to whole tiles. */
+async function damped(row: In, settings: Settings, block: number, { ops, note }: Context): Promise<{ damped: Tensor; l: Tensor | undefined } & Disposable> {
+  using h = await required(row.hessian, row, 'hessian').open(ops, 'f32')
+  const result = await factor(ops, h, { block, damp: settings.damp, where: `round  ${row.linear}`, feedback: settings.feedback, note })
+  return { ...result, [Symbol.dispose]() { result.damped[Symbol.dispose](); result.l?.[Symbol.dispose]() } }
+}
+
+async function rootMeanSquare(ops: Ops, w: Tensor, row: In): Promise<number> {
+  using sum = ops.sumSquares(w)
+  const rms = Math.sqrt(number(await sum.read()) / w.size)
+  if (Number.isFinite(rms)) return rms
+  throw new PipeError('input', { where: `round  ${row.linear}`, message: 'The weights hold NaN or infinite values.', hint: 'Check the checkpoint; a linear that is broken cannot be rounded.' })
+}
+
+/** Tiles spread evenly over the stack, real weights only: f32 [sampleTiles · Tx, Ty]. */
+function sampleOf(ops: Ops, stack: Tensor, [Tx, Ty]: readonly [number, number], rows: readonly In[], offsets: readonly number[]): Tensor {
+  const places: [number, number][] = []
+  for (const [i, row] of rows.entries()) {
+    for (let r = 0; r + Tx <= row.m; r += Tx) for (let c = 0; c + Ty <= row.n; c += Ty) places.push([(offsets[i] ?? 0) + r, c])
+  }
+  if (places.length === 0) places.push([0, 0]) // smaller than one tile
+  const count = Math.min(sampleTiles, places.length)
+  const tiles = Array.from({ length: count }, (_, i) => {
+    const [r, c] = places[Math.floor((i * places.length) / count)] ?? [0, 0]
+    return ops.copy(stack, { rows: [r, r + Tx], columns: [c, c + Ty] })
+  })
+  const sample = ops.concat(tiles)
+  for (const tile of tiles) tile[Symbol.dispose]()
+  return sample
+}
+
+function required(ref: TensorRef | undefined, row: In, column: string): TensorRef {
+  if (ref) return ref
+  throw new PipeError('failed', { where: `round  ${row.linear}`, message: `The row has no ${column}.`, hint: `Every linear must carry "${column}" when it reaches "round".` })
+}

@@ -1,0 +1,112 @@
+/**
+ * write: the quantized checkpoint in Hugging Face layout.
+ *
+ *   model/config.json         of the original, plus "quantization_config"
+ *   model/*.safetensors       for each linear P:  P.trellis i16 [tiles, words], P.SU f16 [n] = su, P.SV f32 [m] = sv·scale;
+ *                             the codebook's tables once, as codebook.<name>; every other tensor as it was
+ *   model/tokenizer*, …       copied
+ *
+ *   W = diag(SV)·Hₘ·decode(trellis)·Hₙᵀ·diag(SU)        orders of Hₘ and Hₙ in quantization_config.modules
+ *
+ * The recipe (graph, versions, parameters, seed, input hashes; no times, no paths) goes into the safetensors
+ * metadata, so that equal runs give equal bytes. The folder appears whole or not at all.
+ */
+import { Type } from '@sinclair/typebox'
+import { concatMap, pipe, toArray } from 'rxjs'
+import { codebookOf } from '../../native/codebooks/settings.js'
+import type { Ops } from '../../native/ops.js'
+import { defineStage, PipeError, type Row } from '../../pipeline/define.js'
+import { checkpoint } from '../../schemas/tables/checkpoint.js'
+import { packed } from '../../schemas/tables/rounded.js'
+import { openCheckpoint } from '../model/checkpoint.js'
+import { type Entry, entryBytes, folderHash, writeCheckpoint } from './folder.js'
+
+const params = Type.Object({
+  shardBytes: Type.Integer({ default: 5e9, minimum: 1e6, description: 'Largest safetensors file; more go into several with an index' }),
+}, { additionalProperties: false })
+
+type In = Row<typeof packed>
+
+export default defineStage({
+  name: 'write',
+  version: 1,
+  about: 'Write the quantized checkpoint in Hugging Face layout.',
+  params,
+  input: packed,
+  output: checkpoint,
+  scope: 'stream',
+  batch: () => 'all',
+  intact: async (row, { out }) => (await folderHash(`${out}/${row.path}`).catch(() => '')) === row.sha256,
+  report: row => ({
+    result: {
+      bitsPerWeight: row.bitsPerWeight,
+      bytes: { original: row.bytesOriginal, quantized: row.bytesQuantized },
+      proxyError: { mean: row.proxyErrorMean, max: row.proxyErrorMax, byLinear: JSON.parse(row.proxyErrorByLinear) as Record<string, number> },
+    },
+    table: { columns: ['', 'value'], rows: [['bits a weight', row.bitsPerWeight.toFixed(3)], ['proxy error, mean', row.proxyErrorMean.toExponential(3)], ['proxy error, worst', row.proxyErrorMax.toExponential(3)]] },
+  }),
+  operator: ({ shardBytes }, { ops, out, recipe, progress }) => pipe(
+    toArray<In>(),
+    concatMap(async rows => {
+      const linears = rows.filter(row => row.role === 'linear')
+      const first = rows[0]
+      const settings = onlyCodebook(linears)
+      const source = await openCheckpoint(first?.source ?? '')
+
+      const modules: Record<string, unknown> = {}
+      const quantized = await tableEntries(ops, settings)
+      for (const row of linears) {
+        if (!row.trellis || !row.su || !row.sv) throw new PipeError('failed', { where: `write  ${row.linear}`, message: 'The row has no trellis, su or sv.', hint: 'Put "rht", "round" and "pack" before "write".' })
+        const { trellis, su, sv, scale } = row
+        quantized.push(
+          { name: `${row.linear}.trellis`, dtype: trellis.dtype, shape: trellis.shape, read: () => trellis.read() },
+          { name: `${row.linear}.SU`, dtype: 'f16', shape: su.shape, read: async () => { using x = await su.open(ops, 'f16'); return await x.read() } },
+          { name: `${row.linear}.SV`, dtype: 'f32', shape: sv.shape, read: async () => { using x = await sv.open(ops, 'f32'); using y = ops.scale(x, { factor: scale }); return await y.read() } },
+        )
+        modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown }
+      }
+      const kept = rows.flatMap(({ role, linear, weight }): Entry[] =>
+        role === 'kept' && weight ? [{ name: linear, dtype: weight.dtype, shape: weight.shape, read: () => weight.read() }] : [])
+      const entries = [...quantized, ...kept]
+
+      const written = await writeCheckpoint({
+        folder: `${out}/model`, source: source.path, entries, shardBytes, recipe,
+        config: { quant_method: 'pipe', version: 1, codebook: JSON.parse(settings) as unknown, modules },
+        progress: (done, total) => progress(done, total, 'bytes'),
+      })
+      const weights = linears.reduce((sum, row) => sum + row.m * row.n, 0)
+      const errors = linears.map(row => row.proxyError)
+      return {
+        source: source.path, path: 'model', sha256: written.sha256,
+        bitsPerWeight: (8 * quantized.reduce((sum, entry) => sum + entryBytes(entry), 0)) / weights,
+        bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0), bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
+        proxyErrorMean: errors.reduce((a, b) => a + b, 0) / errors.length,
+        proxyErrorMax: Math.max(...errors),
+        proxyErrorByLinear: JSON.stringify(Object.fromEntries(linears.map(row => [row.linear, row.proxyError]))),
+      }
+    }),
+  ),
+})
+
+/** The one codebook all linears were rounded with, as JSON. */
+function onlyCodebook(linears: readonly In[]): string {
+  const all = [...new Set(linears.map(row => row.codebook))]
+  if (all.length === 1 && all[0]) return all[0]
+  throw new PipeError('failed', {
+    where: 'write',
+    message: all.length === 0 ? 'No quantized linear came in.' : `The linears were rounded with ${all.length} different codebooks; a checkpoint holds one.`,
+    hint: 'Put "model" … "round", "pack" before "write", with one "round".',
+  })
+}
+
+/** What decoding needs besides the codes, as tensors of the checkpoint. */
+async function tableEntries(ops: Ops, settings: string): Promise<Entry[]> {
+  const { codebook, params } = codebookOf(settings)
+  using codec = codebook.open(ops, params)
+  const entries: Entry[] = []
+  for (const [name, table] of Object.entries(codec.tables)) {
+    const bytes = await table.read()
+    entries.push({ name: `codebook.${name}`, dtype: table.dtype, shape: table.shape, read: () => Promise.resolve(bytes) })
+  }
+  return entries
+}

@@ -1,0 +1,105 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import type { Ops } from '../../native/ops.js'
+import type { Row } from '../../pipeline/define.js'
+import { incoherent } from '../../schemas/tables/rounded.js'
+import round from '../../stages/round/round.js'
+import { backends, root } from '../helpers.js'
+import { contextOf, correlated, normals, ref, runStage, type Told } from './run-stage.js'
+
+type In = Row<typeof incoherent>
+const row = (linear: string, m: number, n: number, weight: Float32Array, h: Float32Array): In => ({
+  role: 'linear', layer: 0, linear, shares: 'a', m, n, source: '', transform: JSON.stringify({ m, n }),
+  weight: ref(weight, [m, n]), hessian: ref(h, [n, n]), su: ref(new Float32Array(n).fill(1), [n]), sv: ref(new Float32Array(m).fill(1), [m]),
+})
+const hyb2 = { use: 'trellis/hyb', K: 2 }
+
+/** The tensors of a small safetensors file, as numbers. */
+function vectors(name: string) {
+  const bytes = readFileSync(join(root, 'fixtures/vectors', `${name}.safetensors`))
+  const length = Number(bytes.readBigUInt64LE(0))
+  const header = JSON.parse(bytes.subarray(8, 8 + length).toString()) as Record<string, { dtype: string; data_offsets: [number, number]; shape: number[] }> & { __metadata__: Record<string, string> }
+  const tensor = (key: string): Float32Array => {
+    const { dtype, data_offsets: [from, to] } = header[key] ?? { dtype: '', data_offsets: [0, 0] as const }
+    const data = bytes.buffer.slice(bytes.byteOffset + 8 + length + from, bytes.byteOffset + 8 + length + to)
+    if (dtype === 'F32') return new Float32Array(data)
+    if (dtype === 'I8') return Float32Array.from(new Int8Array(data))
+    throw new Error(`${name}: ${key} is ${dtype}`)
+  }
+  return { tensor, metadata: header.__metadata__ }
+}
+
+/** W and H made incoherent with the given signs, as the published program does before rounding. */
+async function incoherentPair(ops: Ops, w: Float32Array, h: Float32Array, su: Float32Array, sv: Float32Array): Promise<[Float32Array, Float32Array]> {
+  const [m, n] = [sv.length, su.length]
+  using signsIn = ops.tensor(su, [n])
+  using signsOut = ops.tensor(sv, [m])
+  using w0 = ops.tensor(w, [m, n])
+  using w1 = ops.hadamard(w0, { side: 'right', signs: signsIn, block: n })
+  using w2 = ops.hadamard(w1, { side: 'left', signs: signsOut, block: m })
+  using h0 = ops.tensor(h, [n, n])
+  using h1 = ops.hadamard(h0, { side: 'right', signs: signsIn, block: n })
+  using h2 = ops.hadamard(h1, { side: 'left', signs: signsIn, block: n })
+  return [new Float32Array((await w2.read()).slice().buffer), new Float32Array((await h2.read()).slice().buffer)]
+}
+
+for (const { name, skip, open } of backends) {
+  t.test(`${name}: as good as the published program on its own inputs`, { skip }, async t => {
+    for (const [file, use] of [['qtip_hyb_k2', 'trellis/hyb'], ['qtip_hyb_k4', 'trellis/hyb'], ['qtip_1mad_k2', 'trellis/1mad'], ['qtip_lut_l12_k2', 'trellis/lut']] as const) {
+      const ops = await open()
+      const { tensor, metadata } = vectors(file)
+      const [L, K, V, Q] = JSON.parse(metadata['cfg'] ?? '[]') as number[]
+      const [su, sv] = [tensor('SU'), tensor('SV')]
+      const [w, h] = await incoherentPair(ops, tensor('W'), tensor('H'), su, sv)
+      const codebook = { use, L, K, ...(use === 'trellis/hyb' && { V, Q }), ...(use === 'trellis/lut' && { V }) }
+      const [out] = await runStage(round, { codebook }, [row('w', sv.length, su.length, w, h)], contextOf(ops))
+      const theirs = Number(metadata['proxy_err'])
+      t.ok((out?.proxyError ?? 1) <= 1.015 * theirs, `${file}: ours ${out?.proxyError.toExponential(4)}, theirs ${theirs.toExponential(4)}`)
+    }
+  })
+
+  t.test(`${name}: LDLQ beats nearest rounding; more bits beat fewer; trellis beats scalar`, { skip }, async t => {
+    const ops = await open()
+    const { h } = correlated(128, 1000, 'round')
+    const at = async (settings: object) => (await runStage(round, settings as Record<string, unknown>, [row('w', 64, 128, normals(64 * 128, 'w'), h)], contextOf(ops)))[0]?.proxyError ?? 1
+    const ldlq = await at({ codebook: hyb2 })
+    t.ok(ldlq < await at({ codebook: hyb2, feedback: false }), 'LDLQ below nearest')
+    t.ok(ldlq < await at({ codebook: { use: 'scalar', K: 2 } }), 'hyb below scalar at 2 bits')
+    const three = await at({ codebook: { ...hyb2, K: 3 } })
+    t.ok(three < ldlq && await at({ codebook: { ...hyb2, K: 4 } }) < three, '4 < 3 < 2 bits')
+    t.ok(ldlq < 1.01 * await at({ codebook: hyb2, scale: 0.8 }), 'the scale found is not worse than 0.8')
+  })
+
+  t.test(`${name}: linears rounded together give what they give alone, but for the common scale`, { skip }, async t => {
+    const ops = await open()
+    const { h } = correlated(64, 300, 'together')
+    const rows = [row('q', 32, 64, normals(32 * 64, 'q'), h), row('k', 16, 64, normals(16 * 64, 'k').map(x => 5 * x), h)]
+    const together = await runStage(round, { codebook: hyb2, scale: 1 }, rows, contextOf(ops))
+    const [alone] = await runStage(round, { codebook: hyb2, scale: 1 }, rows.slice(1), contextOf(ops))
+    t.strictSame(await together[1]?.codes?.read(), await alone?.codes?.read())
+    t.equal(together[1]?.scale, alone?.scale)
+  })
+
+  t.test(`${name}: sizes that tiles do not divide are padded, and decode to what was rounded`, { skip }, async t => {
+    const ops = await open()
+    const { h } = correlated(44, 300, 'odd')
+    const [out] = await runStage(round, { codebook: hyb2 }, [row('w', 20, 44, normals(20 * 44, 'odd'), h)], contextOf(ops))
+    t.strictSame(out?.codes?.shape, [2 * 3, 128])
+    t.ok((out?.proxyError ?? 1) < 0.12)
+  })
+
+  t.test(`${name}: a matrix that is not positive definite is damped more, and said so; NaN is refused`, { skip }, async t => {
+    const ops = await open()
+    const told: Told = { notes: [] }
+    const n = 32
+    const { h } = correlated(n, 4, 'few tokens') // rank 4
+    for (let i = 0; i < n; i++) h[i * n + i] = (h[i * n + i] ?? 0) * 0.97 // and slightly indefinite
+    const [out] = await runStage(round, { codebook: hyb2, damp: 0.0001 }, [row('w', 16, n, normals(16 * n, 'pd'), h)], contextOf(ops, told))
+    t.ok(Number.isFinite(out?.proxyError))
+    t.match(told.notes[0], /^round {2}w: H is not positive definite with damp 0.0001; used 0\.\d+$/)
+    const broken = row('w', 16, n, normals(16 * n, 'pd').map((x, i) => (i === 7 ? Number.NaN : x)), h)
+    await t.rejects(runStage(round, { codebook: hyb2 }, [broken], contextOf(ops)), { code: 'input', where: 'round  w', message: 'The weights hold NaN or infinite values.' })
+    await t.rejects(runStage(round, { codebook: hyb2 }, [row('w', 16, n, normals(16 * n, 'pd'), h.map(() => Number.NaN))], contextOf(ops)), { code: 'input', message: /not positive definite/ })
+  })
+}
