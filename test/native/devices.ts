@@ -1,7 +1,7 @@
 /** What tests of ops share: a device for every instruction set of this machine, random values, and the measure of error. */
 import { openBackend } from '../../native/index.js'
 import type { Ops } from '../../native/ops.js'
-import { type DType, Tensor } from '../../native/tensor.js'
+import type { DType, Tensor } from '../../native/tensor.js'
 
 export interface Settings { PIPE_ISA?: string; PIPE_THREADS?: string; PIPE_OPENBLAS?: string }
 

@@ -1,5 +1,5 @@
 /** Runs one stage on rows, as the engine does, without graph, cache or files. */
-import { type Static, type TObject } from '@sinclair/typebox'
+import type { Static, TObject } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { from, lastValueFrom, toArray } from 'rxjs'
 import type { Ops } from '../../native/ops.js'

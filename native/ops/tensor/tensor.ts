@@ -1,5 +1,5 @@
 import type { Device } from '../../device.js'
-import { type DType, Tensor, type TypedArray } from '../../tensor.js'
+import type { DType, Tensor, TypedArray } from '../../tensor.js'
 
 const dtypes = new Map<unknown, DType>([
   [Float64Array, 'f64'], [Float32Array, 'f32'], [Int32Array, 'i32'], [Int16Array, 'i16'],
