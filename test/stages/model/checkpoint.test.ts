@@ -9,6 +9,7 @@ import { openBlock } from '../../../stages/model/forward.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { type NewEntry, readSafetensors, writeSafetensors } from '../../../stages/model/safetensors.js'
 import { root, temporary } from '../../helpers.js'
+import { same } from '../../native/devices.js'
 
 const reference = (name: string): string => join(root, 'fixtures/hf-reference', name)
 type Json = Record<string, unknown>
@@ -60,7 +61,7 @@ t.test('sharded as whole', async t => {
   writeIndex(folder, await shard(folder))
   const parts = await openCheckpoint(folder)
   t.strictSame(parts.expected, whole.expected)
-  t.strictSame(await Promise.all(parts.expected.map(({ name }) => parts.ref(name).read())), before)
+  for (const [i, { name }] of parts.expected.entries()) t.ok(same(await parts.ref(name).read(), before[i]!), name)
 })
 
 t.test('folders', async t => {

@@ -1,0 +1,145 @@
+/** calibrate: what linears read is what a whole forward pass feeds them; resuming changes no bit and runs only what is needed. */
+import { cpSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { openBackend } from '../../../native/index.js'
+import type { Tensor } from '../../../native/tensor.js'
+import type { NewRow } from '../../../pipeline/define.js'
+import type { activations } from '../../../schemas/tables/activations.js'
+import calibrate from '../../../stages/calibrate/calibrate.js'
+import { batchOf } from '../../../stages/model/batch.js'
+import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { embed, forwardBlock, openBlock, Positions } from '../../../stages/model/forward.js'
+import model from '../../../stages/model/model.js'
+import { openWeights } from '../../../stages/model/quantized.js'
+import { concatenated, openTokenizer } from '../../../stages/model/text.js'
+import { countingOps, root, temporary } from '../../helpers.js'
+import { same } from '../../native/devices.js'
+import { fakeContext, floats, runStage } from '../context.js'
+
+const folder = join(root, 'fixtures/tiny-llama')
+const text = join(folder, 'calibration.jsonl')
+const params = { text, sequences: 5, length: 40, batch: 2 }
+const ops = await openBackend('cpu')
+type Out = NewRow<typeof activations>
+const rows = await runStage<Out>(model, { path: folder }, [{}], fakeContext(ops))
+
+/** The bits of every chunk that came out, by group, in order; the chunks are disposed. */
+const collect = async (out: readonly Out[]): Promise<Map<string, Uint8Array[]>> => {
+  const groups = new Map<string, Uint8Array[]>()
+  for (const row of out) {
+    if (row.role !== 'activation') continue
+    groups.set(batchOf(row), [...(groups.get(batchOf(row)) ?? []), await (row.x as Tensor).read()])
+    const x = row.x as Tensor
+    x[Symbol.dispose]()
+  }
+  return groups
+}
+
+t.test('activations are those of a whole forward pass', async t => {
+  const out = await runStage<Out>(calibrate, params, rows, fakeContext(ops))
+  t.ok(out.filter(({ role }) => role === 'activation').every(({ x, n, tokens }) => String(x!.shape) === `${tokens},${n}`), 'x is [tokens, n]')
+  const groups = await collect(out)
+
+  const checkpoint = await openCheckpoint(folder)
+  const { config } = checkpoint
+  const { windows } = await concatenated(await openTokenizer(folder, 2048), text, { length: 40, count: 5 })
+  using weights = await openWeights(ops, checkpoint)
+  using positions = new Positions(ops, config, 40, 5)
+  let [x] = await embed(ops, weights, [Int32Array.from(windows.flatMap(window => [...window]))])
+  const inputs: [string, Tensor][] = []
+  for (let layer = 0; layer < 4; layer++) {
+    using block = await openBlock(ops, weights, layer)
+    x = forwardBlock(ops, config, layer, block, x as Tensor, positions, (shares, input) => inputs.push([`${layer}/${shares}`, input]))
+  }
+  x?.[Symbol.dispose]()
+  t.strictSame([...groups.keys()], inputs.map(([name]) => name))
+  for (const [name, input] of inputs) {
+    const expected = await floats(input)
+    const bytes = Buffer.concat(groups.get(name) ?? [])
+    const actual = new Float32Array(Uint8Array.from(bytes).buffer)
+    const far = expected.reduce((max, value, i) => Math.max(max, Math.abs(value - actual[i]!)), 0)
+    if (actual.length !== expected.length || !(far < 1e-3)) t.fail(`${name}: off by ${far}`)
+    input[Symbol.dispose]()
+  }
+  t.equal(inputs.length, 16)
+})
+
+t.test('rows come in the order of the model, each linear after all chunks of its input', async t => {
+  const out = await runStage<Out>(calibrate, params, rows, fakeContext(ops))
+  await collect(out)
+  t.strictSame(out.filter(({ role }) => role !== 'activation').map(({ linear }) => linear), rows.map(({ linear }) => linear))
+  const lastChunk = new Map(out.flatMap((row, i) => (row.role === 'activation' ? [[batchOf(row), i]] : [])) as [string, number][])
+  t.ok(out.every((row, i) => row.role !== 'linear' || i > lastChunk.get(batchOf(row))!))
+  t.strictSame(out.filter(({ role }) => role === 'activation').slice(0, 4).map(batchOf), ['0/a', '0/o', '0/b', '0/s'])
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0, 'nothing is left on the device')
+})
+
+t.test('resuming: the same bits, and only the blocks that are needed', async t => {
+  const first = fakeContext(ops)
+  const whole = await collect(await runStage<Out>(calibrate, params, rows, first))
+  t.strictSame([...first.saved.keys()].sort(), ['3.0', '3.1', '3.2'], 'the stream entering the last block is still there')
+
+  const missing = new Set(['3/o', '3/b', 'kept/head'])
+  const counting = countingOps(ops)
+  const again = fakeContext(counting.ops, { wanted: batch => missing.has(batch), checkpoint: first.checkpoint })
+  const out = await runStage<Out>(calibrate, params, rows, again)
+  t.equal(counting.calls.attention, 3, 'one block, three chunks')
+  t.equal(counting.calls.embed, undefined, 'from the saved stream')
+  t.strictSame([...new Set(out.map(batchOf))], ['3/o', '3/b', 'kept/head'])
+  const groups = await collect(out)
+  for (const [name, chunks] of groups) t.ok(chunks.every((bytes, i) => same(bytes, whole.get(name)![i]!)), name)
+
+  const none = countingOps(ops)
+  const fresh = fakeContext(none.ops, { wanted: batch => batch === '1/a' })
+  const second = await collect(await runStage<Out>(calibrate, params, rows, fresh))
+  t.equal(none.calls.attention, 6, 'nothing saved: from the start, up to the last block wanted')
+  t.ok(second.get('1/a')!.every((bytes, i) => same(bytes, whole.get('1/a')![i]!)))
+
+  const idle = countingOps(ops)
+  const nothing = await runStage<Out>(calibrate, params, rows, fakeContext(idle.ops, { wanted: batch => batch.startsWith('kept/') }))
+  t.equal(nothing.length, rows.filter(({ role }) => role === 'kept').length)
+  t.equal(idle.calls.attention, undefined, 'kept rows need no block')
+})
+
+t.test('an incomplete saved stream is not used', async t => {
+  const first = fakeContext(ops)
+  const whole = await collect(await runStage<Out>(calibrate, params, rows, first))
+  await first.checkpoint.drop('3.1')
+  const counting = countingOps(ops)
+  const again = fakeContext(counting.ops, { wanted: batch => batch === '3/s', checkpoint: first.checkpoint })
+  const groups = await collect(await runStage<Out>(calibrate, params, rows, again))
+  t.equal(counting.calls.attention, 12, 'from the start')
+  t.ok(groups.get('3/s')!.every((bytes, i) => same(bytes, whole.get('3/s')![i]!)))
+})
+
+t.test('stopping', async t => {
+  const stop = new AbortController()
+  let chunks = 0
+  const context = fakeContext(ops, { signal: stop.signal, progress: () => { if (++chunks === 2) stop.abort() } })
+  await t.rejects(runStage<Out>(calibrate, params, rows, context), { name: 'AbortError' })
+  t.equal(chunks, 2)
+})
+
+t.test('texts and models that can\'t be used', async t => {
+  const path = (name: string, content: string): string => {
+    const file = join(temporary(t), name)
+    writeFileSync(file, content)
+    return file
+  }
+  const run = (change: object, from: readonly Out[] = rows) => runStage<Out>(calibrate, { ...params, ...change }, from, fakeContext(ops))
+  await t.rejects(run({ text: path('short.txt', 'A town.') }), { name: 'PipeError', message: /^the text is too short: it gives \d tokens and one window takes 40\.$/ })
+  await t.rejects(run({ length: 4096 }), { name: 'PipeError', message: 'sequences of 4096 tokens are longer than the 512 positions the model was made for.' })
+  const small = modelWithTokenizer(t)
+  const smallRows = await runStage<Out>(model, { path: small }, [{}], fakeContext(ops))
+  await t.rejects(run({}, smallRows), { name: 'PipeError', message: 'the tokenizer has 2048 tokens but the model\'s embedding only 256 rows.' })
+})
+
+/** A model whose embedding is smaller than its tokenizer. */
+function modelWithTokenizer(t: Test): string {
+  const path = join(temporary(t), 'model')
+  cpSync(join(root, 'fixtures/hf-reference/llama-gqa'), path, { recursive: true })
+  cpSync(join(folder, 'tokenizer.json'), join(path, 'tokenizer.json'))
+  return path
+}

@@ -1,0 +1,97 @@
+/** Negative log-likelihood and KL divergence against their definitions on logits of Hugging Face transformers. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { openBackend } from '../../../native/index.js'
+import { crossEntropyReference } from '../../../native/ops/cross-entropy/reference.js'
+import { klDivergenceReference } from '../../../native/ops/kl-divergence/reference.js'
+import { fileTensor } from '../../../pipeline/define.js'
+import { score } from '../../../stages/evaluate/perplexity.js'
+import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { openWeights } from '../../../stages/model/quantized.js'
+import { readSafetensors } from '../../../stages/model/safetensors.js'
+import { pipe, root } from '../../helpers.js'
+import { floats } from '../context.js'
+
+const ops = await openBackend('cpu')
+const family = (name: string): string => join(root, 'fixtures/hf-reference', name)
+
+const reference = async (name: string) => {
+  const { entries } = await readSafetensors(join(family(name), 'reference.safetensors'))
+  const read = (tensor: string) => {
+    const { path, offset, dtype, shape } = entries.get(tensor)!
+    return fileTensor(path, offset, dtype, shape)
+  }
+  const ids = new Int32Array((await read('input_ids').read()).slice().buffer)
+  const [sequences, length] = read('input_ids').shape as [number, number]
+  const windows = Array.from({ length: sequences }, (_, i) => ids.slice(i * length, (i + 1) * length))
+  return { windows, logits: await floats(read('logits')), targets: windows.flatMap(window => [...window.subarray(1), -1]) }
+}
+const sum = (values: ArrayLike<number>, keep: (i: number) => boolean = () => true): number =>
+  Array.from(values).reduce((total, value, i) => (keep(i) ? total + value : total), 0)
+
+t.test('sums over the predictions, of one model and of two', async t => {
+  const [p, q] = [await reference('llama-gqa'), await reference('llama3-rope')]
+  using first = await openWeights(ops, await openCheckpoint(family('llama-gqa')))
+  using second = await openWeights(ops, await openCheckpoint(family('llama3-rope')))
+  const one = await score(ops, [first], p.windows)
+  const expected = sum(crossEntropyReference(p.logits, p.targets))
+  t.equal(one.predictions, p.targets.filter(target => target >= 0).length)
+  t.ok(Math.abs(one.nll[0]! / expected - 1) < 1e-5, `${one.nll[0]} for ${expected}`)
+  t.equal(one.kl, 0)
+
+  const same = p.windows.every((window, i) => String(window) === String(q.windows[i]))
+  t.ok(same, 'both references are of the same tokens')
+  const two = await score(ops, [first, second], p.windows)
+  const kl = sum(klDivergenceReference(p.logits, q.logits, 256), i => p.targets[i]! >= 0)
+  t.equal(two.nll[0], one.nll[0])
+  t.ok(Math.abs(two.nll[1]! / sum(crossEntropyReference(q.logits, q.targets)) - 1) < 1e-5)
+  t.ok(Math.abs(two.kl / kl - 1) < 1e-4, `KL ${two.kl} for ${kl}`)
+  const own = await score(ops, [first, first], p.windows)
+  t.equal(own.kl, 0, 'a model against itself')
+})
+
+t.test('windows of different lengths, and how they are stacked, change nothing', async t => {
+  const { windows } = await reference('qwen3-qknorm')
+  using weights = await openWeights(ops, await openCheckpoint(family('qwen3-qknorm')))
+  const cut = [windows[0]!.slice(0, 17), windows[0]!, windows[1]!, windows[1]!.slice(0, 2), windows[0]!.slice(0, 17)]
+  const together = await score(ops, [weights], cut)
+  let [alone, predictions] = [0, 0]
+  for (const window of cut) {
+    const result = await score(ops, [weights], [window])
+    alone += result.nll[0]!
+    predictions += result.predictions
+  }
+  t.equal(together.predictions, predictions)
+  t.ok(Math.abs(together.nll[0]! / alone - 1) < 1e-6, `${together.nll[0]} together, ${alone} alone`)
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0, 'nothing is left on the device')
+})
+
+t.test('stopping', async t => {
+  const { windows } = await reference('llama-gqa')
+  using weights = await openWeights(ops, await openCheckpoint(family('llama-gqa')))
+  await t.rejects(score(ops, [weights], windows, { signal: AbortSignal.abort() }), { name: 'AbortError' })
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+})
+
+t.test('pipe eval: the bundled model has the perplexity that PyTorch measured when it was trained', async t => {
+  const folder = join(root, 'fixtures/tiny-llama')
+  const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8')) as { predictions: number; nll: number; window: number }
+  const { code, stdout } = await pipe(['eval', folder, '--text', join(folder, 'test.jsonl'), '--length', String(expected.window), '--json'])
+  t.equal(code, 0)
+  const { nll, predictions } = JSON.parse(stdout) as { nll: number; predictions: number }
+  t.equal(predictions, expected.predictions)
+  t.ok(Math.abs(nll - expected.nll) < 1e-3, `${nll} for ${expected.nll}`)
+})
+
+t.test('pipe eval: mistakes', async t => {
+  const folder = join(root, 'fixtures/tiny-llama')
+  const missing = await pipe(['eval', '/none', '--text', join(folder, 'test.jsonl')])
+  t.equal(missing.code, 1)
+  t.match(missing.stderr, /^\/none\n {2}expected a folder with config\.json and \*\.safetensors and found nothing\.\n/)
+  const length = await pipe(['eval', folder, '--text', join(folder, 'test.jsonl'), '--length', '1'])
+  t.equal(length.code, 2)
+  t.match(length.stderr, /Give a whole number, at least 2\./)
+})
