@@ -1,6 +1,9 @@
 // The addon: the list of ops, and the device that runs them. The same file for every backend.
 #include <napi.h>
 
+#include "codebooks/scalar/nearest.h"
+#include "codebooks/tiles/tiles.h"
+#include "codebooks/trellis/trellis_encode.h"
 #include "core/node_device.h"
 #include "ops/add-bias/add_bias.h"
 #include "ops/add/add.h"
@@ -50,6 +53,12 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("sum_squares", ops::sum_squares);
     list.add("transpose", ops::transpose);
     list.add("zeros", ops::zeros);
+    list.add("nearest", ops::nearest);
+    list.add("tiles_decode", ops::tiles_decode);
+    list.add("tiles_pack", ops::tiles_pack);
+    list.add("tiles_table", ops::tiles_table);
+    list.add("tiles_unpack", ops::tiles_unpack);
+    list.add("trellis_encode", ops::trellis_encode);
     return list;
   }();
   exports.Set("Device", ops::NodeDevice::define(env, registry));

@@ -1,0 +1,67 @@
+/**
+ * The other layout of published HYB checkpoints (L = 16, V = 2, Q = 9, tiles of 16 × 16, K = 2…4): weights of a tile in
+ * the order in which a tensor-core instruction's operand holds them, bytes in the order in which a warp loads them.
+ * To read such a checkpoint: natural words by `fromKernelLayout`, `unpack`, `decode`, then `fromKernelOrder` of the values.
+ */
+
+/** Row·16 + column of the weight at each place of the sequence: the A operand of m16n8k16, two columns a register, lanes of 4 columns. */
+export const kernelOrder: readonly number[] = Array.from({ length: 256 }, (_, p) => {
+  const row = 8 * ((p >> 1) & 1) + (p >> 5)
+  const column = 8 * ((p >> 2) & 1) + 2 * ((p >> 3) & 3) + (p & 1)
+  return row * 16 + column
+})
+
+/**
+ * For each byte of natural words (tiles row-major, most significant byte of a word first): its place in the kernel's bytes.
+ * There, superblocks of 32 × 32 weights follow row-major; in one, lanes 0…31, then column tile, then row tile, then the
+ * lane's K bytes with the least significant first.
+ */
+function* places(m: number, n: number, K: number): Generator<number> {
+  if (m % 32 !== 0 || n % 32 !== 0) throw new RangeError(`the kernel's layout has superblocks of 32 × 32, which [${m}, ${n}] does not divide into`)
+  for (let a = 0; a < m / 16; a++) {
+    for (let c = 0; c < n / 16; c++) {
+      for (let lane = 0; lane < 32; lane++) {
+        const block = (((((a >> 1) * (n / 32) + (c >> 1)) * 32 + lane) * 2 + (c & 1)) * 2 + (a & 1)) * K
+        for (let byte = K - 1; byte >= 0; byte--) yield block + byte
+      }
+    }
+  }
+}
+
+const swapped = (i: number): number => i ^ 1 // words are little-endian, bit strings start with the most significant byte
+
+/** Packed words of a checkpoint in the kernel's layout → natural words of the same shape (as bytes of i16). */
+export const fromKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => {
+  expectBytes(packed, m, n, K)
+  const out = new Uint8Array(packed.length)
+  let i = 0
+  for (const place of places(m, n, K)) out[swapped(i++)] = packed[place]!
+  return out
+}
+
+/** fromKernelLayout's inverse. */
+export const toKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => {
+  expectBytes(packed, m, n, K)
+  const out = new Uint8Array(packed.length)
+  let i = 0
+  for (const place of places(m, n, K)) out[place] = packed[swapped(i++)]!
+  return out
+}
+
+/** Values [m, n] whose tiles were read row-major, though the codes stood in the kernel's order: put where they belong. */
+export const fromKernelOrder = (values: Float32Array, m: number, n: number): Float32Array => {
+  if (values.length !== m * n || m % 16 !== 0 || n % 16 !== 0) throw new RangeError(`[${m}, ${n}] are not tiles of 16 × 16 of ${values.length} values`)
+  const out = new Float32Array(values.length)
+  for (let row = 0; row < m; row += 16) {
+    for (let column = 0; column < n; column += 16) {
+      for (const [p, to] of kernelOrder.entries()) {
+        out[(row + (to >> 4)) * n + column + (to & 15)] = values[(row + (p >> 4)) * n + column + (p & 15)]!
+      }
+    }
+  }
+  return out
+}
+
+const expectBytes = (packed: Uint8Array, m: number, n: number, K: number): void => {
+  if (packed.length !== (m * n * K) / 8) throw new RangeError(`[${m}, ${n}] at ${K} bits take ${(m * n * K) / 8} bytes, got ${packed.length}`)
+}

@@ -1,0 +1,315 @@
+// The search for any vector type U of 16-bit lanes; included by one translation unit per instruction set.
+#pragma once
+#include <algorithm>
+#include <type_traits>
+
+#include "search.h"
+
+namespace ops::trellis {
+namespace {
+
+constexpr int rebase_every = 4;  // steps between takings-off of the least cost: more would eat into the costs' range
+
+inline uint32_t rotate_right(uint32_t x, int by, int width) {
+  return by == 0 ? x : ((x >> by) | (x << (width - by))) & ((1u << width) - 1);
+}
+
+// Where costs lie when a step overwrites the one before. The predecessors of the groups q·2^KV + i are the groups
+// j·2^(W-KV) + q (W = L-KV bits), and the 2^KV outputs of one q take the places of its 2^KV inputs: so group k of step t
+// lies at k rotated right by t·KV of its W bits. Butterflies are visited in the order of addresses.
+struct Places {
+  int width, KV, turn, field;  // j's bits start at bit `field`, and may wrap around
+  Places(const Code& code, int t)
+      : width(code.width()), KV(code.KV), turn(int(int64_t(t) * KV % width)), field((2 * width - KV - turn) % width) {}
+  uint32_t of(uint32_t group) const { return rotate_right(group, turn, width); }
+  uint32_t base(uint32_t r) const {  // first place of the r-th butterfly
+    if (field + KV > width) return r << (field + KV - width);
+    const uint32_t low = (1u << field) - 1;
+    return (r & low) | (r & ~low) << KV;
+  }
+  uint32_t rank(uint32_t base) const {  // base's inverse
+    if (field + KV > width) return base >> (field + KV - width);
+    const uint32_t low = (1u << field) - 1;
+    return (base & low) | (base >> KV & ~low);
+  }
+  uint32_t q(uint32_t base) const { return rotate_right(base, (width - turn) % width, width); }
+};
+
+template <class U, bool Wide>
+inline typename U::T cost_of(const uint16_t* costs, uint16_t order) {
+  constexpr size_t bytes = U::lanes * 2 / (Wide ? 1 : 8);
+  return U::load(reinterpret_cast<const uint16_t*>(reinterpret_cast<const char*>(costs) + order * bytes));
+}
+
+// What each bin costs at one step. The tag's bits stay 0.
+template <class U>
+void branch_costs(const Code& code, const int32_t* x, const int32_t* rest, uint16_t* costs) {
+  const auto x0 = U::load32(x), x1 = U::load32(x + U::lanes / 2), r0 = U::load32(rest), r1 = U::load32(rest + U::lanes / 2);
+  const auto keep = U::set(~((1 << code.tag()) - 1));
+  for (int bin = 0; bin < code.bins; ++bin) {
+    const auto a = U::cost(x0, r0, code.pairs[bin], code.norms[bin], code.shift);
+    const auto b = U::cost(x1, r1, code.pairs[bin], code.norms[bin], code.shift);
+    U::store(costs + size_t(bin) * U::lanes, U::both(U::narrow(a, b), keep));
+  }
+}
+
+// The same for one bin and one lane.
+inline uint32_t branch_cost(const Code& code, int bin, int32_t x, int32_t rest) {
+  const int32_t pair = code.pairs[bin];
+  const int32_t dot = int16_t(x) * int16_t(pair) + (x >> 16) * (pair >> 16);
+  return uint32_t(std::clamp((rest + code.norms[bin] - dot) >> code.shift, 0, 0xffff)) & ~((1u << code.tag()) - 1);
+}
+
+// min over j of in[j] + cost, two chains of minima.
+template <class U, int R, bool Wide>
+inline typename U::T best(const typename U::T* in, const uint16_t* costs, const uint16_t* order) {
+  auto even = U::add(in[0], cost_of<U, Wide>(costs, order[0]));
+  auto odd = U::add(in[1], cost_of<U, Wide>(costs, order[1]));
+#pragma GCC unroll 16
+  for (int j = 2; j < R; j += 2) {
+    even = U::min(even, U::add(in[j], cost_of<U, Wide>(costs, order[j])));
+    odd = U::min(odd, U::add(in[j + 1], cost_of<U, Wide>(costs, order[j + 1])));
+  }
+  return U::min(even, odd);
+}
+
+// What a step is given besides the costs before.
+template <class U>
+struct Step {
+  const Code& code;
+  int t;
+  const uint16_t* costs;  // of the bins
+  typename U::T sub;      // taken off the costs before
+  typename U::T least;    // out: least cost after
+};
+
+// One step in place. Back-pointers go to `words`, 16 / tag groups in one, in order of addresses, the first lowest.
+template <class U, int KV, bool Wide, bool Sub, bool Track>
+void step_in_place(Step<U>& step, uint16_t* g, uint16_t* words) {
+  using T = typename U::T;
+  constexpr int R = 1 << KV, tag = KV == 3 ? 4 : KV, per_word = 16 / tag;
+  constexpr int turns = R < per_word ? per_word / R : 1, piece = R < per_word ? R : per_word;
+  const Code& code = step.code;
+  const uint16_t* const costs = step.costs;
+  const Places places(code, step.t);
+  size_t place[R];
+  for (int j = 0; j < R; ++j) place[j] = size_t{places.of(uint32_t(j) << (code.width() - KV))} * U::lanes;
+  const uint32_t count = 1u << (code.width() - KV);
+  const T sub = step.sub;
+  T least = U::set(0xffff);
+  for (uint32_t r = 0; r < count; r += turns) {
+    T word = U::set(0);
+#pragma GCC unroll 8
+    for (int turn = 0; turn < turns; ++turn) {
+      const uint32_t base = places.base(r + turn);
+      const uint16_t* order = code.order + (size_t{places.q(base)} << 2 * KV);
+      uint16_t* const at = g + size_t{base} * U::lanes;
+      T in[R];
+#pragma GCC unroll 16
+      for (int j = 0; j < R; ++j) {
+        T value = U::load(at + place[j]);
+        if constexpr (Sub) value = U::sub(value, sub);
+        in[j] = U::select(U::set((1 << tag) - 1), U::set(j), value);
+      }
+#pragma GCC unroll 1
+      for (int i = 0; i < R; i += piece) {
+#pragma GCC unroll 16
+        for (int n = 0; n < piece; ++n, order += R) {
+          const T cost = best<U, R, Wide>(in, costs, order);
+          if constexpr (Track) least = U::min(least, cost);
+          U::store(at + place[i + n], cost);
+          const int bit = (turn * R + n) * tag;
+          word = bit == 0 ? cost : U::select(U::set((1 << bit) - 1), word, U::shift_left(cost, bit));
+        }
+        if (turn == turns - 1) U::stream(words, word), words += U::lanes;
+      }
+    }
+  }
+  step.least = least;
+}
+
+// One step from g to out, for many branches a group or few groups. j in chunks of C: the tag says which chunk.
+template <class U, int KV, bool Wide, bool Sub, bool Track>
+void step_dense(Step<U>& step, const uint16_t* g, uint16_t* out) {
+  using T = typename U::T;
+  constexpr int R = 1 << KV, C = R < 16 ? R : 16;
+  const Code& code = step.code;
+  const uint32_t groups = uint32_t(code.groups()), outputs = std::min<uint32_t>(R, groups);
+  const uint16_t* order = code.order;
+  T least = U::set(0xffff);
+  for (uint32_t q = 0; q < groups / outputs; ++q, out += size_t{outputs} * U::lanes) {
+    for (int chunk = 0; chunk < R / C; ++chunk) {
+      T in[C];
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) {
+        T value = U::load(g + size_t{((chunk * C + j) * groups >> KV) + q} * U::lanes);
+        if constexpr (Sub) value = U::sub(value, step.sub);
+        in[j] = U::select(U::set(15), U::set(chunk), value);
+      }
+      for (uint32_t i = 0; i < outputs; ++i, order += C) {
+        T cost = best<U, C, Wide>(in, step.costs, order);
+        if (chunk > 0) cost = U::min(cost, U::load(out + size_t{i} * U::lanes));
+        U::store(out + size_t{i} * U::lanes, cost);
+        if constexpr (Track) least = U::min(least, cost);
+      }
+    }
+  }
+  step.least = least;
+}
+
+// Memory of one pass, in this order: costs of the bins, costs of the groups (in place) or of all steps (dense), words.
+template <class U>
+struct Memory {
+  size_t costs, words, history;  // 16-bit elements
+  explicit Memory(const Code& code)
+      : costs(size_t(code.bins) * U::lanes),
+        words(code.in_place() ? size_t(code.groups()) * U::lanes / (16 / code.tag()) : size_t(code.groups()) * U::lanes),
+        history(code.in_place() ? size_t(code.groups()) * U::lanes + words * code.steps : words * (code.steps + 1)) {}
+};
+
+template <class U>
+size_t scratch(const Code& code) {
+  const Memory<U> memory(code);
+  return (memory.costs + memory.history) * sizeof(uint16_t);
+}
+
+template <class U, int KV, bool Wide>
+struct Pass {
+  using T = typename U::T;
+  const Code& code;
+  const Targets& targets;
+  const int first;
+  uint16_t* const costs;
+  uint16_t* const g;      // in place: the costs; dense: the costs before step 0, then those after each step
+  const size_t words;     // elements of a step's history
+  const bool in_place;
+
+  Pass(const Code& code, const Targets& targets, int first, void* scratch)
+      : code(code), targets(targets), first(first), costs(static_cast<uint16_t*>(scratch)),
+        g(costs + Memory<U>(code).costs), words(Memory<U>(code).words), in_place(code.in_place()) {}
+
+  int row(int t) const { return (first + t) % code.steps; }
+  uint16_t* history(int t) const { return in_place ? g + size_t(code.groups()) * U::lanes + words * t : g + words * (t + 1); }
+
+  template <bool Sub, bool Track>
+  void step(Step<U>& s) const {
+    if constexpr (KV <= 4) {
+      if (in_place) return step_in_place<U, KV, Wide, Sub, Track>(s, g, history(s.t));
+    }
+    step_dense<U, KV, Wide, Sub, Track>(s, history(s.t - 1), history(s.t));
+  }
+
+  void forward(const uint16_t* start) const {
+    const int64_t groups = code.groups();
+    for (int64_t i = 0; i < groups * U::lanes; ++i) g[i] = start ? 0xffff : 0;
+    if (start) for (int lane = 0; lane < U::lanes; ++lane) g[size_t{start[lane]} * U::lanes + lane] = 0;
+    Step<U> s{code, 0, costs, U::set(0), U::set(0)};
+    for (; s.t < code.steps; ++s.t) {
+      const size_t at = size_t(row(s.t)) * U::lanes;
+      branch_costs<U>(code, targets.x + at, targets.rest + at, costs);
+      if (s.t > 0 && s.t % rebase_every == 0) {
+        s.sub = U::both(s.least, U::set(~15));
+        step<true, false>(s);
+      } else if (s.t % rebase_every == rebase_every - 1) {
+        step<false, true>(s);
+      } else {
+        step<false, false>(s);
+      }
+    }
+    U::fence();
+  }
+
+  // The best group after the last step, of equals the least.
+  void best_end(uint16_t* end) const {
+    const T tags = U::set((1 << code.tag()) - 1);
+    T least = U::set(0xffff), group = U::set(0);
+    const uint16_t* const last = in_place ? g : history(code.steps - 1);
+    for (uint32_t k = 0; k < code.groups(); ++k) {
+      const uint32_t place = in_place ? Places(code, code.steps).of(k) : k;
+      const T cost = U::select(tags, U::set(0), U::load(last + size_t{place} * U::lanes));
+      group = U::choose_less(cost, least, U::set(int(k)), group);
+      least = U::min(least, cost);
+    }
+    alignas(64) uint16_t lanes[U::lanes];
+    U::store(lanes, group);
+    std::copy(lanes, lanes + U::lanes, end);
+  }
+
+  // The state of step t that leads to group k at least cost, for one lane.
+  uint32_t state(int t, uint32_t k, int lane) const {
+    const uint32_t groups = uint32_t(code.groups());
+    if (in_place) {
+      const Places places(code, t);
+      const uint32_t r = places.rank(places.of(k >> KV));
+      const uint32_t bit = (((r << KV) | (k & ((1u << KV) - 1))) * code.tag());
+      const uint32_t j = history(t)[size_t{bit >> 4} * U::lanes + lane] >> (bit & 15) & ((1u << KV) - 1);
+      return j * groups + k;
+    }
+    constexpr uint32_t R = 1u << KV, C = R < 16 ? R : 16;
+    const uint32_t outputs = std::min(R, groups), q = k / outputs, chunk = history(t)[size_t{k} * U::lanes + lane] & 15;
+    const uint16_t* order = code.order + ((size_t{q} * (R / C) + chunk) * outputs + k % outputs) * C;
+    const size_t at = size_t(row(t)) * U::lanes + U::slot(lane);
+    uint32_t least = ~0u, found = chunk * C;
+    for (uint32_t j = chunk * C; j < (chunk + 1) * C; ++j) {
+      const int bin = order[j - chunk * C] / (Wide ? 1 : 8);
+      const uint32_t cost = branch_cost(code, bin, targets.x[at], targets.rest[at]);
+      const uint32_t sum = (history(t - 1)[size_t{(j * groups >> KV) + q} * U::lanes + lane] & ~15u) + cost;
+      if (sum < least) least = sum, found = j;
+    }
+    return found * groups + k;
+  }
+
+  void back(const uint16_t* start, uint16_t* group, int from, uint16_t* states) const {
+    const uint32_t mask = uint32_t(code.groups()) - 1;
+    for (int t = code.steps - 1; t >= from; --t) {
+      for (int lane = 0; lane < U::lanes; ++lane) {
+        uint32_t s = state(t, group[lane], lane);
+        // Where costs saturated, a path may not come from `start`: its first bits are known anyway.
+        const int known = code.width() - t * KV;
+        if (start && known > 0) {
+          const uint32_t bits = ((1u << known) - 1) << (code.L - known), want = uint32_t(start[lane]) << (code.L - code.width());
+          s = (s & ~bits) | ((want << (t * KV)) & bits);
+        }
+        states[size_t(lane) * code.steps + t] = uint16_t(s);
+        group[lane] = uint16_t((s >> KV) & mask);
+      }
+    }
+  }
+};
+
+template <class U, int KV, bool Wide>
+void run_pass(const Code& code, const Targets& targets, int first, const uint16_t* start, const uint16_t* end, int from, void* scratch,
+              uint16_t* states) {
+  const Pass<U, KV, Wide> pass(code, targets, first, scratch);
+  pass.forward(start);
+  uint16_t group[U::lanes];
+  if (end) std::copy(end, end + U::lanes, group);
+  else pass.best_end(group);
+  pass.back(start, group, from, states);
+}
+
+template <class U>
+void pass(const Code& code, const Targets& targets, int first, const uint16_t* start, const uint16_t* end, int from, void* scratch,
+          uint16_t* states) {
+  const auto run = [&](auto wide) {
+    constexpr bool W = decltype(wide)::value;
+    switch (code.KV) {
+      case 1: return run_pass<U, 1, W>(code, targets, first, start, end, from, scratch, states);
+      case 2: return run_pass<U, 2, W>(code, targets, first, start, end, from, scratch, states);
+      case 3: return run_pass<U, 3, W>(code, targets, first, start, end, from, scratch, states);
+      case 4: return run_pass<U, 4, W>(code, targets, first, start, end, from, scratch, states);
+      case 6: return run_pass<U, 6, W>(code, targets, first, start, end, from, scratch, states);
+      default: return run_pass<U, 8, W>(code, targets, first, start, end, from, scratch, states);
+    }
+  };
+  if constexpr (U::lanes <= 8) {
+    if (code.wide()) return run(std::true_type{});
+  }
+  run(std::false_type{});
+}
+
+template <class U>
+constexpr Search search{U::lanes, U::slot, scratch<U>, pass<U>};
+
+}  // namespace
+}  // namespace ops::trellis

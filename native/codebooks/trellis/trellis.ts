@@ -1,0 +1,125 @@
+/**
+ * trellis/…: QTIP's bitshift trellis codes. A tile of Tx·Ty weights, row-major, is a circular walk of Tx·Ty/V steps over
+ * 2^L states; each step brings K·V new bits, s' = (s << KV | bits) mod 2^L, and gives V weights, the value of s'.
+ *
+ * Encoding is an exhaustive Viterbi search over all 2^L states, closed to a circle in two passes.
+ * QTIP (arXiv:2406.11235) section 3 and algorithm 4. Differs from the paper: costs are integers of 12 to 15 bits a step
+ * (README.md says what that costs), and values are rounded to f16 for every code.
+ */
+import type { Static, TObject } from '@sinclair/typebox'
+import { type Codebook, type Codec, defineCodebook } from '../../codebook.js'
+import { expectMatrix, expectTensor } from '../../expect.js'
+import type { Ops } from '../../ops.js'
+import type { Tensor } from '../../tensor.js'
+import { fromHalf } from '../half.js'
+import { bitsOf, decodeTiles, packTiles, stepsOf, type TileShape, unpackTiles } from '../tiles/tiles.js'
+import { codeParams, type Lookup, type TrellisCode } from './codes.js'
+import { planSearch } from './prepare.js'
+
+interface TrellisParams { readonly L: number; readonly K: number; readonly V?: number; readonly Q?: number; readonly seed?: number; readonly Tx: number; readonly Ty: number }
+
+/** Sizes of a tile's walk. Raises RangeError where the parameters contradict each other. */
+const shapeOf = (name: string, code: TrellisCode, { L, K, Tx, Ty, ...rest }: TrellisParams): TileShape => {
+  const V = code.V ?? rest.V ?? 1
+  const KV = K * V
+  if (Ty % V !== 0) throw new RangeError(`${name}: a step gives ${V} weights of one row, so Ty must be a multiple of ${V}, got ${Ty}`)
+  if (L < KV) throw new RangeError(`${name}: L must be at least K·V = ${KV}, the new bits of a step, got ${L}`)
+  if (((Tx * Ty) / V) * KV < L) throw new RangeError(`${name}: a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`)
+  return { L, KV, V, Tx, Ty }
+}
+
+/** Values of all states, f32 [2^L, V], f16-rounded. */
+const valuesOf = (code: TrellisCode, { L, V }: TileShape, lookup: Lookup | undefined): Float32Array => {
+  const values = new Float32Array(2 ** L * V)
+  const entries = lookup && Float32Array.from(lookup.entries, fromHalf)
+  for (let s = 0; s < 2 ** L; s++) {
+    if (lookup === undefined || entries === undefined) {
+      values[s] = code.value!(s)
+      continue
+    }
+    const index = lookup.index(s)
+    for (let v = 0; v < V; v++) values[s * V + v] = (index >= 65536 && v === 0 ? -1 : 1) * entries[(index & 0xffff) * V + v]!
+  }
+  return values
+}
+
+/** A codec that only decodes: its table is the checkpoint's, and stays on the device. */
+const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, stored: Tensor): Codec => {
+  const { L, V, Tx, Ty } = shape
+  const { device } = ops
+  expectTensor(name, lookup.name, stored, ['f32', 'f16', 'bf16'], [lookup.rows, V])
+  using entries = ops.cast(stored, 'f32')
+  using index = ops.tensor(Int32Array.from({ length: 2 ** L }, (_, s) => lookup.index(s)), [2 ** L])
+  const table = device.empty('f32', [2 ** L, V])
+  device.run('tiles_table', { entries, index, table, rows: lookup.rows, states: 2 ** L, V })
+  const only = () => new Error(`${name}: a codec opened with a checkpoint's tables only decodes`)
+  return {
+    tile: [Tx, Ty],
+    bitsPerWeight: bitsOf(shape),
+    get rms(): number { throw only() },
+    encode() { throw only() },
+    decode: (codes, m, n) => decodeTiles(ops, shape, table, codes, m, n),
+    pack: codes => packTiles(ops, shape, codes),
+    unpack: packed => unpackTiles(ops, shape, packed),
+    tables: { [lookup.name]: stored },
+    [Symbol.dispose]() {
+      for (const x of [table, stored]) x[Symbol.dispose]()
+    },
+  }
+}
+
+const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, stored?: Readonly<Record<string, Tensor>>): Codec => {
+  const shape = shapeOf(name, code, params)
+  const { L, KV, V, Tx, Ty } = shape
+  const { device } = ops
+  const lookup = code.table?.({ ...params, V })
+  if (lookup !== undefined && stored !== undefined) {
+    const given = stored[lookup.name]
+    if (given === undefined) throw new Error(`${name}: the checkpoint lacks the table ${lookup.name}; it has ${Object.keys(stored).join(', ') || 'none'}`)
+    return openStored(ops, name, shape, lookup, given)
+  }
+  const values = valuesOf(code, shape, lookup)
+  const plan = planSearch(values, shape)
+  const table = ops.tensor(values, [2 ** L, V])
+  const pairs = ops.tensor(plan.pairs, [plan.pairs.length])
+  const norms = ops.tensor(plan.norms, [plan.norms.length])
+  const order = ops.tensor(plan.order, [plan.order.length])
+  const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries, [lookup.rows, V], 'f16') } : {}
+  const { shift, unit, target, limit, radius } = plan
+  return {
+    tile: [Tx, Ty],
+    bitsPerWeight: bitsOf(shape),
+    rms: Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length),
+    encode(z) {
+      const [m] = expectMatrix('encode', 'z', z, ['f32'], [undefined, Ty])
+      if (m % Tx !== 0) throw new RangeError(`encode: ${m} rows do not divide into tiles of ${Tx}`)
+      const codes = device.empty('u16', [m / Tx, stepsOf(shape)])
+      const out = device.empty('f32', [m, Ty])
+      device.run('trellis_encode', {
+        z, table, pairs, norms, order, codes, values: out, m, Tx, Ty, L, KV, V, bins: plan.pairs.length, shift, unit, target, limit, radius,
+      })
+      return { codes, values: out }
+    },
+    decode: (codes, m, n) => decodeTiles(ops, shape, table, codes, m, n),
+    pack: codes => packTiles(ops, shape, codes),
+    unpack: packed => unpackTiles(ops, shape, packed),
+    tables,
+    [Symbol.dispose]() {
+      for (const x of [table, pairs, norms, order, ...Object.values(tables)]) x[Symbol.dispose]()
+    },
+  }
+}
+
+/** The codebook trellis/<name> of a code. */
+export const trellis = (short: string, code: TrellisCode): Codebook => {
+  const name = `trellis/${short}`
+  const params: TObject = codeParams(code)
+  return defineCodebook({
+    name,
+    version: code.version,
+    about: code.about,
+    params,
+    bits: given => bitsOf(shapeOf(name, code, given as Static<typeof params> & TrellisParams)),
+    open: (ops, given, tables) => open(ops, name, code, given as Static<typeof params> & TrellisParams, tables),
+  })
+}

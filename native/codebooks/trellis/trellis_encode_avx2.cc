@@ -1,0 +1,8 @@
+// The search with 16 and 8 sequences in a vector.
+#include "lanes_x86.h"
+#include "search_kernel.h"
+
+const ops::trellis::Search* ops::trellis::avx2_searches() {
+  static constexpr Search list[] = {search<Lanes16>, search<Lanes8>, {}};
+  return list;
+}
