@@ -73,7 +73,6 @@ export class Tensor {
 export interface Opener {
   readonly device: Device
   cast(x: Tensor, dtype: DType): Tensor
-  reshape(x: Tensor, shape: readonly number[]): Tensor
 }
 
 /**

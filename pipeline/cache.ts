@@ -9,7 +9,7 @@ import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalar
 import type { Table } from './define.js'
 import { readJson, writeJson, writing } from './disk.js'
 import { sentence } from './error.js'
-import { LazyTensor, fileTensor, type LiveTensors } from './lazy.js'
+import { fileTensor, LazyTensor, LiveTensors } from './lazy.js'
 import { Damaged, ParquetFile, writeParquet } from './parquet.js'
 
 /** Where a batch comes from. */
@@ -84,12 +84,14 @@ export class Cache {
   }
 
   /** The rows of a batch of ours, or of an edge: places become references. */
-  rows(batch: RecordBatch, live: LiveTensors): AnyRow[] {
-    return decode(batch, cell => live.find(cell) ?? this.#locate(cell))
+  rows(batch: RecordBatch): AnyRow[] {
+    return decode(batch, cell => this.#locate(cell))
   }
 
-  /** Stores a batch; its live tensors are read, written and disposed. Returns the bytes written. */
-  async store(key: string, table: Table, batch: RecordBatch, lineage: Lineage, live: LiveTensors): Promise<number> {
+  /** Stores rows as a batch; their live tensors are read, written and disposed. Returns the bytes written. */
+  async store(key: string, table: Table, rows: readonly AnyRow[], lineage: Lineage): Promise<number> {
+    using live = new LiveTensors()
+    const batch = await encode(table, rows, tensor => live.hold(tensor))
     const sources: { bytes: number; read(): Promise<Uint8Array> }[] = []
     const numbers = new Map<string, number>()
     const stored = (cell: Cell): StoredCell => {
@@ -100,7 +102,7 @@ export class Cache {
       const known = numbers.get(id)
       if (known !== undefined) return { dtype, shape, tensor: known }
       const bytes = elements(shape) * bytesPerElement[dtype]
-      const tensor = sources.push({ bytes, read: data === undefined ? () => live.read(offset) : async () => data }) - 1
+      const tensor = sources.push({ bytes, read: data === undefined ? () => live.take(offset) : async () => data }) - 1
       numbers.set(id, tensor)
       return { dtype, shape, tensor }
     }

@@ -54,65 +54,53 @@ export function bytesTensor(bytes: Uint8Array, dtype: DType, shape: readonly num
 }
 
 /**
- * Live tensors on the edges of one run, by number. On the edges of live tables a tensor moves: who opens it owns it,
- * once. On all others opening gives a copy, since several rows may hold the same tensor and each may change its own.
+ * Live tensors between stages: on the edges of live tables, and on their way into the cache. Such a tensor moves: who
+ * opens it owns it, and it can be opened once.
  */
 export class LiveTensors {
-  readonly #refs = new Map<number, LiveTensor>()
+  readonly #tensors = new Map<number, Tensor>()
   #next = 0
 
   get count(): number {
-    return this.#refs.size
+    return this.#tensors.size
   }
 
   /** Takes the tensor over. */
-  hold(tensor: Tensor, moves: boolean): LiveTensor {
+  hold(tensor: Tensor): LazyTensor {
     const number = this.#next++
-    const ref = new LiveTensor(tensor, number, moves ? () => this.#take(number) : undefined)
-    this.#refs.set(number, ref)
-    return ref
+    this.#tensors.set(number, tensor)
+    return new LiveTensor(tensor, number, () => this.#take(number))
   }
 
-  /** The reference that stands at this place of a batch. */
-  find(place: { readonly uri: string; readonly offset: number }): LiveTensor | undefined {
-    if (place.uri !== 'live:') return undefined
-    const ref = this.#refs.get(place.offset)
-    if (ref === undefined) throw new Error(`live tensor ${place.offset} is gone`)
-    return ref
-  }
-
-  /** The bytes of a tensor that nobody has opened. */
-  read(number: number): Promise<Uint8Array> {
-    return this.find({ uri: 'live:', offset: number })?.read() as Promise<Uint8Array>
-  }
-
-  dispose(number: number): void {
-    this.#refs.get(number)?.tensor[Symbol.dispose]()
-    this.#refs.delete(number)
+  /** Its bytes; it is disposed then. */
+  async take(number: number): Promise<Uint8Array> {
+    const tensor = this.#tensors.get(number)
+    this.#take(number)
+    using held = tensor as Tensor
+    return await held.read()
   }
 
   /** Whatever nobody opened: dropped rows, a failed run. */
   [Symbol.dispose](): void {
-    for (const { tensor } of this.#refs.values()) tensor[Symbol.dispose]()
-    this.#refs.clear()
+    for (const tensor of this.#tensors.values()) tensor[Symbol.dispose]()
+    this.#tensors.clear()
   }
 
   #take(number: number): void {
-    if (!this.#refs.delete(number)) throw new Error('a live tensor can be opened once; keep what you opened')
+    if (!this.#tensors.delete(number)) throw new Error('a live tensor can be opened once; keep what you opened')
   }
 }
 
-export class LiveTensor extends LazyTensor {
+class LiveTensor extends LazyTensor {
   constructor(
-    readonly tensor: Tensor,
+    private readonly tensor: Tensor,
     number: number,
-    private readonly take: (() => void) | undefined,
+    private readonly take: () => void,
   ) {
     super(tensor.dtype, tensor.shape, 'live:', number, () => tensor.read())
   }
 
   override async open(ops: Opener, dtype: DType = this.dtype): Promise<Tensor> {
-    if (this.take === undefined) return dtype === this.dtype ? ops.reshape(this.tensor, this.shape) : ops.cast(this.tensor, dtype)
     this.take()
     if (dtype === this.dtype) return this.tensor
     using tensor = this.tensor

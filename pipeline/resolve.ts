@@ -78,11 +78,12 @@ const shown = (value: unknown): string => (typeof value === 'object' || typeof v
 async function importModule(url: string): Promise<{ default?: unknown }> {
   await registerHook()
   const isTypeScript = ['.ts', '.mts'].includes(extname(fileURLToPath(url)))
-  const stripsTypes = Boolean((process.features as { typescript?: unknown }).typescript)
-  if (!isTypeScript || stripsTypes) return import(url)
+  if (!isTypeScript || stripsTypes()) return import(url)
   const { tsImport } = await import('tsx/esm/api')
   return tsImport(url, import.meta.url)
 }
+
+const stripsTypes = (): boolean => Boolean((process.features as { typescript?: unknown }).typescript)
 
 async function locatePackage(name: string, graphFile: string): Promise<string> {
   await registerHook()
@@ -94,7 +95,8 @@ let hook: Promise<void> | undefined
 
 /**
  * 'pipe' and 'pipe/…' mean this package for every module, wherever its file lies; 'rxjs' and '@sinclair/typebox' do where
- * the file's own folder has none. 'pipe-locate:PARENT:NAME' answers where NAME is, seen from PARENT.
+ * the file's own folder has none. 'pipe-locate:PARENT:NAME' answers where NAME is, seen from PARENT. TypeScript is a
+ * module even where no package.json says so; asModule: on a Node that has to be told.
  */
 function registerHook(): Promise<void> {
   hook ??= (async () => {
@@ -102,8 +104,8 @@ function registerHook(): Promise<void> {
     const { exports } = JSON.parse(await readFile(new URL('package.json', root), 'utf8')) as { exports: Record<string, { default?: string }> }
     const own = Object.entries(exports).flatMap(([path, { default: file }]) => (file === undefined ? [] : [[`pipe${path.slice(1)}`, new URL(file, root).href]]))
     const source = `
-      let own, root
-      export const initialize = data => { own = data.own; root = data.root }
+      let own, root, asModule
+      export const initialize = data => { own = data.own; root = data.root; asModule = data.asModule }
       export const resolve = async (specifier, context, next) => {
         if (Object.hasOwn(own, specifier)) return { url: own[specifier], shortCircuit: true }
         if (specifier.startsWith('pipe-locate:')) {
@@ -111,10 +113,11 @@ function registerHook(): Promise<void> {
           const { url } = await next(name, { ...context, parentURL: decodeURIComponent(parent) })
           return { url: 'data:text/javascript,export const url = ' + encodeURIComponent(JSON.stringify(url)), shortCircuit: true }
         }
+        if (asModule && /\\.m?ts(\\?|$)/.test(specifier)) return { ...(await next(specifier, context)), format: 'module' }
         if (!/^(rxjs|@sinclair\\/typebox)(\\/|$)/.test(specifier)) return next(specifier, context)
         return next(specifier, context).catch(() => next(specifier, { ...context, parentURL: root }))
       }`
-    register(`data:text/javascript,${encodeURIComponent(source)}`, import.meta.url, { data: { own: Object.fromEntries(own), root: root.href } })
+    register(`data:text/javascript,${encodeURIComponent(source)}`, import.meta.url, { data: { own: Object.fromEntries(own), root: root.href, asModule: !stripsTypes() } })
   })()
   return hook
 }

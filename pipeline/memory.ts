@@ -1,0 +1,134 @@
+/**
+ * Back-pressure by live bytes. RxJS does not hold a producer back, so whoever makes tensors waits for room, and
+ * disposing makes room. Counted are the bytes alive on the device, and what was asked for and is not there yet.
+ */
+import { readFile } from 'node:fs/promises'
+import { freemem } from 'node:os'
+import type { Device } from '../native/device.js'
+import { formatBytes } from './disk.js'
+import { PipeError } from './error.js'
+
+/** Disposing is not announced, so waiters look again this often; an op takes longer. */
+const lookMs = 5
+/** With nothing running, nobody will free any more: longer than any pause of garbage collection or disk. */
+const defaultStuckMs = 30_000
+
+interface Slot { readonly holder: string; readonly bytes: number; readonly covers: boolean }
+interface Waiter extends Slot { readonly admit: (slot: Disposable) => void; readonly refuse: (error: unknown) => void }
+
+export class Memory {
+  readonly #slots = new Set<Slot>()
+  readonly #waiting = new Set<Waiter>()
+  #timer: NodeJS.Timeout | undefined
+  #lastChange = performance.now()
+  #lastLive = 0
+  #finishing = false
+
+  constructor(
+    private readonly device: Device,
+    readonly limitBytes: number,
+    private readonly signal: AbortSignal,
+    /** Told of a failed op that waiting for the queue brought to light: it is nobody else's any more. */
+    private readonly failed: (error: unknown) => void,
+    private readonly stuckMs = defaultStuckMs,
+  ) {
+    signal.addEventListener('abort', () => this.#refuseAll(signal.reason), { once: true })
+  }
+
+  /**
+   * Waits until `bytes` more fit. With `covers` the slot stands for all that its holder will have alive until it is
+   * disposed (a batch); without, for what is about to be made and will then be counted by the device.
+   */
+  room(holder: string, bytes: number, covers = false): Promise<Disposable> {
+    if (this.signal.aborted) return Promise.reject(this.signal.reason)
+    return new Promise((admit, refuse) => {
+      this.#waiting.add({ holder, bytes, covers, admit, refuse })
+      this.#lastChange = performance.now()
+      this.#look()
+    })
+  }
+
+  /** Bytes alive or promised. Covering slots hold live tensors of their own: the larger of the two counts. */
+  get used(): number {
+    const sum = (covers: boolean): number => [...this.#slots].reduce((a, slot) => (slot.covers === covers ? a + slot.bytes : a), 0)
+    return Math.max(this.device.liveBytes, sum(true)) + sum(false)
+  }
+
+  #look(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    for (const waiter of this.#waiting) {
+      const alone = this.#slots.size === 0 && this.device.liveBytes === 0
+      if (alone || this.used + waiter.bytes <= this.limitBytes) this.#admit(waiter) // else perhaps a smaller one behind it
+    }
+    if (this.#waiting.size === 0) return
+    const { liveBytes } = this.device
+    if (liveBytes !== this.#lastLive) this.#lastChange = performance.now()
+    this.#lastLive = liveBytes
+    if (performance.now() - this.#lastChange > this.stuckMs) return this.#refuseAll(this.#stuck())
+    this.#drain()
+    this.#timer = setTimeout(() => this.#look(), lookMs)
+  }
+
+  /** A disposed tensor is gone only when the ops before it have run: while the queue runs, nobody is stuck. */
+  #drain(): void {
+    if (this.#finishing) return
+    this.#finishing = true
+    const begin = performance.now()
+    const done = (): void => {
+      this.#finishing = false
+      if (performance.now() - begin > lookMs) this.#lastChange = performance.now()
+      if (this.#waiting.size > 0) this.#look()
+    }
+    this.device.finish().then(
+      () => setTimeout(done, lookMs),
+      error => {
+        this.failed(error)
+        this.#refuseAll(error)
+      },
+    )
+  }
+
+  #admit(waiter: Waiter): void {
+    const { holder, bytes, covers } = waiter
+    const slot: Slot = { holder, bytes, covers }
+    this.#waiting.delete(waiter)
+    this.#slots.add(slot)
+    this.#lastChange = performance.now()
+    waiter.admit({
+      [Symbol.dispose]: () => {
+        this.#slots.delete(slot)
+        this.#lastChange = performance.now()
+        this.#look()
+      },
+    })
+  }
+
+  #refuseAll(error: unknown): void {
+    clearTimeout(this.#timer)
+    for (const { refuse } of [...this.#waiting]) refuse(error)
+    this.#waiting.clear()
+  }
+
+  #stuck(): PipeError {
+    const list = (slots: Iterable<Slot>): string => [...slots].map(({ holder, bytes }) => `${holder} ${formatBytes(bytes)}`).join(', ')
+    const held = this.#slots.size === 0 ? '' : `, promised to ${list(this.#slots)}`
+    const seconds = Math.round(this.stuckMs / 1000)
+    return new PipeError('memory', {
+      message:
+        `Nobody has freed memory for ${seconds} s: ${formatBytes(this.device.liveBytes)} of ${formatBytes(this.limitBytes)} are alive${held}, ` +
+        `while these wait for room: ${list(this.#waiting)}.`,
+      hint: 'Give more with --memory, or work on less at a time (a smaller batch, shorter sequences).',
+    })
+  }
+}
+
+/** Share of the free memory that tensors may take when nobody says otherwise: the rest is for files in flight and for other programs. */
+const share = 0.6
+
+/** The default of --memory, in bytes. */
+export async function defaultMemory(): Promise<number> {
+  const info = await readFile('/proc/meminfo', 'utf8').catch(() => '')
+  const kilobytes = Number(/^MemAvailable:\s+(\d+) kB/m.exec(info)?.[1] ?? Number.NaN)
+  return Math.floor(share * (Number.isNaN(kilobytes) ? freemem() : kilobytes * 1024))
+}
