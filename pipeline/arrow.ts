@@ -112,10 +112,15 @@ export function scalarsOf(batch: RecordBatch, i: number): Record<string, string 
   return row
 }
 
-function checked(name: string, column: Column<unknown>, value: unknown, i: number): unknown {
+/** Throws, with row's column and what came, when the row does not fit the table. */
+export function checkRow(table: Table, row: AnyRow): void {
+  for (const [name, column] of Object.entries(table.columns)) checked(name, column, row[name])
+}
+
+function checked(name: string, column: Column<unknown>, value: unknown, i?: number): unknown {
   const fail = (came: string): never => {
     const wanted = column.kind === 'tensor' ? `${column.dtype} [${column.shape}]` : column.kind
-    throw new Error(`row ${i}, column "${name}" (${wanted}): ${came}`)
+    throw new Error(`${i === undefined ? '' : `row ${i}, `}column "${name}" (${wanted}): ${came}`)
   }
   if (value === undefined || value === null) return column.optional ? undefined : fail('nothing came, and the column is not optional')
   const shown = (): string => (typeof value === 'object' ? `an object came` : `${JSON.stringify(value) ?? String(value)} came`)

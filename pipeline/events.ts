@@ -1,4 +1,7 @@
 /** What happens in a run, as values: the terminal view, events.jsonl and --json all subscribe to the same Subject. */
+import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+import type { Observable } from 'rxjs'
 import type { Plan } from './plan.js'
 
 /** Common to all: seconds since the run began. */
@@ -53,4 +56,36 @@ export interface RunResult {
   readonly seconds: number
   readonly peakRssBytes: number
   readonly stages: readonly StageUsage[]
+}
+
+/** Progress may come for every row; a file needs it no more often than this. */
+const progressSeconds = 1
+
+/** Writes events as JSON lines to a new file. What can't be written is dropped: who stores results tells of a full disk. */
+export function eventsFile(path: string, events: Observable<Event>): { close(): void } {
+  mkdirSync(dirname(path), { recursive: true })
+  let file: number | undefined
+  try {
+    file = openSync(path, 'w')
+  } catch {
+    return { close: () => {} }
+  }
+  const told = new Map<string, number>()
+  const subscription = events.subscribe(event => {
+    if (event.kind === 'stage-progress') {
+      if (event.seconds - (told.get(event.stage) ?? Number.NEGATIVE_INFINITY) < progressSeconds) return
+      told.set(event.stage, event.seconds)
+    }
+    try {
+      writeSync(file, `${JSON.stringify(event)}\n`)
+    } catch {
+      subscription.unsubscribe()
+    }
+  })
+  return {
+    close: () => {
+      subscription.unsubscribe()
+      closeSync(file)
+    },
+  }
 }

@@ -93,7 +93,7 @@ export class ParquetFile {
     if (size === undefined) throw new Damaged(this.path, `it holds ${this.sizes.length} tensors, and number ${number} was asked for`)
     const file = await open(this.path, 'r')
     try {
-      const bytes = Buffer.allocUnsafeSlow(size)
+      const bytes = new Uint8Array(size) // no Buffer: slice() of that is a view, and stages may slice
       let at = this.offsets[number] as number
       for (const piece of pieces(size)) {
         const data = bytes.subarray(piece.from, piece.to)
@@ -280,7 +280,7 @@ async function read(file: FileHandle, path: string, offset: number, length: numb
   return bytes
 }
 
-async function readInto(file: FileHandle, path: string, offset: number, bytes: Buffer): Promise<void> {
+async function readInto(file: FileHandle, path: string, offset: number, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.byteLength; ) {
     const { bytesRead } = await file.read(bytes, done, Math.min(maxPiece, bytes.byteLength - done), offset + done)
     if (bytesRead === 0) throw new Damaged(path, 'it is cut short')

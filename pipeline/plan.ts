@@ -1,4 +1,12 @@
 /** Graph → Plan: what would run, what is stored, and why; a value that can be printed and compared. */
+import type { Columns } from './define.js'
+import { describeColumn } from './edges.js'
+import type { RunOptions } from './engine.js'
+import { openEngine } from './engine.js'
+import { differences, type Parts } from './fingerprint.js'
+import type { Graph } from './graph.js'
+import { memoryOf } from './segment.js'
+import { type Node, rootOf, type Segment, segmentsOf } from './survey.js'
 
 /** What will happen to a stage. 'source': only looked at (cheap, never stored). 'inline': stores nothing, runs with the stage that reads it. */
 export type Action = 'run' | 'partly' | 'cached' | 'source' | 'inline' | 'skipped'
@@ -17,7 +25,7 @@ export interface StagePlan {
   /** Why it runs: 'codebook.K: 2 → 3', 'never ran here', '2 of 9 batches are missing', 'round runs'. Empty when cached. */
   readonly why: readonly string[]
   readonly reads: readonly string[]
-  /** Columns on the edge below: 'weight float [m n]'. */
+  /** Columns on the edge below: 'weight float [m, n]'. */
   readonly gives: readonly string[]
   readonly table: string
   /** From earlier runs of the stage; absent when it never ran. */
@@ -35,8 +43,108 @@ export interface Plan {
   readonly out: string
   readonly backend: string
   readonly stages: readonly StagePlan[]
-  /** Sums over the stages that will run; absent when one of them is unknown. */
+  /** Sums over the stages that will run (memory: the most); absent when one of them is unknown. */
   readonly seconds?: number
   readonly memoryBytes?: number
   readonly diskBytes?: number
+}
+
+/** What is kept of a run, by stage id, in cache/last-run.json. */
+export interface StageRecord {
+  readonly hash: string
+  readonly parts: Parts
+  readonly paths: Readonly<Record<string, string>>
+  /** Of the last time it computed something. */
+  readonly cost?: { readonly seconds: number; readonly inputBytes: number; readonly batches: number; readonly diskBytes: number }
+}
+export type LastRun = Readonly<Record<string, StageRecord>>
+
+/** What `run` would do now. Runs sources only (which just look), writes nothing but the hashes of input files. */
+export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'>): Promise<Plan> {
+  await using engine = await openEngine(graph, { ...options, events: undefined })
+  await engine.survey()
+  return planOf(graph, options, engine.nodes, engine)
+}
+
+/** What planning asks of the engine. */
+interface Known {
+  readonly lastRun: LastRun
+  isForcedStage(id: string): boolean
+  /** Bytes of the tensors of a stored batch, or of a source's; 0 when it is not there. */
+  inputBytes(node: Node, id: string): Promise<number>
+}
+
+export async function planOf(graph: Graph, { out, ops }: { out: string; ops: { device: { kind: string } } }, nodes: readonly Node[], known: Known): Promise<Plan> {
+  const segments = segmentsOf(nodes)
+  const stages: StagePlan[] = []
+  for (const node of nodes) stages.push(await stagePlan(node, segments, stages, known))
+  const running = stages.filter(stage => stage.action === 'run' || stage.action === 'partly')
+  const total = (of: (stage: StagePlan) => number | undefined, fold: (a: number, b: number) => number): number | undefined =>
+    running.map(of).reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : fold(a, b)), 0)
+  return {
+    graph: graph.name, file: graph.file, out, backend: ops.device.kind, stages,
+    seconds: total(stage => stage.seconds, (a, b) => a + b),
+    memoryBytes: total(stage => stage.memoryBytes, Math.max),
+    diskBytes: total(stage => stage.diskBytes, (a, b) => a + b),
+  }
+}
+
+async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Known): Promise<StagePlan> {
+  const { id, stage: { use, stage }, from, places, cached, print } = node
+  const index = segments.findIndex(segment => segment.members.includes(node))
+  const segment = segments[index]
+  const missing = segment?.missing?.length
+  const action: Action =
+    node.kind === 'source' ? 'source'
+    : segment === undefined ? (node.kind === 'inline' ? 'inline' : cached.size === places?.length ? 'cached' : 'skipped')
+    : node.kind === 'inline' ? 'inline' : cached.size > 0 ? 'partly' : 'run'
+  const runs = action === 'run' || action === 'partly'
+  const columns = (of: Columns): string[] => Object.entries(of).map(([name, column]) => `${name} ${describeColumn(column)}${column.optional ? ' ?' : ''}`)
+  const plan: StagePlan = {
+    id, use, from: from.map(one => one.id), scope: node.isStream ? 'stream' : 'batch', segment: index, fingerprint: print.hash, action,
+    ...(places === undefined || node.kind === 'inline' || (segment !== undefined && missing === undefined)
+      ? {}
+      : { batches: { cached: node.kind === 'source' ? places.length : cached.size, missing: missing ?? 0 } }),
+    why: segment === undefined ? [] : whyOf(node, above, known),
+    reads: columns(stage.input.columns), gives: columns(stage.output.columns), table: `${stage.output.name} ${stage.output.version}`,
+    keys: Object.fromEntries((places ?? []).map(place => [place.id, place.key])),
+  }
+  return segment === undefined || !runs ? plan : { ...plan, ...(await costOf(node, segment, known)) }
+}
+
+function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage }: Known): string[] {
+  const record = lastRun[node.id]
+  const why = record === undefined ? ['never ran here'] : differences(record, node.print)
+  if (isForcedStage(node.id)) why.push('asked for by --force')
+  for (const { id } of node.from) {
+    const action = above.find(plan => plan.id === id)
+    if (record !== undefined && action !== undefined && action.why.length > 0) why.push(`${id} runs`)
+  }
+  const total = node.places?.length
+  if (why.length === 0 && total !== undefined && node.kind === 'stored') {
+    why.push(node.cached.size === 0 ? 'nothing of it is stored' : `${total - node.cached.size} of ${total} batches are missing`)
+  }
+  return why.length === 0 ? ['nothing of it is stored'] : why
+}
+
+/** Estimates from the last run's seconds and bytes per byte of input, or per batch where the input is not there yet. */
+async function costOf(node: Node, segment: Segment, known: Known): Promise<{ seconds?: number; memoryBytes?: number; diskBytes?: number }> {
+  const { missing, anchor } = segment
+  const sizes = new Map<string, number>()
+  for (const place of anchor.places ?? []) {
+    if (missing?.includes(place.id) !== true || place.origin === undefined) continue
+    const root = rootOf(place)
+    sizes.set(place.id, await known.inputBytes(root.node, root.place.id))
+  }
+  const bytes = [...sizes.values()]
+  const complete = missing !== undefined && bytes.length === missing.length && bytes.every(size => size > 0)
+  const memoryBytes = complete ? Math.max(...bytes.map(size => memoryOf(node, size))) : undefined
+  const cost = known.lastRun[node.id]?.cost
+  const share = cost === undefined || missing === undefined ? undefined
+    : complete && cost.inputBytes > 0 ? bytes.reduce((a, b) => a + b, 0) / cost.inputBytes
+    : cost.batches > 0 ? missing.length / cost.batches : undefined
+  return {
+    ...(memoryBytes === undefined ? {} : { memoryBytes }),
+    ...(share === undefined || cost === undefined ? {} : { seconds: share * cost.seconds, diskBytes: Math.round(share * cost.diskBytes) }),
+  }
 }

@@ -1,6 +1,7 @@
 /** Stages of numbers: what the engine's tests run. They know nothing of models, as the engine does. */
+import { readFile } from 'node:fs/promises'
 import { Type } from '@sinclair/typebox'
-import { map, mergeMap, toArray } from 'rxjs'
+import { map, toArray } from 'rxjs'
 import { type AnyStage, defineStage, defineTable, each, f64, file, nothing, optional, spread, tensor, u32, utf8 } from '../../pipeline/define.js'
 import type { BuiltInStages } from '../../pipeline/graph.js'
 
@@ -74,11 +75,10 @@ const lines = defineStage({
   name: 'lines', version: 1, about: 'A file\'s lines.',
   params: Type.Object({ text: file('Text'), also: Type.Optional(file('More')), inline: Type.Optional(file('More')) }, { additionalProperties: false }),
   input: nothing, output: defineTable('lines', 1, { i: u32('which'), line: utf8('text') }), scope: 'stream', batch: row => `l${row.i}`,
-  operator: ({ text }) => mergeMap(async () => {
+  operator: ({ text }) => spread(async function* () {
     called('lines')
-    const { readFile } = await import('node:fs/promises')
-    return (await readFile(text, 'utf8')).split('\n')
-  }, 1) as never,
+    for (const [i, line] of (await readFile(text, 'utf8')).split('\n').entries()) yield { i, line }
+  }),
 })
 
 const code = defineStage({

@@ -1,0 +1,71 @@
+/** State of a stream stage on disk: so that a killed run need not start over. One Parquet file a name, whole or not at all. */
+import { mkdir, readdir, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { bytesPerElement, type DType, elements, type Tensor } from '../native/tensor.js'
+import type { Cache } from './cache.js'
+import type { Checkpoint } from './define.js'
+import { writing } from './disk.js'
+import { sentence } from './error.js'
+import { LazyTensor } from './lazy.js'
+import { Damaged, ParquetFile, writeParquet } from './parquet.js'
+
+interface Saved {
+  readonly value: Readonly<Record<string, unknown>>
+  readonly tensors: readonly { readonly name: string; readonly dtype: DType; readonly shape: readonly number[] }[]
+}
+
+/** Checkpoints of one stage on one stream; key: of both. */
+export class Checkpoints implements Checkpoint {
+  readonly #folder: string
+
+  constructor(private readonly cache: Cache, key: string) {
+    this.#folder = join(cache.folder, 'checkpoints', key)
+  }
+
+  async save(name: string, value: Readonly<Record<string, unknown>>, tensors: Readonly<Record<string, Tensor>>): Promise<void> {
+    const entries = Object.entries(tensors)
+    const saved: Saved = { value, tensors: entries.map(([name, { dtype, shape }]) => ({ name, dtype, shape })) }
+    await writing(`checkpoint ${name}`, this.#folder, async () => {
+      await mkdir(this.#folder, { recursive: true })
+      await writeParquet(this.#path(name), saved, entries.map(([, tensor]) => ({ bytes: tensor.bytes, read: () => tensor.read() })))
+    })
+  }
+
+  /** Undefined: there is none, or it was damaged and is deleted now. */
+  async load(name: string): Promise<{ value: Readonly<Record<string, unknown>>; tensors: Readonly<Record<string, LazyTensor>> } | undefined> {
+    const path = this.#path(name)
+    try {
+      const file = await ParquetFile.open(path)
+      await file.verify()
+      const { value, tensors } = file.value as Saved
+      const refs = tensors.map(({ name, dtype, shape }, i): [string, LazyTensor] => {
+        if (file.sizes[i] !== elements(shape) * bytesPerElement[dtype]) throw new Damaged(path, `tensor ${name} has another size`)
+        return [name, new LazyTensor(dtype, shape, `checkpoint:${path}`, i, () => file.read(i))]
+      })
+      return { value, tensors: Object.fromEntries(refs) }
+    } catch (error) {
+      if (error instanceof Damaged) await this.cache.discard(path, sentence(error))
+      else if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+      return undefined
+    }
+  }
+
+  async list(): Promise<string[]> {
+    const files = (await readdir(this.#folder).catch(() => [])).filter(file => file.endsWith('.parquet'))
+    const dated = await Promise.all(files.map(async file => ({ file, time: (await stat(join(this.#folder, file), { bigint: true })).mtimeNs })))
+    return dated.sort((a, b) => (a.time < b.time ? -1 : 1)).map(({ file }) => decodeURIComponent(file.slice(0, -'.parquet'.length)))
+  }
+
+  async drop(name: string): Promise<void> {
+    await rm(this.#path(name), { force: true })
+  }
+
+  /** The stream is complete. */
+  async dropAll(): Promise<void> {
+    await rm(this.#folder, { recursive: true, force: true })
+  }
+
+  #path(name: string): string {
+    return join(this.#folder, `${encodeURIComponent(name)}.parquet`)
+  }
+}

@@ -1,0 +1,67 @@
+/** What a stage is given by the engine, and what the engine's parts share in a run. */
+import type { Ops } from '../native/ops.js'
+import type { AnyRow } from './arrow.js'
+import type { Cache } from './cache.js'
+import type { Checkpoint, Context } from './define.js'
+import type { Happening } from './events.js'
+import { hashOf } from './fingerprint.js'
+import type { Graph } from './graph.js'
+import type { Memory } from './memory.js'
+import { rng } from './random.js'
+import type { Node, Place } from './survey.js'
+import { counting, type Usage } from './usage.js'
+
+export interface Engine {
+  readonly graph: Graph
+  readonly out: string
+  readonly ops: Ops
+  readonly cache: Cache
+  readonly memory: Memory
+  readonly signal: AbortSignal
+  readonly nodes: readonly Node[]
+  emit(happening: Happening): void
+  usage(node: Node): Usage
+  /** Rows of a stored batch, or of a source's. */
+  rowsOf(node: Node, place: Place): Promise<readonly AnyRow[]>
+  isForced(node: Node, batch: string): boolean
+  /** A batch is done. */
+  finished(node: Node, batch: string): void
+  readonly finishedBatches: number
+}
+
+interface Scope {
+  /** The batch worked on; none on a stream. */
+  readonly batch?: string
+  wanted(batch: string): boolean
+  readonly checkpoint?: Checkpoint | undefined
+}
+
+export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoint }: Scope): Context {
+  const { graph, memory, signal, out } = engine
+  const at = { stage: node.id, ...(batch === undefined ? {} : { batch }) }
+  return {
+    ops: counting(engine.ops, engine.usage(node)),
+    rng: (...name) => rng(graph.seed, ...name),
+    signal,
+    room: bytes => memory.room(node.id, bytes),
+    wanted,
+    checkpoint: checkpoint ?? noCheckpoint,
+    progress: (done, total, unit) => engine.emit({ kind: 'stage-progress', ...at, done, total, unit }),
+    note: text => engine.emit({ kind: 'note', ...at, text }),
+    out,
+    recipe: recipeOf(engine, node),
+  }
+}
+
+/** Of this stage and those above it: what others do does not change its results. */
+function recipeOf({ graph, nodes }: Engine, node: Node): Readonly<Record<string, unknown>> {
+  const above = new Set<Node>([node])
+  for (const one of above) for (const from of one.from) above.add(from)
+  const stages = nodes.filter(one => above.has(one)).map(({ id, stage, print, from }) => ({
+    id, use: stage.use, version: stage.stage.version, from: from.map(one => one.id), params: print.params,
+  }))
+  return { graph: graph.name, seed: graph.seed, stages, sha256: hashOf(stages) }
+}
+
+const refuse = (): Promise<never> => Promise.reject(new Error('checkpoints are for stages of scope "stream"'))
+const noCheckpoint: Checkpoint = { save: refuse, load: refuse, list: refuse, drop: refuse }

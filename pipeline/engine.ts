@@ -1,0 +1,152 @@
+/** What a run and a plan share: the cache opened, fingerprints taken, sources looked at, a survey of what is there. */
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import type { Subject } from 'rxjs'
+import type { Ops } from '../native/ops.js'
+import type { AnyRow } from './arrow.js'
+import { Cache } from './cache.js'
+import type { Engine } from './context.js'
+import { Contents } from './contents.js'
+import { readJson } from './disk.js'
+import { didYouMean, PipeError } from './error.js'
+import type { Event, Happening } from './events.js'
+import { type Fingerprint, fingerprint } from './fingerprint.js'
+import type { Graph, GraphStage } from './graph.js'
+import { defaultMemory, Memory } from './memory.js'
+import type { LastRun } from './plan.js'
+import { bytesOf, collectSource } from './segment.js'
+import { type Node, nodesOf, type Place, type SourceRows, survey } from './survey.js'
+import { Usage } from './usage.js'
+
+export interface RunOptions {
+  /** Folder of results: model/, result.json, events.jsonl, cache/. */
+  readonly out: string
+  readonly ops: Ops
+  /** Receives what happens; complete with the run. */
+  readonly events?: Subject<Event> | undefined
+  /** Bytes that tensors may take on the device. Default: 60 % of the memory that is free. */
+  readonly memory?: number
+  /** Aborting stops the run cleanly. */
+  readonly signal?: AbortSignal
+  /** Ids. from: what comes before has to be stored. to: what comes after is left out. force: run again. */
+  readonly part?: { readonly from?: string | undefined; readonly to?: string | undefined; readonly force?: readonly string[] | undefined }
+  /** Version of what a parameter names by { use }, e.g. a codebook. */
+  readonly versions?: (use: string) => number | undefined
+}
+
+/** An engine that is open: its survey can be asked for, and asked for again. */
+export interface OpenEngine extends Engine, AsyncDisposable {
+  readonly lastRun: LastRun
+  readonly usages: readonly Usage[]
+  survey(): Promise<void>
+  isForcedStage(id: string): boolean
+  /** Is this stage's work left to earlier runs by --from? */
+  isBefore(node: Node): boolean
+  inputBytes(node: Node, id: string): Promise<number>
+  /** Rejects when an op failed that nobody waited for. */
+  readonly failure: Promise<never>
+}
+
+export async function openEngine(graph: Graph, options: RunOptions): Promise<OpenEngine> {
+  const { ops, part = {}, versions, events } = options
+  const out = resolve(options.out)
+  const begin = performance.now()
+  const emit = (happening: Happening): void => events?.next({ seconds: (performance.now() - begin) / 1000, ...happening } as Event)
+  const stages = partOf(graph, part)
+  const contents = new Contents(join(out, 'cache', 'hashes.json'))
+  const prints = new Map<string, Fingerprint>()
+  for (const stage of stages) prints.set(stage.id, await fingerprint(graph, stage, contents, { backend: ops.device.kind, ...(versions === undefined ? {} : { versions }) }))
+  if (existsSync(out)) await contents.save().catch(() => {}) // a folder that can't be written is told of by who has to write
+
+  const nodes = nodesOf(stages, prints)
+  const usages = new Map(nodes.map(node => [node, new Usage(node.id, node.stage.use)]))
+  const signal = options.signal ?? new AbortController().signal
+  const cache = new Cache(join(out, 'cache'), text => emit({ kind: 'note', text }))
+  const { promise: failure, reject: fail } = withResolvers<never>()
+  failure.catch(() => {}) // only a run looks at it
+  const memory = new Memory(ops.device, options.memory ?? (await defaultMemory()), signal, fail)
+  const sources = new Map<Node, Promise<SourceRows>>()
+  const intact = new Map<string, Promise<boolean>>()
+  const done = new Set<string>()
+  let finishedBatches = 0
+  const before = part.from === undefined ? new Set<Node>() : beforeOf(nodes, part.from)
+
+  const engine: OpenEngine = {
+    graph, out, ops, cache, memory, signal, nodes, emit, failure,
+    usages: [...usages.values()],
+    lastRun: (await readJson<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {},
+    usage: node => usages.get(node) as Usage,
+    get finishedBatches() {
+      return finishedBatches
+    },
+    finished: (node, batch) => {
+      done.add(`${node.id} ${batch}`)
+      finishedBatches++
+    },
+    isForcedStage: id => part.force?.includes(id) ?? false,
+    isForced: (node, batch) => (part.force?.includes(node.id) ?? false) && !done.has(`${node.id} ${batch}`),
+    isBefore: node => before.has(node),
+    rowsOf: async (node, place) => {
+      if (node.kind === 'source') return (await source(node)).get(place.id) ?? []
+      return cache.rows(await cache.load(place.key, node.stage.stage.output))
+    },
+    inputBytes: async (node, id) => {
+      const place = node.places?.find(one => one.id === id)
+      if (place === undefined || (node.kind === 'stored' && !(await cache.has(place.key)))) return 0
+      return bytesOf(await engine.rowsOf(node, place))
+    },
+    survey: () => survey(nodes, {
+      cache, rowsOf: source,
+      isForced: (node, place) => engine.isForced(node, place.id),
+      intact: (node, place) => {
+        const known = intact.get(place.key) ?? isIntact(node, place)
+        // What was found broken is made again: then it has to be looked at again.
+        intact.set(place.key, known)
+        known.then(ok => ok || intact.delete(place.key), () => intact.delete(place.key))
+        return known
+      },
+    }),
+    [Symbol.asyncDispose]: async () => {
+      await contents.save().catch(() => {})
+    },
+  }
+  const source = (node: Node): Promise<SourceRows> => {
+    const rows = sources.get(node) ?? collectSource(engine, node)
+    sources.set(node, rows)
+    return rows
+  }
+  const isIntact = async (node: Node, place: Place): Promise<boolean> => {
+    const { stage } = node.stage
+    if (stage.intact === undefined) return true
+    for (const row of await engine.rowsOf(node, place)) if (!(await stage.intact(row as AnyRow, { out }))) return false
+    return true
+  }
+  return engine
+}
+
+/** The stages that --to leaves. Throws when an id is none of the graph's. */
+function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['part']>): readonly GraphStage[] {
+  const ids = graph.stages.map(stage => stage.id)
+  const mistakes = [['--from', from], ['--to', to], ...force.map(id => ['--force', id])].flatMap(([option, id]) =>
+    id === undefined || ids.includes(id) ? [] : [{ where: `${option} ${id}`, message: `No stage is called "${id}".${didYouMean(id, ids)}`, hint: `Stages: ${ids.join(', ')}` }])
+  if (mistakes.length > 0) throw new PipeError('graph', mistakes)
+  if (to === undefined) return graph.stages
+  const wanted = new Set([to])
+  for (const { id, from } of [...graph.stages].reverse()) if (wanted.has(id)) for (const above of from) wanted.add(above)
+  return graph.stages.filter(stage => wanted.has(stage.id))
+}
+
+/** All that is neither the stage nor fed by it. */
+function beforeOf(nodes: readonly Node[], id: string): Set<Node> {
+  const behind = new Set(nodes.filter(node => node.id === id))
+  for (const node of nodes) if (node.from.some(above => behind.has(above))) behind.add(node)
+  return new Set(nodes.filter(node => !behind.has(node)))
+}
+
+function withResolvers<T>(): { promise: Promise<T>; reject: (error: unknown) => void } {
+  let reject: (error: unknown) => void = () => {}
+  const promise = new Promise<T>((_, no) => {
+    reject = no
+  })
+  return { promise, reject }
+}

@@ -1,0 +1,285 @@
+/** Runs a segment: batch by batch where every stage works so, else once on the whole stream. Stores what comes out. */
+import {
+  catchError, concat, concatMap, defer, finalize, from, lastValueFrom, map, mergeMap, type Observable, of, type OperatorFunction, tap, toArray,
+} from 'rxjs'
+import { Tensor, type TensorRef } from '../native/tensor.js'
+import { type AnyRow, checkRow } from './arrow.js'
+import { Checkpoints } from './checkpoint.js'
+import { contextOf, type Engine } from './context.js'
+import type { AnyStage, Table } from './define.js'
+import { PipeError, sentence } from './error.js'
+import { bytesTensor, LiveTensors } from './lazy.js'
+import { each, runs } from './rows.js'
+import { inputsOf, keyOf, manifestKey, type Node, type Place, type Segment } from './survey.js'
+
+/**
+ * Batches worked on at the same time. The device runs ops in order, so two are enough: while the one computes, the
+ * other is read, hashed and written. More would only hold more memory.
+ */
+const batchesAtOnce = 2
+
+/** The batch a row belongs to: a symbol, because {...row} copies it and a stage can't forget it. */
+const batchOf = Symbol('batch')
+type Tagged = AnyRow & { readonly [batchOf]?: string }
+
+/** Emits the id of each batch that is finished. */
+export const runSegment = (engine: Engine, segment: Segment): Observable<string> => (segment.isStream ? runStream(engine, segment) : runBatches(engine, segment))
+
+// ── batch by batch ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+function runBatches(engine: Engine, { anchor, missing }: Segment): Observable<string> {
+  const places = (anchor.places ?? []).filter(place => missing?.includes(place.id))
+  return from(places).pipe(
+    mergeMap(place => defer(async () => {
+      await runBatch(engine, anchor, place, places.length)
+      return place.id
+    }), batchesAtOnce),
+  )
+}
+
+async function runBatch(engine: Engine, anchor: Node, place: Place, of: number): Promise<void> {
+  const path: { node: Node; place: Place }[] = []
+  let at = { node: anchor, place }
+  while (at.node === anchor || at.node.kind === 'inline') {
+    path.unshift(at)
+    at = at.place.origin as { node: Node; place: Place }
+  }
+  let rows: readonly AnyRow[] = await engine.rowsOf(at.node, at.place)
+  const bytes = bytesOf(rows)
+  const estimates = path.map(({ node }) => memoryOf(node, bytes))
+  using _ = await engine.memory.room(`${anchor.id} ${place.id}`, Math.max(...estimates), true)
+  engine.signal.throwIfAborted()
+  for (const { node, place } of path) {
+    const usage = engine.usage(node)
+    using _work = usage.work()
+    engine.emit({ kind: 'batch-started', stage: node.id, batch: place.id })
+    const { stage, params } = node.stage
+    try {
+      const operator = stage.operator(params, contextOf(engine, node, { batch: place.id, wanted: () => true }))
+      const made = await lastValueFrom(from(rows.map(row => inputRow(stage, row, place.id))).pipe(operator as OperatorFunction<AnyRow, AnyRow>, toArray()))
+      if (node === anchor) await finishBatch(engine, node, place.id, place.key, made, of)
+      else {
+        rows = await Promise.all(onHost(stage.output, made))
+        engine.emit({ kind: 'batch-finished', stage: node.id, batch: place.id, cached: false, bytes: 0, of })
+      }
+      usage.run++
+      usage.inputBytes += bytes
+    } catch (error) {
+      throw wrapped(engine, node, place.id, error)
+    }
+  }
+}
+
+// ── on a stream ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function runStream(engine: Engine, { anchor, members, missing }: Segment): Observable<string> {
+  const live = new LiveTensors()
+  const absent = new Set(missing)
+  const there = new Set((anchor.places ?? []).map(place => place.id).filter(id => !absent.has(id)))
+  const checkpoints = new Map(members.map(node => [node, new Checkpoints(engine.cache, manifestKey(node))]))
+  const wanted = (batch: string): boolean => !there.has(batch)
+  const ids = new Map<Node, string[]>()
+
+  const given = (node: Node): Observable<Tagged> =>
+    concat(...(node.from.length === 0 ? [of({} as Tagged)] : node.from.map(above => (members.includes(above) ? made(above) : stored(node, above)))))
+
+  const stored = (node: Node, above: Node): Observable<Tagged> => {
+    const inputs = (inputsOf(node) ?? []).filter(input => input.origin.node === above)
+    return from(inputs).pipe(concatMap(async ({ id, origin }) => tagged(await engine.rowsOf(above, origin.place), id)), concatMap(rows => rows))
+  }
+
+  /** The rows a stage of the segment makes; those of inline stages fit to be read by the next. */
+  const made = (node: Node): Observable<Tagged> => defer(() => {
+    const { stage, params } = node.stage
+    const usage = engine.usage(node)
+    const work = usage.work()
+    let last: string | undefined
+    const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node) })
+    const seen: string[] = []
+    ids.set(node, seen)
+    const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
+    return given(node).pipe(
+      map(row => {
+        last = row[batchOf]
+        usage.inputBytes += bytesOf([row])
+        return inputRow(stage, row, row[batchOf])
+      }),
+      operator,
+      map(row => {
+        const id = idOf(stage, row)
+        if (seen.at(-1) !== id) seen.push(id)
+        return { ...row, [batchOf]: id }
+      }),
+      node === anchor ? tap() : handOver(stage.output, live),
+      catchError(error => {
+        throw wrapped(engine, node, last, error)
+      }),
+      finalize(() => work[Symbol.dispose]()),
+    )
+  })
+
+  const store = async (rows: readonly Tagged[], id: string): Promise<string[]> => {
+    const key = keyOf(anchor, id) as string
+    const isNew = anchor.kind === 'last' || !(there.has(id) || (missing === undefined && !engine.isForced(anchor, id) && (await engine.cache.has(key))))
+    if (!isNew) {
+      disposeAll(rows)
+      return []
+    }
+    try {
+      await finishBatch(engine, anchor, id, key, rows, anchor.places?.length)
+    } catch (error) {
+      throw wrapped(engine, anchor, id, error)
+    }
+    engine.usage(anchor).run++
+    absent.delete(id)
+    return [id]
+  }
+
+  const done = new Set<string>()
+  const finished = made(anchor).pipe(
+    runs(row => row[batchOf] as string),
+    concatMap(rows => {
+      const id = rows[0]?.[batchOf] as string
+      if (done.has(id)) {
+        throw wrapped(engine, anchor, id, new Error(`rows of batch "${id}" come in two places of the stream; they have to be neighbours`))
+      }
+      done.add(id)
+      return store(rows, id)
+    }),
+    concatMap(list => list),
+  )
+  const ending = defer(async () => {
+    // A batch of which nothing came out is stored empty: it is done, too.
+    const empty: string[] = []
+    if (anchor.kind === 'stored') for (const id of absent) empty.push(...(await store([], id)))
+    for (const node of members) {
+      const order = node === anchor ? (anchor.places?.map(place => place.id) ?? ids.get(node)) : ids.get(node)
+      if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined)) await engine.cache.complete(manifestKey(node), order ?? [])
+      await checkpoints.get(node)?.dropAll()
+    }
+    return empty
+  }).pipe(concatMap(list => list))
+  return concat(finished, ending).pipe(finalize(() => live[Symbol.dispose]()))
+}
+
+/** Rows of an inline stage for the next one: live tensors of a live table move, others go through the host. */
+function handOver(table: Table, live: LiveTensors): OperatorFunction<Tagged, Tagged> {
+  if (!table.live) {
+    const known = new WeakMap<Tensor, Promise<TensorRef>>()
+    return each(async row => (await onHost(table, [row], known)[0]) as Tagged)
+  }
+  return map(row => {
+    checkRow(table, row)
+    return mapTensors(row, tensor => live.hold(tensor)) as Tagged
+  })
+}
+
+// ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const tagged = (rows: readonly AnyRow[], id: string): Tagged[] => rows.map(row => ({ ...row, [batchOf]: id }))
+
+/** What the stage asked for, and the batch. */
+function inputRow(stage: AnyStage, row: AnyRow, id: string | undefined): Tagged {
+  const columns = Object.keys(stage.input.columns).map(name => [name, row[name]])
+  return { ...Object.fromEntries(columns), ...(id === undefined ? {} : { [batchOf]: id }) }
+}
+
+function idOf(stage: AnyStage, row: Tagged): string {
+  const id = stage.batch?.(row) ?? row[batchOf]
+  if (typeof id === 'string' && id !== '') return id
+  throw new Error('a row belongs to no batch: make it from the row that came ({...row, …}), or give the stage batch(row)')
+}
+
+/** Live tensors read to the host and disposed; the same tensor in several rows stays one. */
+function onHost(table: Table, rows: readonly AnyRow[], known = new WeakMap<Tensor, Promise<TensorRef>>()): Promise<AnyRow>[] {
+  const read = (tensor: Tensor): Promise<TensorRef> => {
+    const ref = known.get(tensor) ?? (async () => {
+      using held = tensor
+      return bytesTensor(await held.read(), held.dtype, held.shape)
+    })()
+    known.set(tensor, ref)
+    return ref
+  }
+  return rows.map(async row => {
+    checkRow(table, row)
+    const entries = Reflect.ownKeys(row).map(async name => {
+      const value = (row as Record<PropertyKey, unknown>)[name]
+      return [name, value instanceof Tensor ? await read(value) : value] as const
+    })
+    return Object.fromEntries(await Promise.all(entries)) as AnyRow
+  })
+}
+
+const mapTensors = (row: AnyRow, f: (tensor: Tensor) => TensorRef): AnyRow =>
+  Object.fromEntries(Reflect.ownKeys(row).map(name => {
+    const value = (row as Record<PropertyKey, unknown>)[name]
+    return [name, value instanceof Tensor ? f(value) : value]
+  }))
+
+function disposeAll(rows: readonly AnyRow[]): void {
+  for (const row of rows) for (const value of Object.values(row)) if (value instanceof Tensor) value[Symbol.dispose]()
+}
+
+/** Bytes of the distinct tensors of these rows. */
+export function bytesOf(rows: readonly AnyRow[]): number {
+  const refs = new Set<TensorRef>()
+  for (const row of rows) for (const value of Object.values(row)) if (isRef(value)) refs.add(value)
+  return [...refs].reduce((sum, ref) => sum + ref.bytes, 0)
+}
+const isRef = (value: unknown): value is TensorRef => typeof value === 'object' && value !== null && 'bytes' in value && 'open' in value
+
+/** Device memory for a batch with tensors of so many bytes: by default those, as much again for results, and for what is between. */
+export const memoryOf = ({ stage: { stage, params } }: Node, bytes: number): number => stage.memory?.(bytes, params) ?? 3 * bytes
+
+/** Rows of a source, in memory, by batch. */
+export async function collectSource(engine: Engine, node: Node): Promise<Map<string, readonly AnyRow[]>> {
+  const { stage, params } = node.stage
+  const batches = new Map<string, AnyRow[]>()
+  try {
+    const operator = stage.operator(params, contextOf(engine, node, { wanted: () => true })) as OperatorFunction<AnyRow, AnyRow>
+    using _work = engine.usage(node).work()
+    const rows = await lastValueFrom(of({}).pipe(operator, toArray()))
+    for (const row of await Promise.all(onHost(stage.output, rows))) {
+      const id = idOf(stage, row)
+      batches.set(id, [...(batches.get(id) ?? []), row])
+    }
+    return batches
+  } catch (error) {
+    throw wrapped(engine, node, undefined, error)
+  }
+}
+
+async function finishBatch(engine: Engine, node: Node, id: string, key: string, rows: readonly AnyRow[], of: number | undefined): Promise<void> {
+  const { stage } = node.stage
+  let bytes = 0
+  if (node.kind === 'stored') {
+    const inputs = node.isStream ? (inputsOf(node) ?? []).map(input => input.origin.place.key) : node.places?.filter(p => p.id === id).map(p => p.origin?.place.key ?? '')
+    const lineage = { stage: node.id, version: stage.version, params: node.print.params, inputs: inputs ?? [], id }
+    bytes = await engine.cache.store(key, stage.output, rows, lineage)
+  } else {
+    await Promise.all(onHost(stage.output, rows))
+  }
+  engine.usage(node).diskBytes += bytes
+  engine.finished(node, id)
+  engine.emit({ kind: 'batch-finished', stage: node.id, batch: id, cached: false, bytes, ...(of === undefined ? {} : { of }) })
+}
+
+// ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A failure told with its place and how to go on. Stops, damage and what already has its place pass. */
+function wrapped(engine: Engine, node: Node, batch: string | undefined, error: unknown): unknown {
+  if (placed.has(error as object) || engine.signal.aborted) return error
+  const known = (error as Error | undefined)?.name === 'PipeError' ? (error as PipeError) : undefined
+  if (known !== undefined && ['stopped', 'damaged', 'locked'].includes(known.code)) return error
+  const place = [node.id, batch].filter(part => part !== undefined).join('  ')
+  const where = known?.where === undefined ? place : `${place}  ${known.where}`
+  const n = engine.finishedBatches
+  const told = new PipeError(known?.code ?? 'failed', {
+    where, message: known?.message ?? sentence(error), ...(known?.hint === undefined ? {} : { hint: known.hint }),
+    goOn: `${n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`}; the same command goes on from here.`,
+  }, { cause: known === undefined ? error : (known.cause ?? known) })
+  placed.add(told)
+  return told
+}
+const placed = new WeakSet<object>()
+

@@ -1,0 +1,68 @@
+/** What each stage takes: seconds in which it had work, peak memory of the process meanwhile, batches, calls of ops. */
+import type { Ops } from '../native/ops.js'
+import type { StageUsage } from './events.js'
+
+/** Often enough to see the peak of an op of a tenth of a second, cheap enough not to be seen itself (about 20 µs a look). */
+export const sampleMs = 50
+
+export class Usage {
+  run = 0
+  cached = 0
+  peakRssBytes = 0
+  opCalls = 0
+  /** Bytes of tensors in the batches that were worked on: for estimates. */
+  inputBytes = 0
+  /** Of the files it stored. */
+  diskBytes = 0
+  #active = 0
+  #since = 0
+  #seconds = 0
+
+  constructor(readonly id: string, readonly use: string) {}
+
+  get isActive(): boolean {
+    return this.#active > 0
+  }
+
+  /** The stage has work until this is disposed; overlapping work counts once. */
+  work(): Disposable {
+    if (this.#active++ === 0) this.#since = performance.now()
+    let over = false
+    return {
+      [Symbol.dispose]: () => {
+        if (over) return
+        over = true
+        if (--this.#active === 0) this.#seconds += (performance.now() - this.#since) / 1000
+      },
+    }
+  }
+
+  sample(rssBytes: number): void {
+    if (this.isActive) this.peakRssBytes = Math.max(this.peakRssBytes, rssBytes)
+  }
+
+  get value(): StageUsage {
+    const { id, use, peakRssBytes, opCalls, run, cached } = this
+    const seconds = this.#seconds + (this.isActive ? (performance.now() - this.#since) / 1000 : 0)
+    return { id, use, seconds, peakRssBytes, batches: { run, cached }, opCalls }
+  }
+}
+
+/** The same ops, counting their calls. */
+export function counting(ops: Ops, usage: Usage): Ops {
+  const wrapped = new Map<PropertyKey, unknown>()
+  return new Proxy(ops, {
+    get(target, name) {
+      const known = wrapped.get(name)
+      if (known !== undefined) return known
+      const value: unknown = Reflect.get(target, name, target)
+      if (typeof value !== 'function') return value
+      const verb = (...args: unknown[]): unknown => {
+        usage.opCalls++
+        return (value as (...args: unknown[]) => unknown).apply(target, args)
+      }
+      wrapped.set(name, verb)
+      return verb
+    },
+  })
+}

@@ -1,0 +1,52 @@
+/** A device of host buffers with a queue that takes a moment, for tests of the engine alone. */
+import type { Device } from '../../native/device.js'
+import type { Ops } from '../../native/ops.js'
+import { bytesPerElement, type DType, elements, Tensor } from '../../native/tensor.js'
+
+export class FakeDevice implements Device {
+  readonly kind = 'cpu'
+  readonly name = 'fake'
+  liveBytes = 0
+  peakBytes = 0
+  readonly #buffers = new Map<object, Uint8Array>()
+
+  get liveTensors(): number {
+    return this.#buffers.size
+  }
+  empty(dtype: DType, shape: readonly number[]): Tensor {
+    return this.upload(new Uint8Array(elements(shape) * bytesPerElement[dtype]), dtype, shape)
+  }
+  upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
+    if (bytes.byteLength !== elements(shape) * bytesPerElement[dtype]) throw new Error(`${bytes.byteLength} bytes for ${dtype} [${shape}]`)
+    const handle = {}
+    this.#buffers.set(handle, bytes.slice())
+    this.liveBytes += bytes.byteLength
+    this.peakBytes = Math.max(this.peakBytes, this.liveBytes)
+    return new Tensor(this, dtype, shape, handle)
+  }
+  run(): void {
+    throw new Error('the fake device runs nothing')
+  }
+  finish(): Promise<void> {
+    return new Promise(resolve => setImmediate(resolve))
+  }
+  async read(tensor: Tensor): Promise<Uint8Array> {
+    const bytes = this.#buffers.get(tensor.handle)
+    await this.finish()
+    return (bytes as Uint8Array).slice()
+  }
+  release(handle: object): void {
+    this.liveBytes -= this.#buffers.get(handle)?.byteLength ?? 0
+    this.#buffers.delete(handle)
+  }
+  info(): { isa: string; threads: number; blas: string } {
+    return { isa: 'none', threads: 1, blas: 'none' }
+  }
+  stats(): Record<string, never> {
+    return {}
+  }
+}
+
+/** Only what the engine itself asks of ops. */
+export const fakeOps = (device = new FakeDevice()): Ops & { readonly device: FakeDevice } =>
+  ({ device, cast: () => { throw new Error('no cast') }, finish: () => device.finish() }) as unknown as Ops & { readonly device: FakeDevice }
