@@ -1,0 +1,71 @@
+/** What `pipe cache` shows: the stored batches of an output folder, whether they are sound, and what no plan uses. */
+import { readdir, rm, stat, unlink } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import type { Lineage } from './cache.js'
+import { sentence } from './error.js'
+import { ParquetFile } from './parquet.js'
+import type { Plan } from './plan.js'
+
+export interface CacheEntry {
+  readonly key: string
+  readonly path: string
+  readonly bytes: number
+  /** When it was written. */
+  readonly time: Date
+  /** Stage and batch; undefined when the file is damaged. */
+  readonly lineage: Lineage | undefined
+  /** Keys of stored batches that this one's tensors lie in. */
+  readonly refersTo: readonly string[]
+  /** What is wrong with it: as far as the footer tells, or all of it after `verifyEntry`. */
+  readonly damage: string | undefined
+}
+
+/** The stored batches under `out`, by stage and batch. */
+export async function listCache(out: string): Promise<CacheEntry[]> {
+  const folder = join(out, 'cache')
+  const names = await readdir(folder, { recursive: true }).catch(() => [])
+  const paths = names.filter(name => /^[0-9a-f]{2}[\\/][0-9a-f]{64}\.parquet$/.test(name)).map(name => join(folder, name))
+  const entries = await Promise.all(paths.map(entryOf))
+  const place = ({ lineage }: CacheEntry): string => `${lineage?.stage ?? ''} ${lineage?.id ?? ''}`
+  return entries.sort((a, b) => place(a).localeCompare(place(b), 'en', { numeric: true }))
+}
+
+async function entryOf(path: string): Promise<CacheEntry> {
+  const { size, mtime } = await stat(path)
+  const common = { key: basename(path, '.parquet'), path, bytes: size, time: mtime }
+  try {
+    const { lineage, tensors } = (await ParquetFile.open(path)).value as { lineage: Lineage; tensors: Record<string, { uri?: string }>[] }
+    const uris = tensors.flatMap(row => Object.values(row).map(cell => cell.uri ?? ''))
+    const refersTo = [...new Set(uris.filter(uri => uri.startsWith('cache:')).map(uri => uri.slice('cache:'.length)))]
+    return { ...common, lineage, refersTo, damage: undefined }
+  } catch (error) {
+    return { ...common, lineage: undefined, refersTo: [], damage: sentence(error) }
+  }
+}
+
+/** Reads all of the file and checks every hash. Returns what is wrong, or undefined. */
+export async function verifyEntry({ path }: CacheEntry): Promise<string | undefined> {
+  try {
+    await (await ParquetFile.open(path)).verify()
+    return undefined
+  } catch (error) {
+    return sentence(error)
+  }
+}
+
+/** Keys that the plan uses, and those that their tensors lie in. */
+export function usedKeys(plan: Plan, entries: readonly CacheEntry[]): Set<string> {
+  const used = new Set(plan.stages.flatMap(stage => Object.values(stage.keys)))
+  const byKey = new Map(entries.map(entry => [entry.key, entry]))
+  for (const key of used) for (const other of byKey.get(key)?.refersTo ?? []) used.add(other) // a Set is walked to its growing end
+  return used
+}
+
+/** Deletes what is stored and not used, and half-written files. The caller holds the folder's lock. */
+export async function deleteEntries(out: string, entries: readonly CacheEntry[]): Promise<void> {
+  for (const { path } of entries) await unlink(path)
+  const folder = join(out, 'cache')
+  for (const name of await readdir(folder, { recursive: true }).catch(() => [])) {
+    if (name.endsWith('.tmp')) await rm(join(folder, name), { force: true })
+  }
+}
