@@ -8,10 +8,12 @@
  * where smaller than m, n). A linear P is stored as P.trellis i16 [tiles, words], P.SU [n], P.SV [m] with the scale
  * folded in; the code's tables once, as codebook.NAME. Everything else is stored as in the dense model.
  */
+import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { Codec } from '../../native/codebook.js'
 import { codebooks } from '../../native/codebooks/index.js'
+import { codebookOf } from '../../native/codebooks/settings.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
@@ -103,22 +105,23 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
 }
 
 async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: Quantization): Promise<Codec> {
-  const { use, ...params } = quantization.codebook
-  const codebook = codebooks[use]
-  if (codebook === undefined) throw new Error(`codebook "${use}" was checked and is gone`)
-  if (!Value.Check(codebook.params, params)) {
-    const first = Value.Errors(codebook.params, params).First()
-    throw new PipeError('input', { where: checkpoint.path, message: `codebook ${use}${first?.path ?? ''}: ${first?.message ?? 'malformed'}.` })
+  let known: ReturnType<typeof codebookOf>
+  try {
+    known = codebookOf(quantization.codebook)
+  } catch (error) {
+    throw new PipeError('input', { where: join(checkpoint.path, 'config.json'), message: `${(error as Error).message}.` }, { cause: error })
   }
   const names = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix))
   const tables = await Promise.all(names.map(async name => [name.slice(tablePrefix.length), await checkpoint.ref(name).open(ops)] as const))
-  return codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined)
+  return known.codebook.open(ops, known.params, tables.length > 0 ? Object.fromEntries(tables) : undefined)
 }
 
 async function decode(ops: Ops, checkpoint: Checkpoint, codec: Codec, linear: string, { m, n, transform }: Quantization['modules'][string]): Promise<Tensor> {
   const stored = checkpoint.ref(`${linear}.trellis`)
   const [Tx, Ty] = codec.tile
-  const shape = [(m * n) / (Tx * Ty), (codec.bitsPerWeight * Tx * Ty) / 16]
+  // Linears that tiles do not divide are padded with zero weights.
+  const [rows, columns] = [Math.ceil(m / Tx) * Tx, Math.ceil(n / Ty) * Ty]
+  const shape = [(rows / Tx) * (columns / Ty), (codec.bitsPerWeight * Tx * Ty) / 16]
   if (stored.dtype !== 'i16' || String(stored.shape) !== String(shape)) {
     throw new PipeError('input', {
       where: checkpoint.path,
@@ -127,7 +130,8 @@ async function decode(ops: Ops, checkpoint: Checkpoint, codec: Codec, linear: st
   }
   using trellis = await stored.open(ops)
   using codes = codec.unpack(trellis)
-  using values = codec.decode(codes, m, n)
+  using padded = codec.decode(codes, rows, columns)
+  using values = ops.copy(padded, { rows: [0, m], columns: [0, n] })
   using su = await checkpoint.ref(`${linear}.SU`).open(ops, 'f32')
   using sv = await checkpoint.ref(`${linear}.SV`).open(ops, 'f32')
   using right = ops.hadamard(values, { side: 'right', signs: su, block: transform.n, inverse: true }) // Ŵ·H_nᵀ·diag(SU)

@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { openBackend } from '../../../native/index.js'
 import type { Tensor } from '../../../native/tensor.js'
-import type { NewRow } from '../../../pipeline/define.js'
+import type { NewRow, Row } from '../../../pipeline/define.js'
 import type { activations } from '../../../schemas/tables/activations.js'
+import type { linears } from '../../../schemas/tables/linears.js'
 import calibrate from '../../../stages/calibrate/calibrate.js'
 import { batchOf } from '../../../stages/model/batch.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
@@ -15,14 +16,17 @@ import { openWeights } from '../../../stages/model/quantized.js'
 import { concatenated, openTokenizer } from '../../../stages/model/text.js'
 import { countingOps, root, temporary } from '../../helpers.js'
 import { same } from '../../native/devices.js'
-import { fakeContext, floats, runStage } from '../context.js'
+import { contextWith, memoryCheckpoint } from '../context.js'
+import { floats, runStage } from '../run-stage.js'
 
 const folder = join(root, 'fixtures/tiny-llama')
 const text = join(folder, 'calibration.jsonl')
 const params = { text, sequences: 5, length: 40, batch: 2 }
 const ops = await openBackend('cpu')
 type Out = NewRow<typeof activations>
-const rows = await runStage<Out>(model, { path: folder }, [{}], fakeContext(ops))
+type In = Row<typeof linears>
+const rowsOf = async (path: string): Promise<In[]> => (await runStage(model, { path }, [{}], contextWith(ops))) as In[] // references all
+const rows = await rowsOf(folder)
 
 /** The bits of every chunk that came out, by group, in order; the chunks are disposed. */
 const collect = async (out: readonly Out[]): Promise<Map<string, Uint8Array[]>> => {
@@ -37,7 +41,7 @@ const collect = async (out: readonly Out[]): Promise<Map<string, Uint8Array[]>> 
 }
 
 t.test('activations are those of a whole forward pass', async t => {
-  const out = await runStage<Out>(calibrate, params, rows, fakeContext(ops))
+  const out = await runStage(calibrate, params, rows, contextWith(ops))
   t.ok(out.filter(({ role }) => role === 'activation').every(({ x, n, tokens }) => String(x!.shape) === `${tokens},${n}`), 'x is [tokens, n]')
   const groups = await collect(out)
 
@@ -66,7 +70,7 @@ t.test('activations are those of a whole forward pass', async t => {
 })
 
 t.test('rows come in the order of the model, each linear after all chunks of its input', async t => {
-  const out = await runStage<Out>(calibrate, params, rows, fakeContext(ops))
+  const out = await runStage(calibrate, params, rows, contextWith(ops))
   await collect(out)
   t.strictSame(out.filter(({ role }) => role !== 'activation').map(({ linear }) => linear), rows.map(({ linear }) => linear))
   const lastChunk = new Map(out.flatMap((row, i) => (row.role === 'activation' ? [[batchOf(row), i]] : [])) as [string, number][])
@@ -77,14 +81,14 @@ t.test('rows come in the order of the model, each linear after all chunks of its
 })
 
 t.test('resuming: the same bits, and only the blocks that are needed', async t => {
-  const first = fakeContext(ops)
-  const whole = await collect(await runStage<Out>(calibrate, params, rows, first))
-  t.strictSame([...first.saved.keys()].sort(), ['3.0', '3.1', '3.2'], 'the stream entering the last block is still there')
+  const checkpoint = memoryCheckpoint()
+  const whole = await collect(await runStage(calibrate, params, rows, contextWith(ops, { checkpoint })))
+  t.strictSame(checkpoint.names, ['3.0', '3.1', '3.2'], 'the stream entering the last block is still there')
 
   const missing = new Set(['3/o', '3/b', 'kept/head'])
   const counting = countingOps(ops)
-  const again = fakeContext(counting.ops, { wanted: batch => missing.has(batch), checkpoint: first.checkpoint })
-  const out = await runStage<Out>(calibrate, params, rows, again)
+  const again = contextWith(counting.ops, { wanted: batch => missing.has(batch), checkpoint })
+  const out = await runStage(calibrate, params, rows, again)
   t.equal(counting.calls.attention, 3, 'one block, three chunks')
   t.equal(counting.calls.embed, undefined, 'from the saved stream')
   t.strictSame([...new Set(out.map(batchOf))], ['3/o', '3/b', 'kept/head'])
@@ -92,24 +96,24 @@ t.test('resuming: the same bits, and only the blocks that are needed', async t =
   for (const [name, chunks] of groups) t.ok(chunks.every((bytes, i) => same(bytes, whole.get(name)![i]!)), name)
 
   const none = countingOps(ops)
-  const fresh = fakeContext(none.ops, { wanted: batch => batch === '1/a' })
-  const second = await collect(await runStage<Out>(calibrate, params, rows, fresh))
+  const fresh = contextWith(none.ops, { wanted: batch => batch === '1/a' })
+  const second = await collect(await runStage(calibrate, params, rows, fresh))
   t.equal(none.calls.attention, 6, 'nothing saved: from the start, up to the last block wanted')
   t.ok(second.get('1/a')!.every((bytes, i) => same(bytes, whole.get('1/a')![i]!)))
 
   const idle = countingOps(ops)
-  const nothing = await runStage<Out>(calibrate, params, rows, fakeContext(idle.ops, { wanted: batch => batch.startsWith('kept/') }))
+  const nothing = await runStage(calibrate, params, rows, contextWith(idle.ops, { wanted: batch => batch.startsWith('kept/') }))
   t.equal(nothing.length, rows.filter(({ role }) => role === 'kept').length)
   t.equal(idle.calls.attention, undefined, 'kept rows need no block')
 })
 
 t.test('an incomplete saved stream is not used', async t => {
-  const first = fakeContext(ops)
-  const whole = await collect(await runStage<Out>(calibrate, params, rows, first))
-  await first.checkpoint.drop('3.1')
+  const checkpoint = memoryCheckpoint()
+  const whole = await collect(await runStage(calibrate, params, rows, contextWith(ops, { checkpoint })))
+  await checkpoint.drop('3.1')
   const counting = countingOps(ops)
-  const again = fakeContext(counting.ops, { wanted: batch => batch === '3/s', checkpoint: first.checkpoint })
-  const groups = await collect(await runStage<Out>(calibrate, params, rows, again))
+  const again = contextWith(counting.ops, { wanted: batch => batch === '3/s', checkpoint })
+  const groups = await collect(await runStage(calibrate, params, rows, again))
   t.equal(counting.calls.attention, 12, 'from the start')
   t.ok(groups.get('3/s')!.every((bytes, i) => same(bytes, whole.get('3/s')![i]!)))
 })
@@ -117,8 +121,8 @@ t.test('an incomplete saved stream is not used', async t => {
 t.test('stopping', async t => {
   const stop = new AbortController()
   let chunks = 0
-  const context = fakeContext(ops, { signal: stop.signal, progress: () => { if (++chunks === 2) stop.abort() } })
-  await t.rejects(runStage<Out>(calibrate, params, rows, context), { name: 'AbortError' })
+  const context = contextWith(ops, { signal: stop.signal, progress: () => { if (++chunks === 2) stop.abort() } })
+  await t.rejects(runStage(calibrate, params, rows, context), { name: 'AbortError' })
   t.equal(chunks, 2)
 })
 
@@ -128,12 +132,11 @@ t.test('texts and models that can\'t be used', async t => {
     writeFileSync(file, content)
     return file
   }
-  const run = (change: object, from: readonly Out[] = rows) => runStage<Out>(calibrate, { ...params, ...change }, from, fakeContext(ops))
+  const run = (change: object, from = rows) => runStage(calibrate, { ...params, ...change }, from, contextWith(ops))
   await t.rejects(run({ text: path('short.txt', 'A town.') }), { name: 'PipeError', message: /^the text is too short: it gives \d tokens and one window takes 40\.$/ })
   await t.rejects(run({ length: 4096 }), { name: 'PipeError', message: 'sequences of 4096 tokens are longer than the 512 positions the model was made for.' })
   const small = modelWithTokenizer(t)
-  const smallRows = await runStage<Out>(model, { path: small }, [{}], fakeContext(ops))
-  await t.rejects(run({}, smallRows), { name: 'PipeError', message: 'the tokenizer has 2048 tokens but the model\'s embedding only 256 rows.' })
+  await t.rejects(run({}, await rowsOf(small)), { name: 'PipeError', message: 'the tokenizer has 2048 tokens but the model\'s embedding only 256 rows.' })
 })
 
 /** A model whose embedding is smaller than its tokenizer. */

@@ -11,7 +11,7 @@ import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
 import { pipe, root } from '../../helpers.js'
-import { floats } from '../context.js'
+import { floats } from '../run-stage.js'
 
 const ops = await openBackend('cpu')
 const family = (name: string): string => join(root, 'fixtures/hf-reference', name)

@@ -2,15 +2,13 @@
 import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../../native/index.js'
-import type { Row } from '../../../pipeline/define.js'
-import type { linears } from '../../../schemas/tables/linears.js'
 import model from '../../../stages/model/model.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
 import { root } from '../../helpers.js'
-import { fakeContext, runStage } from '../context.js'
+import { contextOf, runStage } from '../run-stage.js'
 
 const ops = await openBackend('cpu')
-const rowsOf = (folder: string) => runStage<Row<typeof linears>>(model, { path: folder }, [{}], fakeContext(ops))
+const rowsOf = (folder: string) => runStage(model, { path: folder }, [{}], contextOf(ops))
 
 t.test('rows in the order of use, batches of neighbours', async t => {
   const folder = join(root, 'fixtures/hf-reference/qwen2-bias')
