@@ -8,12 +8,12 @@
  * where smaller than m, n). A linear P is stored as P.trellis i16 [tiles, words], P.SU [n], P.SV [m] with the scale
  * folded in; the code's tables once, as codebook.NAME. Everything else is stored as in the dense model.
  */
-import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { Codec } from '../../native/codebook.js'
 import { codebooks } from '../../native/codebooks/index.js'
 import { codebookOf } from '../../native/codebooks/settings.js'
+import { hadamardFactor } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
@@ -56,6 +56,7 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
     const shape = linears.get(`${name}.weight`)
     if (shape === undefined) fail(`"${name}" is no linear of this model.`)
     else if (shape[0] !== m || shape[1] !== n) fail(`"${name}" is said to be [${m}, ${n}] but is [${shape}] by the sizes of the model.`)
+    for (const order of [transform.m, transform.n]) if (hadamardFactor(order) === undefined) fail(`"${name}": no Hadamard matrix of order ${order} is known.`)
     if (m % transform.m !== 0 || n % transform.n !== 0) fail(`"${name}" [${m}, ${n}] can't be made of transforms of ${transform.m} and ${transform.n}.`)
   }
   return value
@@ -105,15 +106,17 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
 }
 
 async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: Quantization): Promise<Codec> {
-  let known: ReturnType<typeof codebookOf>
-  try {
-    known = codebookOf(quantization.codebook)
-  } catch (error) {
-    throw new PipeError('input', { where: join(checkpoint.path, 'config.json'), message: `${(error as Error).message}.` }, { cause: error })
-  }
   const names = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix))
   const tables = await Promise.all(names.map(async name => [name.slice(tablePrefix.length), await checkpoint.ref(name).open(ops)] as const))
-  return known.codebook.open(ops, known.params, tables.length > 0 ? Object.fromEntries(tables) : undefined)
+  try {
+    const { codebook, params } = codebookOf(quantization.codebook)
+    const codec = codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined) // takes over its tables
+    for (const [name, table] of tables) if (codec.tables[name] !== table) table[Symbol.dispose]()
+    return codec
+  } catch (error) {
+    for (const [, table] of tables) table[Symbol.dispose]()
+    throw new PipeError('input', { where: checkpoint.path, message: `the codebook can't be opened: ${(error as Error).message}.` }, { cause: error })
+  }
 }
 
 async function decode(ops: Ops, checkpoint: Checkpoint, codec: Codec, linear: string, { m, n, transform }: Quantization['modules'][string]): Promise<Tensor> {
