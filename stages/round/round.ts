@@ -49,7 +49,7 @@ export default defineStage({
       if (rows[0]?.role === 'kept') return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, proxyError: 0 }))
       const { codebook, params } = codebookOf(settings)
       using codec = codebook.open(context.ops, params)
-      return roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)
+      return await roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)
     }),
     concatMap(rows => rows),
   ),

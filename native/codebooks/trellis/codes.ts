@@ -91,6 +91,7 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
 export const codeParams = (code: TrellisCode): TObject => Type.Object({
   L: Type.Integer({ minimum: 1, maximum: 16, default: 16, description: 'Bits of a state: 2^L states' }),
   K: Type.Integer({ minimum: 1, maximum: 4, default: 2, description: 'Bits a weight' }),
+  ...(code.V !== undefined && { V: Type.Literal(code.V, { default: code.V, description: 'Weights a step: this code has no other' }) }),
   ...code.params,
   Tx: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Rows of a tile: Tx·Ty weights are one sequence' }),
   Ty: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Columns of a tile; also the block of LDL' }),
