@@ -25,25 +25,34 @@ interface NativeDevice {
 }
 interface Addon { Device: new () => NativeDevice }
 
-/** An op as `run` needs it: where each named value goes, and which dtypes a tensor may have (none listed: any). */
-interface Entry { index: number; fields: Field[]; place: Map<string, number>; dtypes: (readonly string[] | undefined)[] }
+/** The stack of a call of `run`; `shared` by later calls of the same op. */
+interface Trace { stack?: string; shared?: boolean }
 
-/** Calls whose stack is kept until they have run; looked through when so many are kept. */
-const traces = 4096
+/** An op as `run` needs it: where each named value goes, which dtypes a tensor may have (none listed: any), its calls since the last wait. */
+interface Entry {
+  index: number; fields: Field[]; place: Map<string, number>; dtypes: (readonly string[] | undefined)[]
+  calls: number; trace: Trace
+}
+
+/** Traces are looked through, and those of calls that ran well dropped, when so many are kept. */
+const kept = 4096
+/** Calls of one op since the last wait that get a stack of their own: taking one costs 5 µs, three times all the rest. Later ones are a loop's. */
+const traced = 64
 /** The longest array that Node 20 can hold. */
 const readable = 2 ** 32
 
 class NativeQueue implements Device {
   readonly #native: NativeDevice
   readonly #entries = new Map<string, Entry>()
-  #calls = new Map<number, { stack?: string }>()
-  #limit = traces
+  readonly #traces = new Map<number, Trace>()
+  #limit = kept
 
   constructor(readonly kind: 'cpu' | 'cuda', readonly name: string, native: NativeDevice) {
     this.#native = native
     for (const [index, { name, fields }] of native.ops().entries()) {
       const dtypes = fields.map(({ type }) => (type === 'any' || type === '' ? undefined : type === '16' ? ['f16', 'bf16', 'u16'] : [type]))
-      this.#entries.set(name, { index, fields, dtypes, place: new Map(fields.map((field, i) => [field.name, i])) })
+      const place = new Map(fields.map((field, i) => [field.name, i]))
+      this.#entries.set(name, { index, fields, dtypes, place, calls: 0, trace: {} })
     }
   }
 
@@ -83,43 +92,50 @@ class NativeQueue implements Device {
       if (values[i] === undefined && fields[i]!.required) throw new TypeError(`${op}: ${fields[i]!.name} is missing`)
     }
     const ticket = this.#native.enqueue(index, ...values)
-    const trace: { stack?: string } = {}
-    Error.captureStackTrace(trace)
-    this.#calls.set(ticket, trace)
-    if (this.#calls.size >= this.#limit) this.#forget()
+    if (entry.calls++ < traced) Error.captureStackTrace(entry.trace = {})
+    else entry.trace.shared = true
+    this.#traces.set(ticket, entry.trace)
+    if (this.#traces.size >= this.#limit) this.#forget()
   }
 
   async finish(): Promise<void> {
-    await this.#native.wait().catch(error => this.#blame(error))
+    await this.#wait()
   }
 
   async read(tensor: Tensor): Promise<Uint8Array> {
     if (tensor.device !== this) throw new TypeError('read: the tensor is on another device')
     if (tensor.bytes > readable) throw new RangeError(`read: ${tensor.dtype} [${tensor.shape}] has more than 4 GB; read it in parts (copy)`)
-    const bytes = await this.#native.wait(tensor.handle).catch(error => this.#blame(error))
-    return bytes!
+    return (await this.#wait(tensor.handle))!
   }
 
   release(handle: Handle): void { this.#native.release(handle) }
   info() { return this.#native.info() }
   stats(): Readonly<Record<string, OpStats>> { return this.#native.stats() }
 
-  /** Drops the stacks of calls that ran well. */
+  #wait(handle?: Handle): Promise<Uint8Array | undefined> {
+    for (const entry of this.#entries.values()) entry.calls = 0
+    return this.#native.wait(handle).catch(error => this.#blame(error))
+  }
+
+  /** Drops the traces of calls that ran well. */
   #forget(): void {
     const { done, failed } = this.#native.progress()
     const blamed = new Set(failed)
-    for (const ticket of this.#calls.keys()) {
+    for (const ticket of this.#traces.keys()) {
       if (ticket > done) break
-      if (!blamed.has(ticket)) this.#calls.delete(ticket)
+      if (!blamed.has(ticket)) this.#traces.delete(ticket)
     }
-    this.#limit = this.#calls.size + traces
+    this.#limit = this.#traces.size + kept
   }
 
   /** Throws a failure of the queue with the stack of the call that enqueued the op. */
   #blame(error: Error & { ticket?: number }): never {
-    const trace = this.#calls.get(error.ticket ?? 0)
     const failure = new Error(error.message)
-    if (trace?.stack !== undefined) failure.stack = `Error: ${error.message}${trace.stack.slice(trace.stack.indexOf('\n'))}`
+    const trace = this.#traces.get(error.ticket ?? 0)
+    if (trace?.stack !== undefined) {
+      const note = trace.shared ? '\n    (one of many calls of this op; the stack is that of an earlier one)' : ''
+      failure.stack = `Error: ${error.message}${note}${trace.stack.slice(trace.stack.indexOf('\n'))}`
+    }
     throw failure
   }
 }

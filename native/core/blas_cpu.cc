@@ -17,9 +17,9 @@ namespace {
 
 // CBLAS's own numbers.
 constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
-// Rows and columns of C that one call covers: OpenBLAS itself runs on one thread, so that results do not depend on the
-// number of threads; 1024 keeps its repeated packing below a few per cent.
-constexpr int64_t kTile = 1024;
+// OpenBLAS itself runs on one thread, over tiles of C that depend on the sizes alone, so that results do not depend on the
+// number of threads. Tiles of 1024 keep its repeated packing below a few per cent; smaller ones where C has few of them.
+constexpr int64_t kTile = 1024, kLeastTile = 256, kPieces = 8;
 
 const Blas* load(const std::string& path, std::string& reason) {
   static std::mutex mutex;
@@ -36,25 +36,14 @@ const Blas* load(const std::string& path, std::string& reason) {
   Blas blas;
   blas.path = path;
   blas.sgemm = reinterpret_cast<decltype(blas.sgemm)>(dlsym(library, "cblas_sgemm"));
-  blas.dgemm = reinterpret_cast<decltype(blas.dgemm)>(dlsym(library, "cblas_dgemm"));
   const auto set_threads = reinterpret_cast<void (*)(int)>(dlsym(library, "openblas_set_num_threads"));
-  if (!blas.sgemm || !blas.dgemm || !set_threads) {
-    reason = "it has no cblas_sgemm, cblas_dgemm and openblas_set_num_threads";
+  if (!blas.sgemm || !set_threads) {
+    reason = "it has no cblas_sgemm and openblas_set_num_threads";
     dlclose(library);
     return nullptr;
   }
   set_threads(1);
   return &loaded.emplace(path, blas).first->second;
-}
-
-void call(const Blas& blas, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b,
-          int64_t ldb, float beta, float* c, int64_t ldc) {
-  blas.sgemm(kRowMajor, ta ? kTransposed : kPlain, tb ? kTransposed : kPlain, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-void call(const Blas& blas, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda, const double* b,
-          int64_t ldb, double beta, double* c, int64_t ldc) {
-  blas.dgemm(kRowMajor, ta ? kTransposed : kPlain, tb ? kTransposed : kPlain, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 }  // namespace
@@ -73,26 +62,25 @@ const Blas* detect_blas() {
   return nullptr;
 }
 
-template <class T>
-void blas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb,
-          T beta, T* c, int64_t ldc) {
+void blas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b,
+               int64_t ldb, float beta, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
   const Blas* blas = context().blas;
   // CBLAS takes int sizes, and its beta = 0 is as ours: c is not read.
   if (!blas || k <= 0 || std::max({lda, ldb, ldc, k}) > INT_MAX) {
     return gemm_blocked(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   }
-  const int64_t across = (n + kTile - 1) / kTile, down = (m + kTile - 1) / kTile;
+  int64_t side = kTile;
+  while (side > kLeastTile && ((m + side - 1) / side) * ((n + side - 1) / side) < kPieces) side /= 2;
+  const int64_t across = (n + side - 1) / side, down = (m + side - 1) / side;
   parallel_for(across * down, 1, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t i = tile / across * kTile, j = tile % across * kTile;
-      call(*blas, transpose_a, transpose_b, std::min(kTile, m - i), std::min(kTile, n - j), k, alpha, a + (transpose_a ? i : i * lda), lda,
-           b + (transpose_b ? j * ldb : j), ldb, beta, c + i * ldc + j, ldc);
+      const int64_t i = tile / across * side, j = tile % across * side;
+      blas->sgemm(kRowMajor, transpose_a ? kTransposed : kPlain, transpose_b ? kTransposed : kPlain, std::min(side, m - i),
+                  std::min(side, n - j), k, alpha, a + (transpose_a ? i : i * lda), lda, b + (transpose_b ? j * ldb : j), ldb, beta,
+                  c + i * ldc + j, ldc);
     }
   });
 }
-
-template void blas_gemm(bool, bool, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t, float, float*, int64_t);
-template void blas_gemm(bool, bool, int64_t, int64_t, int64_t, double, const double*, int64_t, const double*, int64_t, double, double*, int64_t);
 
 }  // namespace ops

@@ -3,14 +3,8 @@
 
 namespace ops {
 
-template <>
-GemmKernel<float> gemm_kernel_avx2() {
-  return {6, 2 * 8, gemm_tile<float, 32, 6, 2>};
-}
-
-template <>
-GemmKernel<double> gemm_kernel_avx2() {
-  return {6, 2 * 4, gemm_tile<double, 32, 6, 2>};
+GemmKernel gemm_kernel_avx2() {
+  return {6, 16, gemm_packed<8, 6, 2>, 4, gemm_tile<8, 4, 2, false>, gemm_tile<8, 4, 1, false>};
 }
 
 }  // namespace ops

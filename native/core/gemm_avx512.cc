@@ -3,14 +3,8 @@
 
 namespace ops {
 
-template <>
-GemmKernel<float> gemm_kernel_avx512() {
-  return {14, 2 * 16, gemm_tile<float, 64, 14, 2>};
-}
-
-template <>
-GemmKernel<double> gemm_kernel_avx512() {
-  return {14, 2 * 8, gemm_tile<double, 64, 14, 2>};
+GemmKernel gemm_kernel_avx512() {
+  return {14, 32, gemm_packed<16, 14, 2>, 8, gemm_tile<16, 8, 2, false>, gemm_tile<16, 8, 1, false>};
 }
 
 }  // namespace ops

@@ -3,14 +3,8 @@
 
 namespace ops {
 
-template <>
-GemmKernel<float> gemm_kernel_portable() {
-  return {4, 2 * 4, gemm_tile<float, 16, 4, 2>};
-}
-
-template <>
-GemmKernel<double> gemm_kernel_portable() {
-  return {4, 2 * 2, gemm_tile<double, 16, 4, 2>};
+GemmKernel gemm_kernel_portable() {
+  return {4, 8, gemm_packed<4, 4, 2>, 4, gemm_tile<4, 4, 2, false>, gemm_tile<4, 4, 1, false>};
 }
 
 }  // namespace ops

@@ -1,25 +1,23 @@
-// defines: the GEMM micro-kernel in GCC's vector extensions. Each translation unit compiles it for its instruction set.
+// defines: the GEMM micro-kernels in GCC's vector extensions. Each translation unit compiles them for its instruction set.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
 namespace ops {
 namespace {
 
-// MR × NV vectors of accumulators stay in registers. BYTES is a vector's size.
-template <class T, int BYTES, int MR, int NV>
-void gemm_tile(int64_t k, const T* a, const T* b, T alpha, T beta, T* c, int64_t ldc) {
-  typedef T Vector __attribute__((vector_size(BYTES)));
-  typedef T Unaligned __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-  constexpr int W = BYTES / sizeof(T);
+// MR × NV vectors of W floats are summed in registers. a(i, l) is a[l·MR + i] if PACKED, else a[i·lda + l]; b [k][NV·W].
+template <int W, int MR, int NV, bool PACKED>
+void gemm_tile(int64_t k, const float* a, int64_t lda, const float* b, float alpha, float beta, float* c, int64_t ldc) {
+  typedef float Vector __attribute__((vector_size(4 * W)));
+  typedef float Memory __attribute__((vector_size(4 * W), aligned(4), may_alias));
   Vector sum[MR][NV] = {};
   for (int64_t l = 0; l < k; ++l) {
     Vector row[NV];
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) row[j] = *reinterpret_cast<const Unaligned*>(b + l * (NV * W) + j * W);
+    for (int j = 0; j < NV; ++j) row[j] = *reinterpret_cast<const Memory*>(b + (l * NV + j) * W);
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i) {
-      const T x = a[l * MR + i];
+      const float x = PACKED ? a[l * MR + i] : a[i * lda + l];
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) sum[i][j] += x * row[j];
     }
@@ -28,11 +26,16 @@ void gemm_tile(int64_t k, const T* a, const T* b, T alpha, T beta, T* c, int64_t
   for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) {
-      auto* to = reinterpret_cast<Unaligned*>(c + i * ldc + j * W);
-      if (beta == T(0)) *to = alpha * sum[i][j];
+      Memory* to = reinterpret_cast<Memory*>(c + i * ldc + j * W);
+      if (beta == 0.f) *to = alpha * sum[i][j];
       else *to = alpha * sum[i][j] + beta * *to;
     }
   }
+}
+
+template <int W, int MR, int NV>
+void gemm_packed(int64_t k, const float* a, const float* b, float alpha, float beta, float* c, int64_t ldc) {
+  gemm_tile<W, MR, NV, true>(k, a, 0, b, alpha, beta, c, ldc);
 }
 
 }  // namespace

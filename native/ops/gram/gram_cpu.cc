@@ -12,6 +12,7 @@ namespace ops {
 namespace {
 
 constexpr int64_t kTokens = 512;  // summed in f32
+constexpr int64_t kMirror = 16;   // squares in which a tile is mirrored: two cache lines of each row
 constexpr int64_t kTile = 256;    // of h: a tile in f64 (512 KB) and its f32 product stay in the L2
 
 bool finite(const float* x, int64_t n) {
@@ -44,18 +45,22 @@ void gram(const GramArgs& args) {
     const int64_t i0 = piece / across * kTile, j0 = piece % across * kTile;
     if (j0 < i0) return;  // below the diagonal: written with its mirror image
     const int64_t height = std::min(kTile, n - i0), width = std::min(kTile, n - j0);
-    std::vector<float> product(height * width);
-    std::vector<double> sum(height * width);
+    thread_local std::vector<float> product(kTile * kTile);
+    thread_local std::vector<double> sum(kTile * kTile);
+    std::fill_n(sum.begin(), height * width, 0.0);
     for (int64_t t0 = 0; t0 < t; t0 += kTokens) {
       blas_gemm(true, false, height, width, std::min(kTokens, t - t0), 1.f, x + t0 * n + i0, n, x + t0 * n + j0, n, 0.f, product.data(),
                 width);
       for (int64_t e = 0; e < height * width; ++e) sum[e] += product[e];
     }
     for (int64_t i = 0; i < height; ++i) {
-      for (int64_t j = i0 == j0 ? i : 0; j < width; ++j) {
-        const double value = args.h[(i0 + i) * n + j0 + j] + sum[i * width + j];
-        args.h[(i0 + i) * n + j0 + j] = value;
-        args.h[(j0 + j) * n + i0 + i] = value;
+      for (int64_t j = i0 == j0 ? i : 0; j < width; ++j) args.h[(i0 + i) * n + j0 + j] += sum[i * width + j];
+    }
+    for (int64_t ib = 0; ib < height; ib += kMirror) {
+      for (int64_t jb = i0 == j0 ? ib : 0; jb < width; jb += kMirror) {
+        for (int64_t j = j0 + jb; j < j0 + std::min(width, jb + kMirror); ++j) {
+          for (int64_t i = i0 + ib; i < std::min(i0 + std::min(height, ib + kMirror), j); ++i) args.h[j * n + i] = args.h[i * n + j];
+        }
       }
     }
   });

@@ -2,6 +2,6 @@
 
 namespace ops {
 
-HadamardKernel hadamard_kernel_avx2() { return {butterflies<8, 8>, scale<8>}; }
+HadamardKernel hadamard_kernel_avx2() { return {rows<8, 8>, stages<8, 8>, strip<8>}; }
 
 }  // namespace ops

@@ -2,6 +2,6 @@
 
 namespace ops {
 
-HadamardKernel hadamard_kernel_avx512() { return {butterflies<16, 16>, scale<16>}; }
+HadamardKernel hadamard_kernel_avx512() { return {rows<16, 16>, stages<16, 16>, strip<16>}; }
 
 }  // namespace ops

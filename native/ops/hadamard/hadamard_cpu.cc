@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -19,13 +20,23 @@ HadamardKernel hadamard_kernel() {
   if (context().level == Level::avx512) return hadamard_kernel_avx512();
   if (context().level == Level::avx2) return hadamard_kernel_avx2();
 #endif
-  return {butterflies<4, 8>, scale<4>};
+  return {rows<4, 8>, stages<4, 8>, strip<4>};
+}
+
+// Copies a run whose length is most often a small power of two: as one move then, and not as a call of memmove.
+void copy_run(const float* from, int64_t n, float* to) {
+  if (n == 2) std::memcpy(to, from, 8);
+  else if (n == 4) std::memcpy(to, from, 16);
+  else if (n == 8) std::memcpy(to, from, 32);
+  else if (n == 16) std::memcpy(to, from, 64);
+  else if (n == 32) std::memcpy(to, from, 128);
+  else std::memcpy(to, from, n * sizeof(float));
 }
 
 // y[r, :] = Σ_k mix[r, k]·z[k, :], the factor M of H, by the GEMM's micro-kernel. mix is M (inverse) or Mᵀ.
 class Mixer {
  public:
-  Mixer(int64_t order, bool inverse) : order_(order), kernel_(choose_gemm_kernel<float>()), panels_((order + kernel_.mr - 1) / kernel_.mr) {
+  Mixer(int64_t order, bool inverse) : order_(order), kernel_(choose_gemm_kernel()), panels_((order + kernel_.mr - 1) / kernel_.mr) {
     const std::vector<float> matrix = hadamard_matrix(order);
     packed_.resize(panels_ * kernel_.mr * order);
     for (int64_t p = 0; p < panels_; ++p) {
@@ -48,11 +59,11 @@ class Mixer {
     for (int64_t j = 0; j < columns; j += nr) {
       const int64_t width = std::min(nr, columns - j);
       for (int64_t k = 0; k < order_; ++k) {
-        std::copy_n(z + k * columns + j, width, panel.data() + k * nr);
+        copy_run(z + k * columns + j, width, panel.data() + k * nr);
         std::fill_n(panel.data() + k * nr + width, nr - width, 0.f);
       }
       for (int64_t p = 0; p < panels_; ++p) {
-        kernel_.run(order_, packed_.data() + p * mr * order_, panel.data(), 1, 0, tile, nr);
+        kernel_.packed(order_, packed_.data() + p * mr * order_, panel.data(), 1, 0, tile, nr);
         for (int64_t i = 0; i < std::min(mr, order_ - p * mr); ++i) emit(p * mr + i, j, width, tile + i * nr);
       }
     }
@@ -60,7 +71,7 @@ class Mixer {
 
  private:
   int64_t order_;
-  GemmKernel<float> kernel_;
+  GemmKernel kernel_;
   int64_t panels_;
   std::vector<float> packed_;
 };
@@ -75,9 +86,8 @@ void right(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
   if (factor == 1) {
     return parallel_for(m, grain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        kernel.scale(x + i * n, before, norm, out + i * n, n);
-        kernel.butterflies(out + i * n, n, 1, block);
-        if (after) kernel.scale(out + i * n, after, 1, out + i * n, n);
+        kernel.rows(x + i * n, before, norm, out + i * n, n, block);
+        if (after) kernel.rows(out + i * n, after, 1, out + i * n, n, 1);
       }
     });
   }
@@ -91,16 +101,15 @@ void right(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
       const int64_t count = std::min(group, total - g), first = begin * n + g * block;  // the blocks follow each other in memory
       for (int64_t b = 0; b < count; ++b) {
         const int64_t at = first + b * block;
-        kernel.scale(x + at, before ? before + at % n : nullptr, norm, row.data(), block);
-        kernel.butterflies(row.data(), block, 1, width);
-        for (int64_t k = 0; k < factor; ++k) std::copy_n(row.data() + k * width, width, z.data() + (k * count + b) * width);
+        kernel.rows(x + at, before ? before + at % n : nullptr, norm, row.data(), block, width);
+        for (int64_t k = 0; k < factor; ++k) copy_run(row.data() + k * width, width, z.data() + (k * count + b) * width);
       }
       mix(z.data(), count * width, [&](int64_t r, int64_t j, int64_t columns, const float* values) {
         for (int64_t c = 0; c < columns;) {
           const int64_t b = (j + c) / width, inside = (j + c) % width, run = std::min(columns - c, width - inside);
           const int64_t at = first + b * block + r * width + inside;
-          if (after) kernel.scale(values + c, after + at % n, 1, out + at, run);
-          else std::copy_n(values + c, run, out + at);
+          if (after) kernel.rows(values + c, after + at % n, 1, out + at, run, 1);
+          else copy_run(values + c, run, out + at);
           c += run;
         }
       });
@@ -112,32 +121,26 @@ void right(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
 void left(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
   const auto& [x, signs, out, m, n, block, factor, is_left, inverse] = args;
   const int64_t strip = block <= 4096 ? 32 : 16;  // columns: the strip stays in an L2 of 512 KB to 1 MB
-  const int64_t strips = (n + strip - 1) / strip;
+  const int64_t strips = (n + strip - 1) / strip, width = block / factor;
   std::optional<Mixer> mix;
   if (factor > 1) mix.emplace(factor, inverse);
   parallel_for(m / block * strips, std::max<int64_t>(1, (1 << 16) / (block * strip)), [&](int64_t begin, int64_t end) {
     std::vector<float> z(block * strip);
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t top = piece / strips * block, j = piece % strips * strip, columns = std::min(strip, n - j);
-      for (int64_t i = 0; i < block; ++i) {
-        const float by = inverse || !signs ? norm : norm * signs[top + i];
-        kernel.scale(x + (top + i) * n + j, nullptr, by, z.data() + i * strip, columns);
-      }
-      kernel.butterflies(z.data(), block * strip, strip, block / factor * strip);
-      const auto store = [&](int64_t i, const float* values) {
-        kernel.scale(values, nullptr, inverse && signs ? signs[top + i] : 1.f, out + (top + i) * n + j, columns);
-      };
+      const float* const before = inverse || !signs ? nullptr : signs + top;
+      const float* const after = inverse && signs ? signs + top : nullptr;
+      kernel.strip(x + top * n + j, n, before, norm, z.data(), strip, block, columns);
+      kernel.stages(z.data(), block * strip, strip, width * strip);
+      float* const to = out + top * n + j;
       if (!mix) {
-        for (int64_t i = 0; i < block; ++i) store(i, z.data() + i * strip);
+        kernel.strip(z.data(), strip, after, 1, to, n, block, columns);
         continue;
       }
-      (*mix)(z.data(), block / factor * strip, [&](int64_t r, int64_t c, int64_t width, const float* values) {
-        // The micro-kernel's width and the strip's are powers of two: one holds whole multiples of the other.
-        for (int64_t e = 0; e < width; e += strip) {
-          const int64_t i = r * (block / factor) + (c + e) / strip, inside = (c + e) % strip;
-          const int64_t run = std::min({strip, width, columns - inside});
-          if (run > 0) kernel.scale(values + e, nullptr, inverse && signs ? signs[top + i] : 1.f, out + (top + i) * n + j + inside, run);
-        }
+      (*mix)(z.data(), width * strip, [&](int64_t r, int64_t c, int64_t count, const float* values) {
+        // The micro-kernel's width and the strip's are powers of two: either holds whole multiples of the other.
+        const int64_t i = r * width + c / strip, inside = c % strip, run = std::min({strip, count, columns - inside});
+        if (run > 0) kernel.strip(values, strip, after ? after + i : nullptr, 1, to + i * n + inside, n, std::max<int64_t>(1, count / strip), run);
       });
     }
   });

@@ -5,10 +5,12 @@
 namespace ops {
 
 struct HadamardKernel {
-  // Stages of stride from, 2·from, … < to, in place: (a, b) → (a + b, a − b). x [n], n a multiple of `to`; powers of two.
-  void (*butterflies)(float* x, int64_t n, int64_t from, int64_t to);
-  // out[i] = x[i] · by[i] · factor; by may be null. out may be x.
-  void (*scale)(const float* x, const float* by, float factor, float* out, int64_t n);
+  // out = x·diag(by)·factor, then Sylvester's transform of every run of `size` (a power of two that divides n); by may be null.
+  void (*rows)(const float* x, const float* by, float factor, float* out, int64_t n, int64_t size);
+  // Stages of stride from, 2·from, … < to, in place, over x [n]; powers of two, `from` a multiple of 16, n of `to`.
+  void (*stages)(float* x, int64_t n, int64_t from, int64_t to);
+  // out[i, j] = x[i, j] · by[i] · factor for [rows, columns]; by may be null; ldx, ldo from row to row.
+  void (*strip)(const float* x, int64_t ldx, const float* by, float factor, float* out, int64_t ldo, int64_t rows, int64_t columns);
 };
 
 HadamardKernel hadamard_kernel_avx2();
@@ -51,27 +53,29 @@ void across(typename Lanes<W>::Float (&v)[R]) {
   }
 }
 
-// Strides from … < W within vectors, then W … < R·W across R neighbouring vectors.
+// x·by·factor, then strides 1 … < min(W, size) within vectors and W … < R·W across R neighbouring ones. Leaves out n % (R·W).
 template <int W, int R>
-void near_stages(float* x, int64_t n, int64_t from, int64_t to) {
+void near_stages(const float* x, const float* by, float factor, float* out, int64_t n, int64_t size) {
   using Memory = typename Lanes<W>::Memory;
   for (int64_t i = 0; i + R * W <= n; i += R * W) {
     typename Lanes<W>::Float v[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      v[r] = *reinterpret_cast<const Memory*>(x + i + r * W);
-      if (from <= 1 && to > 1) v[r] = within<W, 1>(v[r]);
-      if (from <= 2 && to > 2) v[r] = within<W, 2>(v[r]);
+      const int64_t at = i + r * W;
+      v[r] = *reinterpret_cast<const Memory*>(x + at) * factor;
+      if (by) v[r] = v[r] * *reinterpret_cast<const Memory*>(by + at);
+      if (R > 1 || size > 1) v[r] = within<W, 1>(v[r]);
+      if (R > 1 || size > 2) v[r] = within<W, 2>(v[r]);
       if constexpr (W > 4) {
-        if (from <= 4 && to > 4) v[r] = within<W, 4>(v[r]);
+        if (R > 1 || size > 4) v[r] = within<W, 4>(v[r]);
       }
       if constexpr (W > 8) {
-        if (from <= 8 && to > 8) v[r] = within<W, 8>(v[r]);
+        if (R > 1 || size > 8) v[r] = within<W, 8>(v[r]);
       }
     }
     across<W, R>(v);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) *reinterpret_cast<Memory*>(x + i + r * W) = v[r];
+    for (int r = 0; r < R; ++r) *reinterpret_cast<Memory*>(out + i + r * W) = v[r];
   }
 }
 
@@ -93,32 +97,8 @@ void far_stages(float* x, int64_t n, int64_t h) {
 
 // RADIX: the most vectors that fit the registers.
 template <int W, int RADIX>
-void butterflies(float* x, int64_t n, int64_t from, int64_t to) {
-  if (from >= to) return;
-  int64_t h = from;
-  if (h < W && to <= W) {
-    near_stages<W, 1>(x, n, from, to);
-    for (float* tail = x + n / W * W; tail < x + n; tail += to) {  // less than a vector: whole transforms, as to divides W
-      for (int64_t s = from; s < to; s *= 2) {
-        for (int64_t i = 0; i < to; ++i) {
-          if (i & s) continue;
-          const float a = tail[i], b = tail[i + s];
-          tail[i] = a + b;
-          tail[i + s] = a - b;
-        }
-      }
-    }
-    return;
-  }
-  if (h < W) {
-    const int64_t radix = to / W < RADIX ? to / W : RADIX;
-    if (radix == 2) near_stages<W, 2>(x, n, from, to);
-    else if (radix == 4) near_stages<W, 4>(x, n, from, to);
-    else if (radix == 8) near_stages<W, 8>(x, n, from, to);
-    else near_stages<W, RADIX>(x, n, from, to);
-    h = radix * W;
-  }
-  while (h < to) {
+void stages(float* x, int64_t n, int64_t from, int64_t to) {
+  for (int64_t h = from; h < to;) {
     // From strides of 4 KB on all vectors of a group share one set of the L1, which has 8 ways.
     const int64_t most = h >= 1024 && RADIX > 8 ? 8 : RADIX;
     const int64_t radix = to / h < most ? to / h : most;
@@ -130,18 +110,41 @@ void butterflies(float* x, int64_t n, int64_t from, int64_t to) {
   }
 }
 
-template <int W>
-void scale(const float* x, const float* by, float factor, float* out, int64_t n) {
-  using Memory = typename Lanes<W>::Memory;
-  int64_t i = 0;
-  if (by) {
-    for (; i + W <= n; i += W) {
-      *reinterpret_cast<Memory*>(out + i) = *reinterpret_cast<const Memory*>(x + i) * (*reinterpret_cast<const Memory*>(by + i) * factor);
+template <int W, int RADIX>
+void rows(const float* x, const float* by, float factor, float* out, int64_t n, int64_t size) {
+  if (size <= W) {
+    near_stages<W, 1>(x, by, factor, out, n, size);
+    for (int64_t at = n / W * W; at < n; at += size) {  // less than a vector: whole transforms, as size divides W
+      for (int64_t i = at; i < at + size; ++i) out[i] = by ? x[i] * factor * by[i] : x[i] * factor;
+      for (int64_t h = 1; h < size; h *= 2) {
+        for (int64_t i = at; i < at + size; ++i) {
+          if ((i - at) & h) continue;
+          const float a = out[i], b = out[i + h];
+          out[i] = a + b;
+          out[i + h] = a - b;
+        }
+      }
     }
-    for (; i < n; ++i) out[i] = x[i] * (by[i] * factor);
-  } else {
-    for (; i + W <= n; i += W) *reinterpret_cast<Memory*>(out + i) = *reinterpret_cast<const Memory*>(x + i) * factor;
-    for (; i < n; ++i) out[i] = x[i] * factor;
+    return;
+  }
+  const int64_t radix = size / W < RADIX ? size / W : RADIX;
+  if (radix == 2) near_stages<W, 2>(x, by, factor, out, n, size);
+  else if (radix == 4) near_stages<W, 4>(x, by, factor, out, n, size);
+  else if (radix == 8) near_stages<W, 8>(x, by, factor, out, n, size);
+  else near_stages<W, RADIX>(x, by, factor, out, n, size);
+  stages<W, RADIX>(out, n, radix * W, size);
+}
+
+template <int W>
+void strip(const float* x, int64_t ldx, const float* by, float factor, float* out, int64_t ldo, int64_t rows, int64_t columns) {
+  using Memory = typename Lanes<W>::Memory;
+  for (int64_t i = 0; i < rows; ++i) {
+    const float scale = by ? by[i] * factor : factor;
+    int64_t j = 0;
+    for (; j + W <= columns; j += W) {
+      *reinterpret_cast<Memory*>(out + i * ldo + j) = *reinterpret_cast<const Memory*>(x + i * ldx + j) * scale;
+    }
+    for (; j < columns; ++j) out[i * ldo + j] = x[i * ldx + j] * scale;
   }
 }
 

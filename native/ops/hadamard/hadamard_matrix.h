@@ -13,14 +13,12 @@
 
 namespace ops {
 
-// Legendre's symbol of a modulo the prime q: 1 for squares, −1 for others, 0 for multiples of q.
-inline int legendre(int64_t a, int64_t q) {
-  a = (a % q + q) % q;
-  if (a == 0) return 0;
-  for (int64_t i = 1; i < q; ++i) {
-    if (i * i % q == a) return 1;
-  }
-  return -1;
+// Legendre's symbol modulo the prime q, for 0 … q − 1: 1 for squares, −1 for others, 0 for 0.
+inline std::vector<int> legendre(int64_t q) {
+  std::vector<int> symbol(q, -1);
+  symbol[0] = 0;
+  for (int64_t i = 1; i < q; ++i) symbol[i * i % q] = 1;
+  return symbol;
 }
 
 // M [order, order], row-major, entries ±1, M·Mᵀ = order·I.
@@ -30,18 +28,22 @@ inline std::vector<float> hadamard_matrix(int64_t order) {
   switch (order) {
     case 1:
       return matrix;
-    case 12: case 20: case 60: case 108: case 140:
+    case 12: case 20: case 60: case 108: case 140: {
+      const int64_t q = order - 1;
+      const std::vector<int> symbol = legendre(q);
       for (int64_t j = 1; j < order; ++j) at(0, j) = -1;
       for (int64_t i = 1; i < order; ++i) {
-        for (int64_t j = 1; j < order; ++j) at(i, j) = i == j ? 1 : legendre(i - j, order - 1);
+        for (int64_t j = 1; j < order; ++j) at(i, j) = i == j ? 1 : symbol[(i - j + q) % q];
       }
       return matrix;
+    }
     case 28: case 36: {  // [[P, P − 2I], [P − 2I, −P]]
-      const int64_t half = order / 2;
+      const int64_t half = order / 2, q = half - 1;
+      const std::vector<int> symbol = legendre(q);
       for (int64_t i = 0; i < order; ++i) {
         for (int64_t j = 0; j < order; ++j) {
           const int64_t r = i % half, c = j % half;
-          const float p = r == 0 || c == 0 || r == c ? 1 : legendre(c - r, half - 1);
+          const float p = r == 0 || c == 0 || r == c ? 1 : symbol[(c - r + q) % q];
           at(i, j) = (i < half) == (j < half) ? (i < half ? p : -p) : (r == c ? p - 2 : p);
         }
       }

@@ -30,7 +30,7 @@ double trace(const float* x, const float* h, int64_t rows, int64_t n) {
   parallel_for(blocks, 1, [&](int64_t piece, int64_t) {
     const int64_t block = blocks - 1 - piece;  // the longest first
     const int64_t j = block * kColumns, width = std::min(kColumns, n - j);
-    std::vector<float> product(rows * width);
+    thread_local std::vector<float> product(kRows * kColumns);
     blas_gemm(false, false, rows, width, width, 1.f, x + j, n, h + j * n + j, n, 0.f, product.data(), width);
     if (j) blas_gemm(false, false, rows, width, j, 2.f, x, n, h + j, n, 1.f, product.data(), width);
     sums[block] = dot(product.data(), width, x + j, n, rows, width);
