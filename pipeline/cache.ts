@@ -52,13 +52,12 @@ export class Cache {
     return true
   }
 
-  /** Bytes of the stored file; 0 when there is none. */
-  async bytes(key: string): Promise<number> {
-    return (await this.#open(key))?.bytes ?? 0
-  }
-
-  async lineage(key: string): Promise<Lineage | undefined> {
-    return ((await this.#open(key))?.value as StoredValue | undefined)?.lineage
+  /** Keys of all batches that are stored. */
+  async keys(): Promise<string[]> {
+    const names = await readdir(this.folder, { recursive: true }).catch(() => [])
+    const keys = names.flatMap(name => /^[0-9a-f]{2}[\\/]([0-9a-f]{64})\.parquet$/.exec(name)?.[1] ?? [])
+    const stored = await Promise.all(keys.map(key => this.has(key)))
+    return keys.filter((_, i) => stored[i])
   }
 
   /** The batch, its tensors as references into the file. */

@@ -72,13 +72,21 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
 
 // ── on a stream ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function runStream(engine: Engine, { anchor, members, missing }: Segment): Observable<string> {
+const runStream = (engine: Engine, segment: Segment): Observable<string> =>
+  defer(() => (segment.missing === undefined ? engine.cache.keys() : Promise.resolve([]))).pipe(concatMap(keys => streamOf(engine, segment, new Set(keys))))
+
+/** storedKeys: of all that is stored, where it is not known yet which batches there will be. */
+function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedKeys: ReadonlySet<string>): Observable<string> {
   const live = new LiveTensors()
   const absent = new Set(missing)
-  const there = new Set((anchor.places ?? []).map(place => place.id).filter(id => !absent.has(id)))
+  const isThere = (id: string): boolean => {
+    if (anchor.kind === 'last') return false
+    if (missing !== undefined) return !absent.has(id) && (anchor.places ?? []).some(place => place.id === id)
+    return !engine.isForced(anchor, id) && storedKeys.has(keyOf(anchor, id) ?? '')
+  }
   const checkpoints = new Map(members.map(node => [node, new Checkpoints(engine.cache, manifestKey(node))]))
-  const wanted = (batch: string): boolean => !there.has(batch)
-  const ids = new Map<Node, string[]>()
+  const wanted = (batch: string): boolean => !isThere(batch)
+  const ids = new Map<Node, Set<string>>()
 
   const given = (node: Node): Observable<Tagged> =>
     concat(...(node.from.length === 0 ? [of({} as Tagged)] : node.from.map(above => (members.includes(above) ? made(above) : stored(node, above)))))
@@ -95,7 +103,7 @@ function runStream(engine: Engine, { anchor, members, missing }: Segment): Obser
     const work = usage.work()
     let last: string | undefined
     const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node) })
-    const seen: string[] = []
+    const seen = new Set<string>()
     ids.set(node, seen)
     const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
     return given(node).pipe(
@@ -107,7 +115,7 @@ function runStream(engine: Engine, { anchor, members, missing }: Segment): Obser
       operator,
       map(row => {
         const id = idOf(stage, row)
-        if (seen.at(-1) !== id) seen.push(id)
+        seen.add(id)
         return { ...row, [batchOf]: id }
       }),
       node === anchor ? tap() : handOver(stage.output, live),
@@ -120,8 +128,7 @@ function runStream(engine: Engine, { anchor, members, missing }: Segment): Obser
 
   const store = async (rows: readonly Tagged[], id: string): Promise<string[]> => {
     const key = keyOf(anchor, id) as string
-    const isNew = anchor.kind === 'last' || !(there.has(id) || (missing === undefined && !engine.isForced(anchor, id) && (await engine.cache.has(key))))
-    if (!isNew) {
+    if (isThere(id)) {
       disposeAll(rows)
       return []
     }
@@ -153,8 +160,8 @@ function runStream(engine: Engine, { anchor, members, missing }: Segment): Obser
     const empty: string[] = []
     if (anchor.kind === 'stored') for (const id of absent) empty.push(...(await store([], id)))
     for (const node of members) {
-      const order = node === anchor ? (anchor.places?.map(place => place.id) ?? ids.get(node)) : ids.get(node)
-      if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined)) await engine.cache.complete(manifestKey(node), order ?? [])
+      const order = node === anchor ? (anchor.places?.map(place => place.id) ?? [...(ids.get(node) ?? [])]) : [...(ids.get(node) ?? [])]
+      if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined)) await engine.cache.complete(manifestKey(node), order)
       await checkpoints.get(node)?.dropAll()
     }
     return empty

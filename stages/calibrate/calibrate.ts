@@ -39,7 +39,6 @@ export default defineStage({
   input,
   output: activations,
   scope: 'stream',
-  batch: batchOf,
   operator: (params, context) => source => source.pipe(toArray(), spread(rows => calibrate(rows, params, context))),
 })
 
