@@ -25,8 +25,8 @@ interface NativeDevice {
 }
 interface Addon { Device: new () => NativeDevice }
 
-/** The stack of a call of `run`; `shared` by later calls of the same op. */
-interface Trace { stack?: string; shared?: boolean }
+/** The stack of the call of `run` with this ticket; later calls of the same op may share it. */
+interface Trace { stack?: string; ticket: number }
 
 /** An op as `run` needs it: where each named value goes, which dtypes a tensor may have (none listed: any), its calls since the last wait. */
 interface Entry {
@@ -52,7 +52,7 @@ class NativeQueue implements Device {
     for (const [index, { name, fields }] of native.ops().entries()) {
       const dtypes = fields.map(({ type }) => (type === 'any' || type === '' ? undefined : type === '16' ? ['f16', 'bf16', 'u16'] : [type]))
       const place = new Map(fields.map((field, i) => [field.name, i]))
-      this.#entries.set(name, { index, fields, dtypes, place, calls: 0, trace: {} })
+      this.#entries.set(name, { index, fields, dtypes, place, calls: 0, trace: { ticket: 0 } })
     }
   }
 
@@ -92,8 +92,10 @@ class NativeQueue implements Device {
       if (values[i] === undefined && fields[i]!.required) throw new TypeError(`${op}: ${fields[i]!.name} is missing`)
     }
     const ticket = this.#native.enqueue(index, ...values)
-    if (entry.calls++ < traced) Error.captureStackTrace(entry.trace = {})
-    else entry.trace.shared = true
+    if (entry.calls++ < traced) {
+      entry.trace = { ticket }
+      Error.captureStackTrace(entry.trace)
+    }
     this.#traces.set(ticket, entry.trace)
     if (this.#traces.size >= this.#limit) this.#forget()
   }
@@ -133,7 +135,7 @@ class NativeQueue implements Device {
     const failure = new Error(error.message)
     const trace = this.#traces.get(error.ticket ?? 0)
     if (trace?.stack !== undefined) {
-      const note = trace.shared ? '\n    (one of many calls of this op; the stack is that of an earlier one)' : ''
+      const note = trace.ticket !== error.ticket ? '\n    (one of many calls of this op; the stack is that of an earlier one)' : ''
       failure.stack = `Error: ${error.message}${note}${trace.stack.slice(trace.stack.indexOf('\n'))}`
     }
     throw failure

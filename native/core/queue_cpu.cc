@@ -97,10 +97,10 @@ void Queue::run(Task& task) {
     } catch (const std::exception& error) {
       failure = std::make_shared<Failure>(Failure{task.ticket, task.op->name + ": " + error.what()});
     }
-    failure_ = failure;
     std::lock_guard lock(mutex_);
     failed_.push_back(task.ticket);
   }
+  failure_ = failure;
   for (size_t i = 0; i < task.values.size(); ++i) {
     if (task.op->fields[i].writes && task.values[i].buffer) task.values[i].buffer->failure = failure;
   }

@@ -45,8 +45,25 @@ t.test('a failure rejects the next wait, with the stack of the call', async t =>
   t.match((error as Error).stack, /culprit/)
   await ops.finish()
   await t.rejects(after.read(), { message: /^zeros: out of memory/ }, 'what was skipped is never read')
+  ops.add(after, x)
+  await t.rejects(ops.finish(), { message: /^zeros: out of memory/ }, 'nor computed with')
   using again = ops.add(x, x)
   t.ok(same(await again.read(), new Uint8Array(32)), 'the queue goes on')
+})
+
+t.test('of many calls the first ones have a stack each, later ones say that they share one', async t => {
+  const ops = await openBackend('cpu')
+  using x = ops.zeros('f32', [8])
+  const early = () => ops.device.run('zeros', { out: x, bytes: 32 })
+  const late = () => ops.device.run('zeros', { out: ops.device.empty('u8', [2 ** 46]), bytes: 8 })
+  for (let i = 0; i < 10_000; i++) early()
+  late()
+  const shared = await ops.finish().catch(error => error as Error)
+  t.match((shared as Error).stack, /one of many calls of this op; .*\n.*\n.*early/)
+  late()
+  const own = await ops.finish().catch(error => error as Error)
+  t.match((own as Error).stack, /late/, 'a wait starts afresh')
+  t.notMatch((own as Error).stack, /one of many/)
 })
 
 t.test('what run refuses', async t => {

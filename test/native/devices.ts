@@ -5,18 +5,16 @@ import type { DType, Tensor } from '../../native/tensor.js'
 
 export interface Settings { PIPE_ISA?: string; PIPE_THREADS?: string; PIPE_OPENBLAS?: string }
 
-/** A CPU device opened under these settings. */
-export const openWith = async (settings: Settings): Promise<Ops> => {
+/** A CPU device opened under these settings. They are read before openBackend first waits, so other tests never see them. */
+export const openWith = (settings: Settings): Promise<Ops> => {
   const before = { ...process.env }
   Object.assign(process.env, settings)
-  try {
-    return await openBackend('cpu')
-  } finally {
-    for (const name of Object.keys(settings)) {
-      if (before[name] === undefined) delete process.env[name]
-      else process.env[name] = before[name]
-    }
+  const opened = openBackend('cpu')
+  for (const name of Object.keys(settings)) {
+    if (before[name] === undefined) delete process.env[name]
+    else process.env[name] = before[name]
   }
+  return opened
 }
 
 const lacks = /has only/

@@ -1,10 +1,12 @@
 import t from 'tap'
 import { openBackend } from '../../native/index.js'
+import type { Ops } from '../../native/ops.js'
 import { gemmReference } from '../../native/ops/gemm/reference.js'
-import { everyDevice, gaussian, nmse, same, values } from './devices.js'
+import { everyDevice, gaussian, nmse, openWith, same, values } from './devices.js'
 
 const shapes: [number, number, number][] = [
   [1, 1, 1], [2, 2, 2], [1, 7, 3], [7, 1, 5], [3, 5, 0], [13, 31, 17], [14, 32, 256], [15, 33, 257], [28, 64, 31], [129, 16, 300], [16, 300, 129],
+  [1, 64, 700], [9, 48, 70], [100, 33, 30], [4, 65, 20],
 ]
 
 t.test('matmul: every transpose and shape, every instruction set', async t => {
@@ -57,6 +59,25 @@ t.test('gemm: the number of threads and a second run change no bit', async t => 
       const before = results.get(level)
       if (before) t.ok(same(before, bytes), `${name}, run ${run}`)
       results.set(level, bytes)
+    }
+  }
+})
+
+const found = await openBackend('cpu').then(ops => ops.device.info().blas)
+
+t.test('gemm: OpenBLAS and the built-in one agree; threads change no bit', { skip: found === 'built-in' && 'no OpenBLAS here' }, async t => {
+  const [one, two] = [await openWith({ PIPE_THREADS: '1' }), await openWith({ PIPE_THREADS: '2' })]
+  const builtIn = await openWith({ PIPE_OPENBLAS: 'off' })
+  for (const [m, n, k] of [...shapes, [700, 600, 520] as const]) {
+    for (const [transposeA, transposeB] of [[false, false], [true, false], [false, true], [true, true]] as const) {
+      const product = (ops: Ops) => {
+        const a = ops.tensor(gaussian(m * k, 1), transposeA ? [k, m] : [m, k])
+        const b = ops.tensor(gaussian(k * n, 2), transposeB ? [n, k] : [k, n])
+        return values(ops.matmul(a, b, { transposeA, transposeB, alpha: 2 }))
+      }
+      const [x, y, z] = [await product(one), await product(two), await product(builtIn)]
+      t.ok(same(x, y), `threads, m=${m} n=${n} k=${k}`)
+      t.ok(nmse(x, z) < 1e-12, `built-in, m=${m} n=${n} k=${k}: ${nmse(x, z)}`)
     }
   }
 })
