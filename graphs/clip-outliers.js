@@ -1,6 +1,5 @@
-import { defineStage, each } from 'pipe'
+import { defineStage, each, Type } from 'pipe'
 import { linears } from 'pipe/tables'
-import { Type } from '@sinclair/typebox'
 
 const sigma = Type.Number({ default: 6, exclusiveMinimum: 0, description: 'Weights beyond sigma times their rms are clipped' })
 
