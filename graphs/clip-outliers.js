@@ -7,8 +7,9 @@ export default defineStage({
   name: 'clip-outliers', version: 1, about: 'Clip weights far from the rest.',
   params: Type.Object({ sigma }), input: linears, output: linears,
   operator: ({ sigma }, { ops }) => each({ role: 'linear' }, async row => {
-    using w = await row.weight.open(ops, 'f32')
+    const w = await row.weight.open(ops, 'f32')
     const x = new Float32Array((await w.read()).buffer)
+    w[Symbol.dispose]()
     const limit = sigma * Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / x.length)
     return { ...row, weight: ops.tensor(x.map(v => Math.max(-limit, Math.min(limit, v))), w.shape) }
   }),
