@@ -3,7 +3,7 @@
  * of everything the batch depends on, so a file that is there is right, and nothing is ever changed in place.
  */
 import { mkdir, readdir, rm, stat, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { bytesPerElement, type DType, elements, type TensorRef } from '../native/tensor.js'
 import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalarsOf } from './arrow.js'
 import type { Table } from './define.js'
@@ -34,6 +34,8 @@ interface StoredValue {
 export class Cache {
   readonly #files = new Map<string, Promise<ParquetFile | undefined>>()
   readonly #sizes = new Map<string, Promise<number>>()
+  readonly #writes = new Set<Promise<number>>()
+  #closed = false
 
   /** discarded: told when a stored file turns out to be damaged and is deleted. */
   constructor(readonly folder: string, private readonly discarded: (text: string) => void = () => {}) {}
@@ -112,13 +114,25 @@ export class Cache {
       tensors.push(Object.fromEntries([...cells(batch, i)].map(([name, cell]) => [name, stored(cell)])))
     }
     const value: StoredValue = { lineage, table: { name: table.name, version: table.version }, scalars, tensors }
+    if (this.#closed) throw new Error('the run is over')
     const path = this.path(key)
-    const bytes = await writing(`batch ${lineage.id} of ${lineage.stage}`, path, async () => {
-      await mkdir(join(path, '..'), { recursive: true })
+    const written = writing(`batch ${lineage.id} of ${lineage.stage}`, path, async () => {
+      await mkdir(dirname(path), { recursive: true })
       return writeParquet(path, value, sources)
     })
-    this.#files.delete(key)
-    return bytes
+    this.#writes.add(written)
+    try {
+      return await written
+    } finally {
+      this.#writes.delete(written)
+      this.#files.delete(key)
+    }
+  }
+
+  /** Finishes what is being written (a run that was stopped may be within a file), and stores nothing any more. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await Promise.allSettled(this.#writes)
   }
 
   /** After Damaged: the file is deleted, so that it is computed again. */

@@ -43,6 +43,8 @@ export interface OpenEngine extends Engine, AsyncDisposable {
   /** Is this stage's work left to earlier runs by --from? */
   isBefore(node: Node): boolean
   inputBytes(node: Node, id: string): Promise<number>
+  /** Tells stages that are still at work, after a stop or another's failure, that nobody waits for them. */
+  abandon(): void
   /** Rejects when an op failed that nobody waited for. */
   readonly failure: Promise<never>
 }
@@ -60,7 +62,8 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
 
   const nodes = nodesOf(stages, prints)
   const usages = new Map(nodes.map(node => [node, new Usage(node.id, node.stage.use)]))
-  const signal = options.signal ?? new AbortController().signal
+  const over = new AbortController()
+  const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal])
   const cache = new Cache(join(out, 'cache'), text => emit({ kind: 'note', text }))
   const { promise: failure, reject: fail } = withResolvers<never>()
   failure.catch(() => {}) // only a run looks at it
@@ -106,6 +109,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
         return known
       },
     }),
+    abandon: () => over.abort(new Error('the run is over')),
     [Symbol.asyncDispose]: async () => {
       await contents.save().catch(() => {})
     },

@@ -1,6 +1,6 @@
 /** Plan → one RxJS chain of segments, and the only subscribe() to it. */
 import { join } from 'node:path'
-import { concat, concatMap, defer, EMPTY, from, ignoreElements, interval, merge, Observable, of, retry, tap, throwError } from 'rxjs'
+import { concat, concatMap, defer, EMPTY, from, ignoreElements, interval, merge, NEVER, Observable, of, retry, tap, throwError } from 'rxjs'
 import { writeJson, writing } from './disk.js'
 import { type OpenEngine, openEngine, type RunOptions } from './engine.js'
 import { PipeError, sentence } from './error.js'
@@ -34,7 +34,7 @@ export async function runGraph(graph: Graph, options: RunOptions): Promise<RunRe
     engine.emit({ kind: 'plan', plan: await planOf(graph, options, engine.nodes, engine) })
     await remember(engine)
     const started = performance.now()
-    await chain(engine)
+    await chain(engine, signal)
     const result = await report(engine, (performance.now() - started) / 1000)
     engine.emit({ kind: 'result', result })
     return result
@@ -45,6 +45,8 @@ export async function runGraph(graph: Graph, options: RunOptions): Promise<RunRe
     throw told
   } finally {
     if (engine !== undefined) {
+      engine.abandon()
+      await engine.cache.close()
       await remember(engine).catch(() => {}) // the run's own outcome is the one to tell
       await engine[Symbol.asyncDispose]()
     }
@@ -59,7 +61,7 @@ const stopped = (engine: OpenEngine | undefined): PipeError => {
 }
 
 /** Segment after segment, asking anew what is missing before each; after damage, from the start. */
-async function chain(engine: OpenEngine): Promise<void> {
+async function chain(engine: OpenEngine, signal: AbortSignal | undefined): Promise<void> {
   const anchors = engine.nodes.filter(node => node.kind === 'stored' || node.kind === 'last')
   const segments = from(anchors).pipe(
     concatMap(anchor => defer(async () => {
@@ -73,7 +75,7 @@ async function chain(engine: OpenEngine): Promise<void> {
   )
   const done = concat(segments.pipe(ignoreElements()), of(true))
   await new Promise<void>((resolve, reject) => {
-    const running = merge(done, aborted(engine.signal), from(engine.failure), samples(engine)).subscribe({
+    const running = merge(done, signal === undefined ? NEVER : aborted(signal), from(engine.failure), samples(engine)).subscribe({
       next: () => {
         running.unsubscribe()
         resolve()

@@ -57,6 +57,7 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
     try {
       const operator = stage.operator(params, contextOf(engine, node, { batch: place.id, wanted: () => true }))
       const made = await lastValueFrom(from(rows.map(row => inputRow(stage, row, place.id))).pipe(operator as OperatorFunction<AnyRow, AnyRow>, toArray()))
+      engine.signal.throwIfAborted() // nobody waits for it any more
       if (node === anchor) await finishBatch(engine, node, place.id, place.key, made, of)
       else {
         rows = await Promise.all(onHost(stage.output, made))
@@ -162,6 +163,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     for (const node of members) {
       const order = node === anchor ? (anchor.places?.map(place => place.id) ?? [...(ids.get(node) ?? [])]) : [...(ids.get(node) ?? [])]
       if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined)) await engine.cache.complete(manifestKey(node), order)
+      if (node !== anchor) engine.usage(node).run = ids.get(node)?.size ?? 0
       await checkpoints.get(node)?.dropAll()
     }
     return empty

@@ -32,6 +32,7 @@ export class Usage {
       [Symbol.dispose]: () => {
         if (over) return
         over = true
+        this.sample(process.memoryUsage.rss()) // work may be over between two looks
         if (--this.#active === 0) this.#seconds += (performance.now() - this.#since) / 1000
       },
     }

@@ -25,7 +25,7 @@ const numbers = { use: 'numbers', count: 4 }
 t.test('a line: ids, from, defaults', async t => {
   const graph = await load({ name: 'a', stages: [numbers, { use: 'scale' }, { use: 'scale', by: 3 }, { use: 'sum' }] })
   t.same(graph.stages.map(({ id, from }) => [id, from]), [['numbers', []], ['scale', ['numbers']], ['scale-2', ['scale']], ['sum', ['scale-2']]])
-  t.same(graph.stages.map(({ params }) => params), [{ count: 4, size: 8 }, { by: 2 }, { by: 3 }, {}])
+  t.same(graph.stages.map(({ params }) => params), [{ count: 4, size: 8, rows: 2 }, { by: 2 }, { by: 3 }, {}])
   t.equal(graph.seed, 0)
 })
 

@@ -21,17 +21,17 @@ const seen = async (stage: string, row: { i: number }): Promise<void> => {
   await hooks.onRow?.(stage, row)
 }
 
-/** A source: `count` rows of `size` numbers from the named generator, two rows a batch, each batch on its own. */
+/** A source: `count` rows of `size` numbers from the named generator, `rows` of them a batch. */
 const numbers = defineStage({
   name: 'numbers', version: 1, about: 'Makes numbers.',
-  params: Type.Object({ count: Type.Integer({ description: 'How many' }), size: Type.Integer({ default: 8 }) }, { additionalProperties: false }),
+  params: Type.Object({ count: Type.Integer({ description: 'How many' }), size: Type.Integer({ default: 8 }), rows: Type.Integer({ default: 2, description: 'Rows a batch' }) }, { additionalProperties: false }),
   input: nothing, output: numbersTable, scope: 'stream',
   batch: row => row.name,
-  operator: ({ count, size }, { ops, rng, room }) => spread(async function* () {
+  operator: ({ count, size, rows }, { ops, rng, room }) => spread(async function* () {
     for (let i = 0; i < count; i++) {
       using _ = await room(4 * size)
       await seen('numbers', { i })
-      yield { i, name: `b${i >> 1}`, x: ops.device.upload(floats(rng('x', i).normal(size)), 'f32', [size]) }
+      yield { i, name: `b${Math.floor(i / rows)}`, x: ops.device.upload(floats(rng('x', i).normal(size)), 'f32', [size]) }
     }
   }),
 })
