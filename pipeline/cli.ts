@@ -2,11 +2,15 @@
 /** argv → command. The one place that opens a backend and knows the built-in stages, and the only one that ends the process. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
+import { codebooks } from '../native/codebooks/index.js'
 import { openBackend } from '../native/index.js'
 import { stages } from '../stages/index.js'
+import { register as cache } from './commands/cache.js'
 import { register as evaluate } from './commands/eval.js'
 import { register as exportDense } from './commands/export.js'
 import { register as graph } from './commands/graph.js'
+import { register as plan } from './commands/plan.js'
+import { register as run } from './commands/run.js'
 import { register as listStages } from './commands/stages.js'
 import { formatHelp } from './commands/help.js'
 import type { Wiring } from './commands/wiring.js'
@@ -35,6 +39,7 @@ const wiring: Wiring = {
       throw new PipeError('input', { where: `--device ${device}`, message: error instanceof Error ? error.message : String(error) })
     }
   },
+  versions: use => codebooks[use]?.version,
   print: text => { process.stdout.write(text) },
   stderr: process.stderr,
   color: process.stderr.isTTY === true && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb',
@@ -48,7 +53,7 @@ const program = new Command('pipe')
   .showSuggestionAfterError()
   .enablePositionalOptions()
   .exitOverride()
-for (const register of [listStages, graph, evaluate, exportDense]) register(program, wiring)
+for (const register of [run, plan, listStages, graph, cache, evaluate, exportDense]) register(program, wiring)
 program.version(version)
 
 /** 0 done, 1 failed, 2 the graph or the command is wrong (nothing ran), 130 stopped. */

@@ -1,8 +1,9 @@
 /** A plan before the run and the results after it, as tables. */
 import { relative } from 'node:path'
+import type { OpStats } from '../native/device.js'
 import type { RunResult } from './events.js'
 import type { Plan, StagePlan } from './plan.js'
-import { bytes, duration, plural, table, wrap } from './text.js'
+import { bytes, count, duration, plural, table, wrap } from './text.js'
 
 /** A path as short as it can be written from here. */
 export const shortPath = (path: string): string => {
@@ -12,8 +13,7 @@ export const shortPath = (path: string): string => {
 
 /** Stage by stage: what will happen and why, how long, how much; with `edges`, the columns that flow out of each. */
 export function planText(plan: Plan, o: { edges: boolean }): string {
-  const shown = plan.stages.filter(({ action }) => action !== 'skipped')
-  const runs = shown.filter(({ action }) => action === 'run' || action === 'partly')
+  const runs = plan.stages.filter(({ action }) => action === 'run' || action === 'partly')
   const rows = plan.stages.map(stage => [
     stage.id, what(stage, plan), batches(stage),
     stage.action === 'run' || stage.action === 'partly' ? estimate(stage.seconds, duration) : '',
@@ -27,8 +27,10 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
   ]
   if (runs.length === 0) lines.push('Nothing will run: everything is stored.')
   else {
+    const known = runs.reduce((sum, { seconds = 0 }) => sum + seconds, 0)
+    const unknown = runs.filter(({ seconds }) => seconds === undefined).map(({ id }) => id)
     const facts = [
-      plan.seconds === undefined ? 'time unknown until it has run once' : `about ${duration(plan.seconds)}`,
+      known === 0 ? 'time unknown until they have run once' : `about ${duration(known)}${unknown.length > 0 ? ` and what ${unknown.join(', ')} will take` : ''}`,
       ...(plan.memoryBytes === undefined ? [] : [`${bytes(plan.memoryBytes)} of tensors at a time`]),
       ...(plan.diskBytes === undefined ? [] : [`${bytes(plan.diskBytes)} of disk`]),
     ]
@@ -52,7 +54,7 @@ function what(stage: StagePlan, plan: Plan): string {
     case 'partly': return 'run, in part'
     case 'cached': return 'be taken from the cache'
     case 'source': return 'be read'
-    case 'skipped': return 'be left out'
+    case 'skipped': return 'not be needed'
     case 'inline': {
       const last = plan.stages.filter(({ segment }) => segment === stage.segment).at(-1)
       return `run inside ${last?.id ?? 'the next'}`
@@ -64,6 +66,13 @@ function batches({ batches: known, action }: StagePlan): string {
   if (known === undefined) return action === 'run' || action === 'partly' ? '?' : ''
   if (known.cached === 0 || known.missing === 0) return `${known.cached + known.missing}`
   return `${known.missing} of ${known.cached + known.missing}`
+}
+
+/** Native ops by the time they took. */
+export function opsText(stats: Readonly<Record<string, OpStats>>): string {
+  const rows = Object.entries(stats).sort(([, a], [, b]) => b.seconds - a.seconds)
+    .map(([name, { calls, seconds }]) => [name, `${calls}`, duration(seconds), calls > 0 ? `${count((seconds / calls) * 1e6)} µs` : ''])
+  return rows.length === 0 ? '' : `\n${table(['op', 'calls', 'time', 'a call'], rows).join('\n')}\n`
 }
 
 /** What the stages reported, then what they took, then where everything is. */

@@ -1,5 +1,6 @@
 /** Builds native/ into build/Release/cpu.node. Runs on `npm ci`, before any TypeScript is compiled: plain JavaScript, Node alone. */
 import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -16,6 +17,12 @@ if (missing.length > 0) {
   console.error(`pipe: the native addon cannot be built: ${missing.join(' and ')} not found.`)
   console.error('On Debian and Ubuntu: apt-get install g++ cmake make      then again: npm ci')
   process.exit(1)
+}
+
+// CMake refuses a cache that was made elsewhere (the checkout was moved or copied), and cmake-js would not notice.
+const cache = join(root, 'build/CMakeCache.txt')
+if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`CMAKE_CACHEFILE_DIR:INTERNAL=${join(root, 'build')}\n`)) {
+  rmSync(join(root, 'build'), { recursive: true })
 }
 
 // cmake-js reads package.json beside CMakeLists.txt: "napi_versions" there means that no Node header is downloaded.

@@ -40,7 +40,7 @@ export function formatHelp(command: Command, helper: Help): string {
   return [
     'Usage:', `  ${helper.commandUsage(command)}`, '',
     ...wrap(helper.commandDescription(command).split(' '), 100), '',
-    ...rows('Commands:', helper.visibleCommands(command).filter(({ name }) => name() !== 'help')
+    ...rows('Commands:', helper.visibleCommands(command).filter(inner => inner.name() !== 'help')
       .map(inner => [helper.subcommandTerm(inner), helper.subcommandDescription(inner)])),
     ...rows('Options:', helper.visibleOptions(command).map(option => [helper.optionTerm(option), helper.optionDescription(option)])),
   ].join('\n')

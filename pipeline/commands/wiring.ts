@@ -1,5 +1,4 @@
 /** What cli.ts hands to the commands: the stages, the backend, where to print, when to stop; and what they have in common. */
-import { basename, resolve } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
 import type { Ops } from '../../native/ops.js'
 import type { BuiltInStages } from '../graph.js'
@@ -10,6 +9,8 @@ export interface Wiring {
   readonly stages: BuiltInStages
   /** 'cpu', 'cuda:0'. */
   openBackend(device: string): Promise<Ops>
+  /** Versions of codebooks, which parameters name by { use }: part of cache keys. */
+  versions(use: string): number | undefined
   /** Results. */
   print(text: string): void
   /** Everything that is said meanwhile. */
@@ -33,9 +34,16 @@ export function memorySize(text: string): number {
   return Math.floor(bytes)
 }
 
-/** The folder of a graph's outputs: --out, or out/<name of the graph file> in the working directory. */
-export const outFolder = (graph: string, out: string | undefined): string =>
-  resolve(out ?? `out/${basename(graph).replace(/\.json$/, '')}`)
+/** The options that run and plan have in common: the plan is of the run that they describe. */
+export const runOptions = (command: Command): Command => command
+  .option('--set <name=value>', 'an input of the graph (model=DIR) or a parameter of a stage (round.codebook.K=3); repeat for more', collect, [])
+  .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)')
+  .option('--device <name>', 'where ops run', 'cpu')
+  .option('--memory <size>', 'most bytes of tensors at a time, 4GB say (default: 60 % of the memory that is free)', memorySize)
+  .option('--from <id>', 'begin with this stage: what comes before has to be stored')
+  .option('--to <id>', 'end with this stage')
+  .option('--only <id>', 'this stage alone')
+  .option('--force <id>', 'compute this stage again, whatever is stored; repeat for more', collect, [])
 
 /** Examples at the end of a command's help, a comment line each. */
 export const examples = (...pairs: readonly (readonly [comment: string, command: string])[]): string =>

@@ -1,0 +1,61 @@
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { pipe, temporary } from '../../helpers.js'
+import { toyGraph } from './toys.js'
+
+/** A folder in which the graph ran twice, with another factor the second time: half of what is stored is not in use. */
+async function ranTwice(t: Parameters<typeof temporary>[0]) {
+  const folder = temporary(t)
+  const graph = toyGraph(folder)
+  await pipe(['run', graph, '--set', 'square.factor=2'], { cwd: folder })
+  await pipe(['run', graph], { cwd: folder })
+  const files = () => readdirSync(join(folder, 'out/toy/cache'), { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.parquet'))
+  return { graph, files, cache: (...args: string[]) => pipe(['cache', ...args], { cwd: folder }), path: join(folder, 'out/toy/cache') }
+}
+
+t.test('ls: stage, batch, size, age, in use', async t => {
+  const { graph, cache } = await ranTwice(t)
+  const { code, stdout } = await cache('ls', graph)
+  t.equal(code, 0)
+  t.match(stdout, /^stage +batch +size +age +in use +key\n/)
+  t.equal(stdout.match(/^square +\d +\S+ \w?B +\S+ m?s +yes +[0-9a-f]{12}$/gm)?.length, 6)
+  t.equal(stdout.match(/^square .* no +[0-9a-f]{12}$/gm)?.length, 6)
+  t.match(stdout, /\nout\/toy\/cache: 14 batches, \S+ kB; not in use: 7 batches, \S+ kB\n$/)
+  t.match((await cache('ls', '--out', 'out/toy')).stdout, /^stage +batch +size +age +key\n/)
+  t.match((await cache('ls', '--out', 'nowhere')).stdout, /^nowhere\/cache: 0 batches, 0 B\n$/)
+  t.equal((await cache('ls')).code, 1, 'of what?')
+})
+
+t.test('verify: a flipped byte and a cut are found, named, and left where they are', async t => {
+  const { cache, files, path } = await ranTwice(t)
+  t.match((await cache('verify', '--out', 'out/toy')).stdout, /14 batches, \S+ kB, all intact\n$/)
+  const [first = '', second = ''] = files()
+  const bytes = readFileSync(join(path, first))
+  bytes[Math.floor(bytes.length / 2)]! ^= 4
+  writeFileSync(join(path, first), bytes)
+  writeFileSync(join(path, second), readFileSync(join(path, second)).subarray(0, -9))
+  const { code, stderr } = await cache('verify', '--out', 'out/toy')
+  t.equal(code, 1)
+  t.match(stderr, /2 batches are damaged, of 14:/)
+  t.match(stderr, first.split('/').at(-1)?.slice(0, 12))
+  t.match(stderr, /The next run discards and computes them again\./)
+  t.equal(files().length, 14)
+})
+
+t.test('gc: says what, deletes what the plan does not use, keeps the rest', async t => {
+  const { graph, cache, files, path } = await ranTwice(t)
+  const dry = await cache('gc', graph, '--dry-run')
+  t.match(dry.stdout, /\nWould delete 7 batches, \S+ kB\n$/)
+  t.equal(files().length, 14)
+  const { code, stdout } = await cache('gc', graph)
+  t.equal(code, 0)
+  t.match(stdout, /^stage +batch [\s\S]*\nDeleting 7 batches, /)
+  t.equal(files().length, 7)
+  t.match((await cache('ls', graph)).stdout, /: 7 batches, \S+ kB\n$/)
+  t.match((await cache('gc', graph)).stdout, /nothing to delete\n$/)
+  const times = files().map(name => statSync(join(path, name)).mtimeMs)
+  t.match((await pipe(['run', graph, '--out', join(path, '..')])).stderr, /Nothing will run/)
+  t.strictSame(files().map(name => statSync(join(path, name)).mtimeMs), times)
+  t.equal((await cache('gc', '--out', 'out/toy')).code, 1, 'what is in use is known from the graph')
+})
