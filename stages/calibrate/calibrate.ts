@@ -17,7 +17,7 @@ import { linears } from '../../schemas/tables/linears.js'
 import { batchOf } from '../model/batch.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
-import { embed, forwardBlock, openBlock, Positions } from '../model/forward.js'
+import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
 import { openWeights } from '../model/quantized.js'
 import { modelWindows } from '../model/text.js'
 import { Residual } from './residual.js'
@@ -68,6 +68,7 @@ async function* calibrate(
   const { config } = checkpoint
   const windows = await modelWindows(checkpoint, text, { length, count: sequences }, note => context.note(note))
   const chunks = Array.from({ length: Math.ceil(windows.length / batch) }, (_, i) => windows.slice(i * batch, (i + 1) * batch))
+  using rotary = new Rotary(ops, config)
   using residual = await Residual.open(context, chunks.length, Math.min(...layers), Math.max(...layers), 4 * config.sizes.d * length * windows.length)
   if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
   const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
@@ -81,8 +82,7 @@ async function* calibrate(
         const inputs: { row: LinearRow; x: Tensor }[] = []
         {
           using _slot = await context.room(chunkBytes(config, chunk.length * length))
-          using positions = new Positions(ops, config, length, chunk.length)
-          const x = forwardBlock(ops, config, layer, block, await residual.take(i), positions, (shares, x) => {
+          const x = forwardBlock(ops, config, layer, block, await residual.take(i), rotary.of(length, chunk.length), (shares, x) => {
             const reader = groups.get(layer)?.get(shares)
             if (reader === undefined) x[Symbol.dispose]()
             else inputs.push({ row: reader, x })

@@ -9,7 +9,7 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { embed, forwardBlock, Head, openBlock, Positions } from '../model/forward.js'
+import { embed, forwardBlock, Head, openBlock, Rotary } from '../model/forward.js'
 import type { Weights } from '../model/quantized.js'
 
 export interface Score {
@@ -76,14 +76,14 @@ async function runModels(
   try {
     for (const [m, weights] of models.entries()) {
       const { config } = weights.checkpoint
+      using rotary = new Rotary(ops, config)
       const stream = await embed(ops, weights, chunks.map(chunk => Int32Array.from(chunk.flatMap(window => [...window]))))
       streams.push(stream)
       for (let layer = 0; layer < config.sizes.layers; layer++) {
         using block = await openBlock(ops, weights, layer)
         for (const [i, chunk] of chunks.entries()) {
           o.signal?.throwIfAborted()
-          using positions = new Positions(ops, config, chunk[0]?.length ?? 0, chunk.length)
-          stream[i] = forwardBlock(ops, config, layer, block, stream[i] as Tensor, positions)
+          stream[i] = forwardBlock(ops, config, layer, block, stream[i] as Tensor, rotary.of(chunk[0]?.length ?? 0, chunk.length))
           await ops.finish() // so that a chunk's temporary tensors are gone before the next has any
           o.progress((m + (layer + (i + 1) / chunks.length) / config.sizes.layers) / models.length)
         }

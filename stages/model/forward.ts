@@ -54,23 +54,37 @@ export class Opened implements Disposable {
 export const openBlock = (ops: Ops, weights: Weights, layer: number): Promise<Opened> =>
   Opened.open(ops, weights, weights.checkpoint.expected.filter(tensor => tensor.layer === layer).map(({ name }) => name))
 
-/** Cosines and sines of the rotary embedding for positions 0 … length−1, and the position of each row of `sequences` stacked ones. */
-export class Positions implements Disposable {
-  readonly cos: Tensor
-  readonly sin: Tensor
-  readonly rows: Tensor
+/** Where the rows of stacked sequences are: cosines and sines of positions 0 … length−1, and the position of each row. */
+export interface Positions { readonly length: number; readonly cos: Tensor; readonly sin: Tensor; readonly rows: Tensor }
 
-  constructor(ops: Ops, { sizes: { e }, rope }: ModelConfig, readonly length: number, readonly sequences: number) {
-    const frequencies = rotaryFrequencies(rope, e)
+/** Makes positions, each kind once, and lets go of all together. */
+export class Rotary implements Disposable {
+  readonly #made = new Map<string, Positions>()
+
+  constructor(private readonly ops: Ops, private readonly config: ModelConfig) {}
+
+  /** For `sequences` stacked sequences of `length` tokens. */
+  of(length: number, sequences: number): Positions {
+    const key = `${length} ${sequences}`
+    const known = this.#made.get(key)
+    if (known !== undefined) return known
+    const half = this.config.sizes.e / 2
+    const frequencies = rotaryFrequencies(this.config.rope, 2 * half)
     // Angles are products of f32 numbers rounded to f32, as transformers computes them: for late positions that shows.
-    const angles = Float32Array.from({ length: length * (e / 2) }, (_, i) => Math.floor(i / (e / 2)) * (frequencies[i % (e / 2)] ?? 0))
-    this.cos = ops.tensor(angles.map(Math.cos), [length, e / 2])
-    this.sin = ops.tensor(angles.map(Math.sin), [length, e / 2])
-    this.rows = ops.tensor(Int32Array.from({ length: sequences * length }, (_, t) => t % length), [sequences * length])
+    const angles = Float32Array.from({ length: length * half }, (_, i) => Math.floor(i / half) * (frequencies[i % half] ?? 0))
+    const made = {
+      length,
+      cos: this.ops.tensor(angles.map(Math.cos), [length, half]),
+      sin: this.ops.tensor(angles.map(Math.sin), [length, half]),
+      rows: this.ops.tensor(Int32Array.from({ length: sequences * length }, (_, t) => t % length), [sequences * length]),
+    }
+    this.#made.set(key, made)
+    return made
   }
 
   [Symbol.dispose](): void {
-    for (const tensor of [this.cos, this.sin, this.rows]) tensor[Symbol.dispose]()
+    for (const { cos, sin, rows } of this.#made.values()) for (const tensor of [cos, sin, rows]) tensor[Symbol.dispose]()
+    this.#made.clear()
   }
 }
 

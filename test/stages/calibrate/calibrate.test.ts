@@ -10,7 +10,7 @@ import type { linears } from '../../../schemas/tables/linears.js'
 import calibrate from '../../../stages/calibrate/calibrate.js'
 import { batchOf } from '../../../stages/model/batch.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
-import { embed, forwardBlock, openBlock, Positions } from '../../../stages/model/forward.js'
+import { embed, forwardBlock, openBlock, Rotary } from '../../../stages/model/forward.js'
 import model from '../../../stages/model/model.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { concatenated, openTokenizer } from '../../../stages/model/text.js'
@@ -49,12 +49,12 @@ t.test('activations are those of a whole forward pass', async t => {
   const { config } = checkpoint
   const { windows } = await concatenated(await openTokenizer(folder, 2048), text, { length: 40, count: 5 })
   using weights = await openWeights(ops, checkpoint)
-  using positions = new Positions(ops, config, 40, 5)
+  using rotary = new Rotary(ops, config)
   let [x] = await embed(ops, weights, [Int32Array.from(windows.flatMap(window => [...window]))])
   const inputs: [string, Tensor][] = []
   for (let layer = 0; layer < 4; layer++) {
     using block = await openBlock(ops, weights, layer)
-    x = forwardBlock(ops, config, layer, block, x as Tensor, positions, (shares, input) => inputs.push([`${layer}/${shares}`, input]))
+    x = forwardBlock(ops, config, layer, block, x as Tensor, rotary.of(40, 5), (shares, input) => inputs.push([`${layer}/${shares}`, input]))
   }
   x?.[Symbol.dispose]()
   t.strictSame([...groups.keys()], inputs.map(([name]) => name))

@@ -4,7 +4,7 @@ import t from 'tap'
 import { openBackend } from '../../../native/index.js'
 import type { Tensor } from '../../../native/tensor.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
-import { embed, forwardBlock, Head, openBlock, Positions } from '../../../stages/model/forward.js'
+import { embed, forwardBlock, Head, openBlock, Rotary } from '../../../stages/model/forward.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
 import { fileTensor } from '../../../pipeline/define.js'
@@ -15,7 +15,7 @@ const floats = async (x: { read(): Promise<Uint8Array> }): Promise<Float32Array>
 
 /** The largest absolute difference; NaN if there is one. */
 const furthest = (a: Float32Array, b: Float32Array): number =>
-  a.length === b.length ? a.reduce((max, x, i) => (Math.abs(x - b[i]!) <= max ? max : Math.abs(x - b[i]!)), 0) : Number.NaN
+  a.length === b.length ? a.reduce((max, x, i) => Math.max(max, Math.abs(x - b[i]!)), 0) : Number.NaN
 
 for (const family of ['llama-gqa', 'llama3-rope', 'mistral-window', 'qwen2-bias', 'qwen3-qknorm']) {
   t.test(`${family}: hidden states and logits`, async t => {
@@ -31,13 +31,13 @@ for (const family of ['llama-gqa', 'llama3-rope', 'mistral-window', 'qwen2-bias'
     const checkpoint = await openCheckpoint(folder)
     const { config } = checkpoint
     using weights = await openWeights(ops, checkpoint)
-    using positions = new Positions(ops, config, length, sequences)
+    using rotary = new Rotary(ops, config)
     let [x] = (await embed(ops, weights, [ids])) as [Tensor]
     t.ok(furthest(await floats(x), await floats(reference('hidden.0'))) <= 2e-4, 'hidden.0')
     const shares = new Set<string>()
     for (let layer = 0; layer < config.sizes.layers; layer++) {
       using block = await openBlock(ops, weights, layer)
-      x = forwardBlock(ops, config, layer, block, x, positions, (name, input) => {
+      x = forwardBlock(ops, config, layer, block, x, rotary.of(length, sequences), (name, input) => {
         shares.add(`${name} ${input.shape}`)
         input[Symbol.dispose]()
       })

@@ -130,7 +130,11 @@ t.test('export gives the same weights to any program', async t => {
 t.test('checkpoints that contradict themselves', async t => {
   const hyb = { use: 'trellis/hyb', L: 12, K: 2 }
   const name = 'model.layers.0.self_attn.q_proj'
-  const modules = (config: Json): Record<string, Json> => ((config.quantization_config as Json).modules = structuredClone(orders)) as unknown as Record<string, Json>
+  const modules = (config: Json): Record<string, Json> => {
+    const own = structuredClone(orders) as unknown as Record<string, Json>
+    Object.assign(config.quantization_config as Json, { modules: own })
+    return own
+  }
   const cases: [string, (config: Json) => void, string | RegExp][] = [
     ['sizes', c => { modules(c)[name]!.m = 16 }, `"${name}" is said to be [16, 24] but is [24,24] by the sizes of the model.`],
     ['no such linear', c => { modules(c).lm_head = { m: 8, n: 24, transform: { m: 8, n: 24 } } }, '"lm_head" is no linear of this model.'],
