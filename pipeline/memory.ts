@@ -65,7 +65,7 @@ export class Memory {
     const { liveBytes } = this.device
     if (liveBytes !== this.#lastLive) this.#lastChange = performance.now()
     this.#lastLive = liveBytes
-    if (performance.now() - this.#lastChange > this.stuckMs) return this.#refuseAll(this.#stuck())
+    if (!this.#finishing && performance.now() - this.#lastChange > this.stuckMs) return this.#refuseAll(this.#stuck())
     this.#drain()
     this.#timer = setTimeout(() => this.#look(), lookMs)
   }
@@ -75,13 +75,14 @@ export class Memory {
     if (this.#finishing) return
     this.#finishing = true
     const begin = performance.now()
-    const done = (): void => {
-      this.#finishing = false
-      if (performance.now() - begin > lookMs) this.#lastChange = performance.now()
-      if (this.#waiting.size > 0) this.#look()
-    }
     this.device.finish().then(
-      () => setTimeout(done, lookMs),
+      () => {
+        if (performance.now() - begin > lookMs) this.#lastChange = performance.now()
+        setTimeout(() => {
+          this.#finishing = false
+          if (this.#waiting.size > 0) this.#look()
+        }, lookMs)
+      },
       error => {
         this.failed(error)
         this.#refuseAll(error)
