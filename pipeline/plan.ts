@@ -120,6 +120,7 @@ function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage
     const action = above.find(plan => plan.id === id)
     if (record !== undefined && action !== undefined && action.why.length > 0) why.push(`${id} runs`)
   }
+  if (node.kind === 'inline') return why // stores nothing: that is no reason
   const total = node.places?.length
   if (why.length === 0 && total !== undefined && node.kind === 'stored') {
     why.push(node.cached.size === 0 ? 'nothing of it is stored' : `${total - node.cached.size} of ${total} batches are missing`)

@@ -1,7 +1,7 @@
 /** A plan before the run and the results after it, as tables. */
 import { relative } from 'node:path'
 import type { OpStats } from '../native/device.js'
-import type { RunResult } from './events.js'
+import type { ReportTable, RunResult } from './events.js'
 import type { Plan, StagePlan } from './plan.js'
 import { bytes, count, duration, plural, table, wrap } from './text.js'
 
@@ -19,7 +19,7 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
     stage.action === 'run' || stage.action === 'partly' ? estimate(stage.seconds, duration) : '',
     stage.memoryBytes === undefined || stage.action === 'cached' ? '' : bytes(stage.memoryBytes),
     stage.diskBytes === undefined || stage.diskBytes === 0 ? '' : bytes(stage.diskBytes),
-    stage.why.join('; '),
+    stage.why.join('; ').replaceAll(`${process.cwd()}/`, ''),
   ])
   const lines = [
     `${plan.graph}  →  ${shortPath(plan.out)}  on ${plan.backend}`, '',
@@ -36,14 +36,20 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
     ]
     lines.push(`${plural(runs.length, 'stage')} of ${plan.stages.length} will run: ${facts.join(', ')}.`)
   }
-  if (o.edges) {
-    lines.push('', 'Columns on the edges')
-    for (const stage of plan.stages) {
-      lines.push(`  ${stage.id} gives ${stage.table}${stage.from.length > 0 ? ` (reads ${stage.reads.join(', ') || 'no column'})` : ''}`)
-      for (const line of wrap(stage.gives.map((column, i) => i < stage.gives.length - 1 ? `${column},` : column), 96)) lines.push(`    ${line}`)
-    }
-  }
+  if (o.edges) lines.push('', 'Columns on the edges', ...edges(plan))
   return `${lines.join('\n')}\n`
+}
+
+/** What flows out of each stage, and to whom; + marks the columns that its own input had not. */
+function edges({ stages }: Plan): string[] {
+  return stages.flatMap(stage => {
+    const readers = stages.filter(({ from }) => from.includes(stage.id)).map(({ id }) => id)
+    const name = (column: string) => column.split(' ')[0]
+    const known = new Set(stages.filter(({ id }) => stage.from.includes(id)).flatMap(({ gives }) => gives.map(name)))
+    const columns = stage.gives.map(column => known.size > 0 && !known.has(name(column)) ? `+${column}` : column)
+    const words = columns.map((column, i) => i < columns.length - 1 ? `${column},` : column)
+    return [`  ${stage.id} → ${readers.join(', ') || 'the end'}: ${stage.table}`, ...wrap(words, 96).map(line => `    ${line}`)]
+  })
 }
 
 const estimate = (value: number | undefined, show: (value: number) => string): string => value === undefined ? '?' : show(value)
@@ -56,6 +62,7 @@ function what(stage: StagePlan, plan: Plan): string {
     case 'source': return 'be read'
     case 'skipped': return 'not be needed'
     case 'inline': {
+      if (stage.segment < 0) return 'not be needed'
       const last = plan.stages.filter(({ segment }) => segment === stage.segment).at(-1)
       return `run inside ${last?.id ?? 'the next'}`
     }
@@ -68,19 +75,29 @@ function batches({ batches: known, action }: StagePlan): string {
   return `${known.missing} of ${known.cached + known.missing}`
 }
 
+const perCall = (seconds: number): string => seconds < 1e-3 ? `${count(seconds * 1e6)} µs` : duration(seconds)
+
 /** Native ops by the time they took. */
 export function opsText(stats: Readonly<Record<string, OpStats>>): string {
   const rows = Object.entries(stats).sort(([, a], [, b]) => b.seconds - a.seconds)
-    .map(([name, { calls, seconds }]) => [name, `${calls}`, duration(seconds), calls > 0 ? `${count((seconds / calls) * 1e6)} µs` : ''])
+    .map(([name, { calls, seconds }]) => [name, `${calls}`, duration(seconds), perCall(seconds / calls)])
   return rows.length === 0 ? '' : `\n${table(['op', 'calls', 'time', 'a call'], rows).join('\n')}\n`
 }
 
-/** What the stages reported, then what they took, then where everything is. */
-export function resultText(result: RunResult, paths: readonly (readonly [name: string, path: string])[]): string {
+/** The tables of stages that no other reporting stage comes after: those repeat what was reported before them. */
+function last(tables: readonly ReportTable[], stages: Plan['stages']): readonly ReportTable[] {
+  const above = (id: string): string[] => (stages.find(stage => stage.id === id)?.from ?? []).flatMap(from => [from, ...above(from)])
+  const repeated = new Set(tables.flatMap(({ stage }) => above(stage)))
+  return tables.filter(({ stage }) => !repeated.has(stage))
+}
+
+/** What the stages of the plan reported, then what they took, then where everything is. */
+export function resultText(result: RunResult, stages: Plan['stages'], paths: readonly (readonly [name: string, path: string])[]): string {
   const lines: string[] = []
-  for (const { columns, rows } of result.tables) lines.push('', ...table(columns, rows))
+  for (const { columns, rows } of last(result.tables, stages)) lines.push('', ...table(columns, rows))
   const rows = result.stages.map(({ id, seconds, peakRssBytes, batches: { run, cached } }) => [
-    id, run > 0 ? duration(seconds) : '–', peakRssBytes > 0 ? bytes(peakRssBytes) : '–', `${run}`, `${cached}`,
+    id, seconds > 0 ? duration(seconds) : '–', peakRssBytes > 0 ? bytes(peakRssBytes) : '–',
+    ...(run + cached > 0 ? [`${run}`, `${cached}`] : ['', '']),
   ])
   lines.push('', ...table(['stage', 'time', 'peak memory', 'run', 'cached'],
     [...rows, ['all', duration(result.seconds), bytes(result.peakRssBytes), '', '']]))

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { Subject } from 'rxjs'
 import { PipeError } from '../error.js'
 import type { Event } from '../events.js'
+import type { Plan } from '../plan.js'
 import { Progress } from '../progress.js'
 import { opsText, planText, resultText } from '../report.js'
 import { runGraph } from '../run.js'
@@ -36,7 +37,11 @@ async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
     progress.next(event)
   })
   let failed = false
-  events.subscribe(({ kind }) => { failed ||= kind === 'failed' })
+  let stages: Plan['stages'] = []
+  events.subscribe(event => {
+    if (event.kind === 'failed') failed = true
+    if (event.kind === 'plan') stages = event.plan.stages
+  })
   try {
     const { graph, options } = await openGraph(wiring, file, o)
     const result = await runGraph(graph, { ...options, events })
@@ -45,7 +50,7 @@ async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
     const paths = ([['checkpoint', 'model'], ['results', 'result.json'], ['events', 'events.jsonl'], ['cache', 'cache']] as const)
       .map(([name, path]) => [name, join(options.out, path)] as const)
       .filter(([, path]) => existsSync(path))
-    wiring.print(resultText(result, paths))
+    wiring.print(resultText(result, stages, paths))
     if (o.verbose) wiring.print(opsText(options.ops.device.stats()))
   } catch (error) {
     progress.close()

@@ -9,7 +9,7 @@ t.test('before the first run: what will run, the columns; nothing is made', asyn
   const { code, stdout } = await pipe(['plan', toyGraph(folder)], { cwd: folder })
   t.equal(code, 0)
   t.match(stdout, /\n2 stages of 3 will run: time unknown until they have run once\.\n/)
-  t.match(stdout, /\n {2}square gives numbers 1 \(reads layer u32, value f64\)\n {4}layer u32, value f64, square f64\n/)
+  t.match(stdout, /\n {2}square → sum: numbers 1\n {4}layer u32, value f64, \+square f64\n {2}sum → the end: totals 1\n/)
   t.notOk(existsSync(join(folder, 'out')))
 })
 
