@@ -133,8 +133,10 @@ t.test('texts and models that can\'t be used', async t => {
     return file
   }
   const run = (change: object, from = rows) => runStage(calibrate, { ...params, ...change }, from, contextWith(ops))
-  await t.rejects(run({ text: path('short.txt', 'A town.') }), { name: 'PipeError', message: /^the text is too short: it gives \d tokens and one window takes 40\.$/ })
-  await t.rejects(run({ length: 4096 }), { name: 'PipeError', message: 'sequences of 4096 tokens are longer than the 512 positions the model was made for.' })
+  await t.rejects(run({ text: path('short.txt', 'A town.') }),
+    { name: 'PipeError', message: /^the text is too short: it gives \d tokens and one window takes 40\.$/ })
+  await t.rejects(run({ length: 4096 }),
+    { name: 'PipeError', message: 'sequences of 4096 tokens are longer than the 512 positions the model was made for.' })
   const small = modelWithTokenizer(t)
   await t.rejects(run({}, await rowsOf(small)), { name: 'PipeError', message: 'the tokenizer has 2048 tokens but the model\'s embedding only 256 rows.' })
 })

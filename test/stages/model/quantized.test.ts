@@ -42,7 +42,9 @@ async function make(t: Test, settings: { use: string } & Json, change: (config: 
   const expected = new Map<string, Float64Array>()
   const { codebook, params } = codebookOf(settings)
   using codec = codebook.open(ops, params)
-  for (const [name, table] of Object.entries(codec.tables)) entries.push({ name: `codebook.${name}`, dtype: table.dtype, shape: table.shape, read: () => table.read() })
+  for (const [name, table] of Object.entries(codec.tables)) {
+    entries.push({ name: `codebook.${name}`, dtype: table.dtype, shape: table.shape, read: () => table.read() })
+  }
   const { architecture, sizes: letters, steps } = readConfig(config, 'config.json')
   for (const { name, shape } of expectedTensors(architecture, letters, steps, true)) {
     const linear = name.replace('.weight', '')
@@ -145,16 +147,19 @@ t.test('checkpoints that contradict themselves', async t => {
   for (const [label, change, message] of cases) {
     await t.rejects(openCheckpoint((await make(t, hyb, change)).folder), { name: 'PipeError', message }, label)
   }
-  await t.rejects(openCheckpoint((await make(t, hyb, undefined, `${name}.SV`)).folder), { message: /"model\.layers\.0\.self_attn\.q_proj\.SV" \[24\] is missing/ })
+  await t.rejects(openCheckpoint((await make(t, hyb, undefined, `${name}.SV`)).folder),
+    { message: /"model\.layers\.0\.self_attn\.q_proj\.SV" \[24\] is missing/ })
 
   const other = await make(t, hyb, c => { (c.quantization_config as Json).codebook = { ...hyb, K: 3 } })
   using weights = await openWeights(ops, await openCheckpoint(other.folder))
   await t.rejects(weights.open(`${name}.weight`),
     { message: `"${name}.trellis" is i16 [4,32], not i16 [4,48] as its codebook makes it for [24, 24].` }, 'codes of another length')
   const unknown = await make(t, hyb, c => { (c.quantization_config as Json).codebook = { ...hyb, L: 99 } })
-  await t.rejects(openWeights(ops, await openCheckpoint(unknown.folder)), { name: 'PipeError', message: /^the codebook can't be opened: codebook trellis\/hyb: L: / })
+  await t.rejects(openWeights(ops, await openCheckpoint(unknown.folder)),
+    { name: 'PipeError', message: /^the codebook can't be opened: codebook trellis\/hyb: L: / })
   const table = await make(t, hyb, c => { (c.quantization_config as Json).codebook = { ...hyb, Q: 7 } })
-  await t.rejects(openWeights(ops, await openCheckpoint(table.folder)), { name: 'PipeError', message: /^the codebook can't be opened: trellis\/hyb: tlut must be/ })
+  await t.rejects(openWeights(ops, await openCheckpoint(table.folder)),
+    { name: 'PipeError', message: /^the codebook can't be opened: trellis\/hyb: tlut must be/ })
 })
 
 t.test('a quantized model is not quantized again', async t => {

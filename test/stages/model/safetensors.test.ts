@@ -91,6 +91,14 @@ t.test('lying and damaged files', async t => {
   }
 })
 
+t.test('large files', async t => {
+  const each = 3e9
+  const path = fake(t, { a: entry('U8', [each], [0, each]), b: entry('F32', [each / 4], [each, 2 * each]) }, 0)
+  truncateSync(path, readFileSync(path).length + 2 * each) // nothing is written: the file has a hole
+  const { entries } = await readSafetensors(path)
+  t.equal(entries.get('b')!.offset - entries.get('a')!.offset, each)
+})
+
 t.test('truncated anywhere, a file is refused', async t => {
   const path = join(temporary(t), 'a.safetensors')
   await writeSafetensors(path, [{ name: 'a', dtype: 'u8', shape: [100], read: async () => new Uint8Array(100) }])

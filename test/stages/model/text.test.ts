@@ -11,7 +11,9 @@ const model = join(root, 'fixtures/tiny-llama')
 const vocab = 2048
 const tokenizer = await openTokenizer(model, vocab)
 const encode = async (text: string): Promise<number[]> => (await Tokenizer.fromFile(join(model, 'tokenizer.json')).encode(text)).getIds()
-const stories = ['Roswick is a town on the river Stisk.', 'The baker counted nine loaves.', 'It is 34 miles south-west of Farnmoor.', 'He counted his money: fifteen pence.']
+const stories = [
+  'Roswick is a town on the river Stisk.', 'The baker counted nine loaves.', 'It is 34 miles south-west of Farnmoor.', 'He counted his money: fifteen pence.',
+]
 const write = (t: Test, name: string, text: string | Uint8Array): string => {
   const path = join(temporary(t), name)
   writeFileSync(path, text)
@@ -67,7 +69,8 @@ t.test('texts that can\'t be used', async t => {
   for (const [label, path, message] of cases) await t.rejects(concatenated(tokenizer, path, { length: 8 }), { name: 'PipeError', where: path, message }, label)
   const short = write(t, 'short.txt', stories[0] as string)
   const { length } = await encode(stories[0] as string)
-  await t.rejects(concatenated(tokenizer, short, { length: 256 }), { message: `the text is too short: it gives ${length} tokens and one window takes 256.` })
+  await t.rejects(concatenated(tokenizer, short, { length: 256 }),
+    { message: `the text is too short: it gives ${length} tokens and one window takes 256.` })
   await t.rejects(documentWindows(tokenizer, write(t, 'empty.txt', '\n\n'), { length: 8 }),
     { message: 'the text is too short: no line of it has two tokens, so there is nothing to predict.' })
 })
@@ -79,7 +82,8 @@ t.test('tokenizers that can\'t be used', async t => {
   writeFileSync(where, '{"version": "1.0"')
   await t.rejects(openTokenizer(folder, vocab), { name: 'PipeError', where, message: /^is no tokenizer: / })
   const { length } = Object.keys(tokenizer.getVocab(true))
-  await t.rejects(openTokenizer(model, length - 1), { name: 'PipeError', message: `the tokenizer has ${length} tokens but the model's embedding only ${length - 1} rows.` })
+  await t.rejects(openTokenizer(model, length - 1),
+    { name: 'PipeError', message: `the tokenizer has ${length} tokens but the model's embedding only ${length - 1} rows.` })
 })
 
 t.test('a tokenizer\'s own truncation is not applied', async t => {
