@@ -10,12 +10,12 @@
  */
 import { Type } from '@sinclair/typebox'
 import { toArray } from 'rxjs'
-import type { Tensor } from '../../native/tensor.js'
+import { elements, type Tensor } from '../../native/tensor.js'
 import { type Context, defineStage, file, type NewRow, type Row, spread } from '../../pipeline/define.js'
 import { activations } from '../../schemas/tables/activations.js'
 import { linears } from '../../schemas/tables/linears.js'
 import { batchOf } from '../model/batch.js'
-import { openCheckpoint } from '../model/checkpoint.js'
+import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
 import { openWeights } from '../model/quantized.js'
@@ -76,7 +76,8 @@ async function* calibrate(
 
   for (const row of wanted) {
     for (let layer = residual.layer; row.role === 'linear' && layer <= row.layer; layer = residual.layer) {
-      using block = await openBlock(ops, weights, layer)
+      const slot = await context.room(blockBytes(checkpoint, layer))
+      using block = await openBlock(ops, weights, layer).finally(() => slot[Symbol.dispose]())
       for (const [i, chunk] of chunks.entries()) {
         signal.throwIfAborted()
         const inputs: { row: LinearRow; x: Tensor }[] = []
@@ -106,6 +107,12 @@ async function* calibrate(
 }
 
 const passed = (row: LinearRow): NewRow<typeof activations> => ({ ...row, x: undefined, tokens: 0 })
+
+/** Bytes of a block's weights while they are opened: f32, and the widest of them as it is stored. */
+function blockBytes({ expected, tensors }: Checkpoint, layer: number): number {
+  const own = expected.filter(tensor => tensor.layer === layer)
+  return 4 * own.reduce((sum, { shape }) => sum + elements(shape), 0) + Math.max(...own.map(({ name }) => tensors.get(name)?.bytes ?? 0))
+}
 
 /** Bytes that come to life when `tokens` tokens go through a block: the inputs of its linears, and the widest values between. */
 const chunkBytes = ({ sizes: { d, h, g, e, f } }: ModelConfig, tokens: number): number => 4 * tokens * (4 * d + 3 * h * e + 4 * g * e + 3 * f)

@@ -76,7 +76,9 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
     const { dtype, shape, data_offsets: offsets } = (value ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
     const type = typeof dtype === 'string' && Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined
     if (type === undefined) return fail(`tensor "${name}" has the element type ${JSON.stringify(dtype)}; known are ${Object.keys(dtypes).join(', ')}.`)
-    if (!isCounts(shape) || !Number.isSafeInteger(elements(shape) * 8)) return fail(`tensor "${name}" has the shape ${JSON.stringify(shape)}, which is no list of sizes.`)
+    if (!isCounts(shape) || !Number.isSafeInteger(elements(shape) * 8)) {
+      return fail(`tensor "${name}" has the shape ${JSON.stringify(shape)}, which is no list of sizes.`)
+    }
     if (!isCounts(offsets) || offsets.length !== 2) return fail(`tensor "${name}" has the offsets ${JSON.stringify(offsets)}, not [from, to].`)
     const [from, to] = offsets as [number, number]
     const bytes = elements(shape) * bytesPerElement[type]
