@@ -65,7 +65,10 @@ export class Memory {
     const { liveBytes } = this.device
     if (liveBytes !== this.#lastLive) this.#lastChange = performance.now()
     this.#lastLive = liveBytes
-    if (!this.#finishing && performance.now() - this.#lastChange > this.stuckMs) return this.#refuseAll(this.#stuck())
+    if (!this.#finishing && performance.now() - this.#lastChange > this.stuckMs) {
+      this.#refuseAll(this.#stuck())
+      return
+    }
     this.#drain()
     this.#timer = setTimeout(() => this.#look(), lookMs)
   }

@@ -34,7 +34,7 @@ export function checkParams(owner: string, schema: Schema, params: Record<string
  * the mistakes told are those of that one.
  */
 function narrow(schema: Schema, value: unknown, path: string, mistakes: string[]): Schema {
-  if (schema.anyOf !== undefined && schema.anyOf.every(branch => branch.properties?.use?.const !== undefined)) {
+  if (schema.anyOf?.every(branch => branch.properties?.use?.const !== undefined)) {
     const uses = schema.anyOf.map(branch => String(branch.properties?.use?.const))
     const use = (value as { use?: unknown } | undefined)?.use
     const branch = schema.anyOf[uses.indexOf(String(use))]

@@ -81,12 +81,13 @@ export async function planOf(graph: Graph, { out, ops }: { out: string; ops: { d
   const running = stages.filter(stage => stage.action === 'run' || stage.action === 'partly')
   const total = (of: (stage: StagePlan) => number | undefined, fold: (a: number, b: number) => number): number | undefined =>
     running.map(of).reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : fold(a, b)), 0)
-  return {
-    graph: graph.name, file: graph.file, out, backend: ops.device.kind, stages,
+  const totals = {
     seconds: total(stage => stage.seconds, (a, b) => a + b),
     memoryBytes: total(stage => stage.memoryBytes, Math.max),
     diskBytes: total(stage => stage.diskBytes, (a, b) => a + b),
   }
+  const told = Object.fromEntries(Object.entries(totals).filter(([, value]) => value !== undefined))
+  return { graph: graph.name, file: graph.file, out, backend: ops.device.kind, stages, ...told }
 }
 
 async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Known): Promise<StagePlan> {
@@ -120,12 +121,9 @@ function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage
     const action = above.find(plan => plan.id === id)
     if (record !== undefined && action !== undefined && action.why.length > 0) why.push(`${id} runs`)
   }
-  if (node.kind === 'inline') return why // stores nothing: that is no reason
+  if (why.length > 0 || node.kind !== 'stored') return why // storing nothing is no reason to run
   const total = node.places?.length
-  if (why.length === 0 && total !== undefined && node.kind === 'stored') {
-    why.push(node.cached.size === 0 ? 'nothing of it is stored' : `${total - node.cached.size} of ${total} batches are missing`)
-  }
-  return why.length === 0 ? ['nothing of it is stored'] : why
+  return [total === undefined || node.cached.size === 0 ? 'nothing of it is stored' : `${total - node.cached.size} of ${total} batches are missing`]
 }
 
 /** Estimates from the last run's seconds and bytes per byte of input, or per batch where the input is not there yet. */
@@ -141,7 +139,8 @@ async function costOf(node: Node, segment: Segment, known: Known): Promise<{ sec
   const complete = missing !== undefined && bytes.length === missing.length && bytes.every(size => size > 0)
   const memoryBytes = complete ? Math.max(...bytes.map(size => memoryOf(node, size))) : undefined
   const cost = known.lastRun[node.id]?.cost
-  const share = cost === undefined || missing === undefined ? undefined
+  const share = cost === undefined ? undefined
+    : missing === undefined ? 1 // as the last time
     : complete && cost.inputBytes > 0 ? bytes.reduce((a, b) => a + b, 0) / cost.inputBytes
     : cost.batches > 0 ? missing.length / cost.batches : undefined
   return {

@@ -47,7 +47,7 @@ export function applySettings<T extends Target>(
       mistakes.push({ where: `--set ${argument}`, message: `No stage is called "${first}".${didYouMean(first, ids)}`, hint: `Stages: ${ids.join(', ')}` })
     }
     for (const target of targets) {
-      put(target.given, rest, valueOf(text))
+      put(target.given, rest, parsed(text))
       bases.set(target, [...(bases.get(target) ?? []), { path: rest.join('.'), directory }])
     }
   }
@@ -55,7 +55,7 @@ export function applySettings<T extends Target>(
 }
 
 /** JSON where it is JSON, else the text itself. */
-function valueOf(text: string): unknown {
+function parsed(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {

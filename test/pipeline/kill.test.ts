@@ -1,16 +1,14 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { ParquetFile } from '../../pipeline/parquet.js'
 import { rng } from '../../pipeline/random.js'
+import { folder } from './harness.js'
 
-const folder = await mkdtemp(join(tmpdir(), 'pipe-kill-'))
-t.teardown(() => rm(folder, { recursive: true }))
-const graph = join(folder, 'graph.json')
+const graph = join(folder, 'kill.json')
 await writeFile(graph, JSON.stringify({ name: 'toy', stages: [{ use: 'numbers', count: 10, size: 20_000 }, { use: 'scale' }, { use: 'live' }, { use: 'gather' }, { use: 'total' }] }))
 
 /** One run in a process of its own; killed once so many batches have finished. */

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { PipeError } from '../../pipeline/error.js'
+import type { PipeError } from '../../pipeline/error.js'
 import { defaultMemory, Memory } from '../../pipeline/memory.js'
 import { FakeDevice } from './fake.js'
 

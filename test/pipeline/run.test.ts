@@ -1,57 +1,11 @@
-import { access, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { access, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Subject } from 'rxjs'
 import t from 'tap'
-import { PipeError } from '../../pipeline/error.js'
-import type { RunOptions } from '../../pipeline/engine.js'
-import type { Event, RunResult } from '../../pipeline/events.js'
-import { type BuiltInStages, loadGraph } from '../../pipeline/graph.js'
-import { type Plan, planGraph } from '../../pipeline/plan.js'
-import { rng } from '../../pipeline/random.js'
-import { runGraph } from '../../pipeline/run.js'
-import { fakeOps } from './fake.js'
-import { calls, hooks, stages } from './toys.js'
-
-const folder = await mkdtemp(join(tmpdir(), 'pipe-run-'))
-t.teardown(() => rm(folder, { recursive: true }))
-let count = 0
-const newOut = (): string => join(folder, `out-${count++}`)
-t.beforeEach(() => {
-  for (const name of Object.keys(calls)) delete calls[name]
-  delete hooks.onRow
-})
-
-type Options = Partial<RunOptions> & { stages?: BuiltInStages; set?: string[]; seed?: number }
-const line = [{ use: 'numbers', count: 12 }, { use: 'scale' }, { use: 'sum' }, { use: 'total' }]
-const load = async (list: unknown[], { seed = 0, set = [], stages: builtIn = stages }: Options) => {
-  const file = join(folder, 'graph.json')
-  await writeFile(file, JSON.stringify({ name: 'toy', seed, stages: list }))
-  return loadGraph(file, { stages: builtIn, set })
-}
-const run = async (list: unknown[], out: string, o: Options = {}): Promise<RunResult & { events: Event[]; live: number }> => {
-  const graph = await load(list, o)
-  const events = new Subject<Event>()
-  const seen: Event[] = []
-  events.subscribe(event => seen.push(event))
-  const ops = o.ops ?? fakeOps()
-  const result = await runGraph(graph, { memory: 1e9, ...o, out, ops, events })
-  return { ...result, events: seen, live: ops.device.liveBytes }
-}
-const plan = async (list: unknown[], out: string, o: Options = {}): Promise<Plan> => planGraph(await load(list, o), { memory: 1e9, ...o, out, ops: o.ops ?? fakeOps() })
-const actions = (p: Plan): Record<string, string> => Object.fromEntries(p.stages.map(stage => [stage.id, stage.action]))
-const expected = (n: number, by = 2, seed = 0): number => {
-  let total = 0
-  for (let i = 0; i < n; i++) total += rng(seed, 'x', i).normal(8).map(v => Math.fround(v * by)).reduce((a, b) => a + b, 0)
-  return total
-}
-const failure = async (promise: Promise<unknown>): Promise<PipeError> => {
-  const error = await promise.then(() => undefined, (e: unknown) => e)
-  if (!(error instanceof PipeError)) throw error ?? new Error('it did not fail')
-  return error
-}
-const parquets = async (out: string): Promise<string[]> =>
-  (await readdir(join(out, 'cache'), { recursive: true })).filter(file => file.endsWith('.parquet')).sort()
+import type { PipeError } from '../../pipeline/error.js'
+import type { Event } from '../../pipeline/events.js'
+import type { Plan } from '../../pipeline/plan.js'
+import { actions, expected, failure, folder, line, newOut, plan, run } from './harness.js'
+import { calls, hooks } from './toys.js'
 
 t.test('a line runs, and the second time nothing does', async t => {
   const out = newOut()
@@ -92,72 +46,6 @@ t.test('a parameter changed runs its stage and what is below, nothing above', as
   t.same(seeded.stages[0]?.why, ['seed: 0 → 1'])
 })
 
-t.test('a stop keeps what is finished, and the next run computes the rest', async t => {
-  const whole = newOut()
-  await run(line, whole)
-  const files = await parquets(whole)
-  for (const [stage, stops] of [['numbers', [5]], ['scale', [1, 4, 10]], ['sum', [7]]] as const) {
-    for (const stopAt of stops) {
-      const out = newOut()
-      for (const name of Object.keys(calls)) delete calls[name]
-      const abort = new AbortController()
-      hooks.onRow = (name, row) => { if (name === stage && row.i === stopAt) abort.abort() }
-      const error = await failure(run(line, out, { signal: abort.signal }))
-      t.equal(error.code, 'stopped')
-      t.equal(error.exitCode, 130)
-      t.match(error.text, /the same command goes on from here/)
-      delete hooks.onRow
-      const stored = (await parquets(out)).length
-      const again = await run(line, out)
-      const computed = again.stages.reduce((sum, { batches }) => sum + batches.run, 0)
-      t.equal(computed + stored, files.length, `${stage} ${stopAt}: ${stored} stored, ${computed} computed`)
-      t.same(await parquets(out), files)
-      for (const file of files) t.ok((await readFile(join(out, 'cache', file))).equals(await readFile(join(whole, 'cache', file))), 'the same bytes')
-    }
-  }
-})
-
-t.test('order of completion does not matter', async t => {
-  const out = newOut()
-  const first = await run(line, out)
-  const slow = newOut()
-  hooks.onRow = async (_, row) => { await new Promise(resolve => setTimeout(resolve, row.i === 0 ? 30 : 0)) }
-  const second = await run(line, slow)
-  t.equal(second.results.total, first.results.total)
-  t.same(await parquets(slow), await parquets(out))
-})
-
-t.test('a failure tells where, keeps what is finished, and the next run goes on', async t => {
-  const out = newOut()
-  hooks.onRow = (stage, row) => { if (stage === 'scale' && row.i === 6) throw new Error('row 6 is bad') }
-  const error = await failure(run(line, out))
-  t.match(error.text, /^scale {2}b3\n {2}row 6 is bad\n {2}The \d+ finished batches are kept; the same command goes on from here\.$/)
-  t.equal(error.exitCode, 1)
-  t.match((error.cause as Error).message, 'row 6 is bad', 'the stack is kept')
-  delete hooks.onRow
-  const again = await run(line, out)
-  t.ok((again.stages[1]?.batches.cached ?? 0) >= 1)
-  t.ok(Math.abs((again.results.total as number) - expected(12)) < 1e-3)
-})
-
-t.test('live tensors: folded, never stored; resumed by what is wanted', async t => {
-  const list = [{ use: 'numbers', count: 8 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }]
-  const out = newOut()
-  const first = await run(list, out)
-  t.ok(Math.abs((first.results.total as number) - expected(8, 1)) < 1e-3, `${first.results.total} is ${expected(8, 1)}`)
-  t.equal(first.live, 0)
-  t.same(calls, { numbers: 8, live: 8, gather: 8, total: 1 })
-  const abort = new AbortController()
-  const stopped = newOut()
-  hooks.onRow = (name, row) => { if (name === 'gather' && row.i === 5) abort.abort() }
-  await failure(run(list, stopped, { signal: abort.signal }))
-  delete hooks.onRow
-  calls.live = 0
-  const again = await run(list, stopped)
-  t.equal(again.results.total, first.results.total)
-  t.ok(calls.live > 0 && calls.live < 8, `${calls.live} of 8 rows were made again`)
-})
-
 t.test('branches and merges', async t => {
   const out = newOut()
   const list = [
@@ -168,37 +56,6 @@ t.test('branches and merges', async t => {
   t.ok(Math.abs((results.total as number) - expected(6, 2) - expected(6, 3)) < 1e-3)
   t.equal(calls.numbers, 6, 'the common stage ran once')
   t.equal(usage.find(stage => stage.id === 'sum')?.batches.run, 6, 'three batches from each')
-})
-
-t.test('peak memory stays under the limit, for 300 tensors', async t => {
-  const ops = fakeOps()
-  const size = 256
-  const memory = 16 * 4 * size
-  await run([{ use: 'numbers', count: 300, size, rows: 6 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), { ops, memory })
-  t.ok(ops.device.peakBytes <= memory, `${ops.device.peakBytes} of ${memory}`)
-  t.ok(ops.device.peakBytes > memory / 8)
-  t.equal(ops.device.liveBytes, 0)
-})
-
-t.test('damage: a flipped byte is found, told, and computed again', async t => {
-  const out = newOut()
-  const first = await run(line, out)
-  for (const where of ['data', 'footer', 'cut']) {
-    const files = await parquets(out)
-    const sums: string[] = []
-    for (const file of files) if ((await readFile(join(out, 'cache', file))).includes('"stage":"scale"')) sums.push(file)
-    const path = join(out, 'cache', sums[0] as string)
-    const good = await readFile(path)
-    const bad = where === 'cut' ? good.subarray(0, -5) : Buffer.from(good)
-    if (where !== 'cut') bad[where === 'data' ? 200 : bad.length - 40] = (bad[where === 'data' ? 200 : bad.length - 40] as number) ^ 4
-    await writeFile(path, bad)
-    calls.scale = 0
-    const again = await run(line, out, { part: { force: ['sum'] } })
-    t.equal(calls.scale, 2, `${where}: one batch of scale ${JSON.stringify(calls)} ${path}`)
-    t.match(again.events.filter(event => event.kind === 'note').map(event => (event as { text: string }).text).join(), /damaged/)
-    t.equal(again.results.total, first.results.total)
-    t.ok((await readFile(path)).equals(good), 'as it was')
-  }
 })
 
 t.test('parts: --to, --from, --force', async t => {
@@ -258,4 +115,33 @@ t.test('events tell the whole story, also in events.jsonl', async t => {
   t.equal(kinds.filter(kind => kind === 'stage-finished').length, 4)
   const lines = (await readFile(join(out, 'events.jsonl'), 'utf8')).trim().split('\n').map(text => JSON.parse(text) as Event)
   t.same(lines.map(event => event.kind), kinds)
+})
+
+t.test('a plan is a value: what would run, why, and what flows', async t => {
+  const out = newOut()
+  const list = [{ use: 'numbers', count: 4 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }]
+  const told = ({ stages }: Plan) => stages.map(({ id, action, segment, batches, why, from }) => ({ id, action, segment, batches, why, from }))
+  const first = await plan(list, out)
+  t.same(told(first), [
+    { id: 'numbers', action: 'run', segment: 0, batches: undefined, why: ['never ran here'], from: [] },
+    { id: 'live', action: 'inline', segment: 1, batches: undefined, why: ['never ran here'], from: ['numbers'] },
+    { id: 'gather', action: 'run', segment: 1, batches: undefined, why: ['never ran here'], from: ['live'] },
+    { id: 'total', action: 'run', segment: 2, batches: undefined, why: ['never ran here'], from: ['gather'] },
+  ])
+  t.same(first.stages[0]?.gives, ['i u32', 'name utf8', 'x f32 [k]'])
+  t.same([first.graph, first.backend, first.seconds, first.out], ['toy', 'cpu', undefined, out])
+  t.same(JSON.parse(JSON.stringify(first)), first, 'it is plain JSON')
+  await t.rejects(access(out), 'planning writes nothing')
+  await run(list, out)
+  const set = ['numbers.count=6']
+  const second = await plan(list, out, { set })
+  t.same(told(second).map(({ id, action, why }) => [id, action, why]), [
+    ['numbers', 'run', ['count: 4 → 6']], ['live', 'inline', ['numbers runs']], ['gather', 'run', ['live runs']], ['total', 'run', ['gather runs']],
+  ])
+  t.ok((second.seconds ?? -1) >= 0, 'all have run before, so the time is known')
+  const third = await plan(list, out)
+  t.same(told(third).map(({ id, action, batches }) => [id, action, batches]), [
+    ['numbers', 'cached', { cached: 2, missing: 0 }], ['live', 'inline', undefined], ['gather', 'cached', { cached: 2, missing: 0 }], ['total', 'cached', { cached: 1, missing: 0 }],
+  ])
+  t.same(Object.keys(third.stages[0]?.keys ?? {}), ['b0', 'b1'])
 })

@@ -1,0 +1,103 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import { fakeOps } from './fake.js'
+import { expected, failure, line, newOut, parquets, run } from './harness.js'
+import { calls, hooks } from './toys.js'
+
+t.test('a stop keeps what is finished, and the next run computes the rest', async t => {
+  const whole = newOut()
+  await run(line, whole)
+  const files = await parquets(whole)
+  for (const [stage, stops] of [['numbers', [5]], ['scale', [1, 4, 10]], ['sum', [7]]] as const) {
+    for (const stopAt of stops) {
+      const out = newOut()
+      for (const name of Object.keys(calls)) delete calls[name]
+      const abort = new AbortController()
+      hooks.onRow = (name, row) => { if (name === stage && row.i === stopAt) abort.abort() }
+      const error = await failure(run(line, out, { signal: abort.signal }))
+      t.equal(error.code, 'stopped')
+      t.equal(error.exitCode, 130)
+      t.match(error.text, /the same command goes on from here/)
+      delete hooks.onRow
+      const stored = (await parquets(out)).length
+      const again = await run(line, out)
+      const computed = again.stages.reduce((sum, { batches }) => sum + batches.run, 0)
+      t.equal(computed + stored, files.length, `${stage} ${stopAt}: ${stored} stored, ${computed} computed`)
+      t.same(await parquets(out), files)
+      for (const file of files) t.ok((await readFile(join(out, 'cache', file))).equals(await readFile(join(whole, 'cache', file))), 'the same bytes')
+    }
+  }
+})
+
+t.test('order of completion does not matter', async t => {
+  const out = newOut()
+  const first = await run(line, out)
+  const slow = newOut()
+  hooks.onRow = async (_, row) => { await new Promise(resolve => setTimeout(resolve, row.i === 0 ? 30 : 0)) }
+  const second = await run(line, slow)
+  t.equal(second.results.total, first.results.total)
+  t.same(await parquets(slow), await parquets(out))
+})
+
+t.test('a failure tells where, keeps what is finished, and the next run goes on', async t => {
+  const out = newOut()
+  hooks.onRow = (stage, row) => { if (stage === 'scale' && row.i === 6) throw new Error('row 6 is bad') }
+  const error = await failure(run(line, out))
+  t.match(error.text, /^scale {2}b3\n {2}row 6 is bad\n {2}The \d+ finished batches are kept; the same command goes on from here\.$/)
+  t.equal(error.exitCode, 1)
+  t.match((error.cause as Error).message, 'row 6 is bad', 'the stack is kept')
+  delete hooks.onRow
+  const again = await run(line, out)
+  t.ok((again.stages[1]?.batches.cached ?? 0) >= 1)
+  t.ok(Math.abs((again.results.total as number) - expected(12)) < 1e-3)
+})
+
+t.test('live tensors: folded, never stored; resumed by what is wanted', async t => {
+  const list = [{ use: 'numbers', count: 8 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }]
+  const out = newOut()
+  const first = await run(list, out)
+  t.ok(Math.abs((first.results.total as number) - expected(8, 1)) < 1e-3, `${first.results.total} is ${expected(8, 1)}`)
+  t.equal(first.live, 0)
+  t.same(calls, { numbers: 8, live: 8, gather: 8, total: 1 })
+  const abort = new AbortController()
+  const stopped = newOut()
+  hooks.onRow = (name, row) => { if (name === 'gather' && row.i === 5) abort.abort() }
+  await failure(run(list, stopped, { signal: abort.signal }))
+  delete hooks.onRow
+  calls.live = 0
+  const again = await run(list, stopped)
+  t.equal(again.results.total, first.results.total)
+  t.ok(calls.live > 0 && calls.live < 8, `${calls.live} of 8 rows were made again`)
+})
+
+t.test('peak memory stays under the limit, for 300 tensors', async t => {
+  const ops = fakeOps()
+  const size = 256
+  const memory = 16 * 4 * size
+  await run([{ use: 'numbers', count: 300, size, rows: 6 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), { ops, memory })
+  t.ok(ops.device.peakBytes <= memory, `${ops.device.peakBytes} of ${memory}`)
+  t.ok(ops.device.peakBytes > memory / 8)
+  t.equal(ops.device.liveBytes, 0)
+})
+
+t.test('damage: a flipped byte is found, told, and computed again', async t => {
+  const out = newOut()
+  const first = await run(line, out)
+  for (const where of ['data', 'footer', 'cut']) {
+    const files = await parquets(out)
+    const sums: string[] = []
+    for (const file of files) if ((await readFile(join(out, 'cache', file))).includes('"stage":"scale"')) sums.push(file)
+    const path = join(out, 'cache', sums[0] as string)
+    const good = await readFile(path)
+    const bad = where === 'cut' ? good.subarray(0, -5) : Buffer.from(good)
+    if (where !== 'cut') bad[where === 'data' ? 200 : bad.length - 40] = (bad[where === 'data' ? 200 : bad.length - 40] as number) ^ 4
+    await writeFile(path, bad)
+    calls.scale = 0
+    const again = await run(line, out, { part: { force: ['sum'] } })
+    t.equal(calls.scale, 2, `${where}: one batch of scale ${JSON.stringify(calls)} ${path}`)
+    t.match(again.events.filter(event => event.kind === 'note').map(event => (event as { text: string }).text).join(), /damaged/)
+    t.equal(again.results.total, first.results.total)
+    t.ok((await readFile(path)).equals(good), 'as it was')
+  }
+})
