@@ -23,10 +23,10 @@ struct Portable8 {
   static T shift_left(T a, int n) { return a << n; }
   static T select(T mask, T a, T b) { return (a & mask) | (b & ~mask); }
   static T choose_less(T a, T b, T yes, T no) { return select(T(a < b), yes, no); }
-  static Wide cost(Wide x, Wide rest, int32_t pair, int32_t norm, int shift) {
-    const Wide dot = ((x << 16) >> 16) * int32_t(int16_t(pair)) + (x >> 16) * (pair >> 16);
-    return (rest + norm - dot) >> shift;
+  static Wide error(Wide x, Wide rest, int32_t pair, int32_t norm) {
+    return rest + norm - ((x << 16) >> 16) * int32_t(int16_t(pair)) - (x >> 16) * (pair >> 16);
   }
+  static Wide shift_right(Wide a, int n) { return a >> n; }
   static T narrow(Wide a, Wide b) {
     T out{};
     for (int i = 0; i < 4; ++i) {

@@ -34,10 +34,10 @@ struct Lanes8 {
   static T select(T mask, T a, T b) { return _mm_or_si128(_mm_and_si128(mask, a), _mm_andnot_si128(mask, b)); }
 #endif
   static T choose_less(T a, T b, T yes, T no) { return _mm_blendv_epi8(yes, no, _mm_cmpeq_epi16(_mm_min_epu16(a, b), b)); }
-  static T cost(T x, T rest, int32_t pair, int32_t norm, int shift) {
-    const T dot = _mm_madd_epi16(x, _mm_set1_epi32(pair));
-    return _mm_srai_epi32(_mm_sub_epi32(_mm_add_epi32(rest, _mm_set1_epi32(norm)), dot), shift);
+  static T error(T x, T rest, int32_t pair, int32_t norm) {
+    return _mm_sub_epi32(_mm_add_epi32(rest, _mm_set1_epi32(norm)), _mm_madd_epi16(x, _mm_set1_epi32(pair)));
   }
+  static T shift_right(T a, int n) { return _mm_srai_epi32(a, n); }
   static T narrow(T a, T b) { return _mm_packus_epi32(a, b); }
 };
 
@@ -62,10 +62,10 @@ struct Lanes16 {
   static T select(T mask, T a, T b) { return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)); }
 #endif
   static T choose_less(T a, T b, T yes, T no) { return _mm256_blendv_epi8(yes, no, _mm256_cmpeq_epi16(_mm256_min_epu16(a, b), b)); }
-  static T cost(T x, T rest, int32_t pair, int32_t norm, int shift) {
-    const T dot = _mm256_madd_epi16(x, _mm256_set1_epi32(pair));
-    return _mm256_srai_epi32(_mm256_sub_epi32(_mm256_add_epi32(rest, _mm256_set1_epi32(norm)), dot), shift);
+  static T error(T x, T rest, int32_t pair, int32_t norm) {
+    return _mm256_sub_epi32(_mm256_add_epi32(rest, _mm256_set1_epi32(norm)), _mm256_madd_epi16(x, _mm256_set1_epi32(pair)));
   }
+  static T shift_right(T a, int n) { return _mm256_srai_epi32(a, n); }
   static T narrow(T a, T b) { return _mm256_packus_epi32(a, b); }
 };
 
@@ -87,10 +87,10 @@ struct Lanes32 {
   static T shift_left(T a, int n) { return _mm512_slli_epi16(a, unsigned(n)); }
   static T select(T mask, T a, T b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
   static T choose_less(T a, T b, T yes, T no) { return _mm512_mask_mov_epi16(no, _mm512_cmplt_epu16_mask(a, b), yes); }
-  static T cost(T x, T rest, int32_t pair, int32_t norm, int shift) {
-    const T dot = _mm512_madd_epi16(x, _mm512_set1_epi32(pair));
-    return T(__v16si(_mm512_sub_epi32(_mm512_add_epi32(rest, _mm512_set1_epi32(norm)), dot)) >> shift);
+  static T error(T x, T rest, int32_t pair, int32_t norm) {
+    return _mm512_sub_epi32(_mm512_add_epi32(rest, _mm512_set1_epi32(norm)), _mm512_madd_epi16(x, _mm512_set1_epi32(pair)));
   }
+  static T shift_right(T a, int n) { return T(__v16si(a) >> n); }
   static T narrow(T a, T b) { return _mm512_packus_epi32(a, b); }
 };
 #endif

@@ -18,11 +18,11 @@ export interface SearchPlan {
 }
 
 /**
- * Squared errors up to this many times the rate-distortion bound rms²·4^-K, a weight, are told apart; larger ones
- * saturate, which excludes their paths. Below 128 the tails of a Gaussian suffer; above 1024 the quanta cost
- * 0.1 % of the error and more (measured: README.md).
+ * Costs have quanta of 1/65536 (times 2 to the tag's bits) of this many times the rate-distortion bound rms²·4^-K a
+ * weight. Half of the range is linear: where that is below 64, the tails of a Gaussian suffer. From 512 on the quanta cost
+ * 0.1 % of the error (measured: README.md).
  */
-const range = 512
+const range = 256
 /** Codes of single weights with more distinct values than this are searched with values rounded to so many. */
 const mostValues = 2048
 /** Up to so many bins, order holds 8·bin: the addressing mode multiplies by 8. */

@@ -20,12 +20,13 @@ export const viterbi = (trellis: Trellis, x: ArrayLike<number>, overlap?: number
   const from: number[][] = []
   for (let t = 1; t < steps; t++) {
     const before = cost
-    from[t] = before.map((_, s) => Array.from({ length: 2 ** KV }, (_, d) => d * groups + (s >> KV)).reduce((a, b) => (before[b]! < before[a]! ? b : a)))
-    cost = before.map((_, s) => before[from[t]![s]!]! + error(s, t))
+    // States with one s >> KV have the same predecessors.
+    from[t] = Array.from({ length: groups }, (_, g) => Array.from({ length: 2 ** KV }, (_, d) => d * groups + g).reduce((a, b) => (before[b]! < before[a]! ? b : a)))
+    cost = before.map((_, s) => before[from[t]![s >> KV]!]! + error(s, t))
   }
   const path = new Array<number>(steps)
   path[steps - 1] = cost.reduce((best, c, s) => (overlap === undefined || s % groups === overlap) && (best < 0 || c < cost[best]!) ? s : best, -1)
-  for (let t = steps - 1; t > 0; t--) path[t - 1] = from[t]![path[t]!]!
+  for (let t = steps - 1; t > 0; t--) path[t - 1] = from[t]![path[t]! >> KV]!
   return path
 }
 

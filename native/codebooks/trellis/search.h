@@ -28,7 +28,7 @@ struct Code {
   // So many bins that 8·bin does not fit 16 bits: then only the narrowest vectors are used.
   bool wide() const { return bins > 8191; }
   // Bits of a cost that carry where it came from.
-  int tag() const { return KV <= 2 ? KV : 4; }
+  int tag() const { return in_place() && KV <= 2 ? KV : 4; }
 };
 
 // What the lanes aim at, in fixed point. Rows are steps in the order of the sequence.
