@@ -12,8 +12,8 @@ import { Reporter } from './reporter.js'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const jobs = 2
-/** Seconds a file may take: the longest (the whole main job, several times) takes a minute or two on 2 cores. */
-const timeout = 300
+/** Seconds a file may take: the longest (the whole main job, several times) takes a minute or two on 2 idle cores. */
+const timeout = 600
 
 // Listed by source, so that what was compiled from a file now deleted is not run.
 const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })

@@ -30,7 +30,8 @@ async function run(t: Assert, graph: string, out: string, ...set: string[]): Pro
 
 const linears = 4 * 7
 
-t.test('the main job: result.json, the checkpoint, the events, the table', async t => {
+t.setTimeout(600_000)
+t.test('the main job: result.json, the checkpoint, the events, the table', { timeout: 600_000 }, async t => {
   const out = temporary(t)
   const { code, stdout, stderr } = await pipe(['run', 'graphs/qtip-2bit.json', '--out', out])
   t.equal(code, 0, stderr)
@@ -56,7 +57,7 @@ t.test('the main job: result.json, the checkpoint, the events, the table', async
   t.notMatch(metadata.recipe, root, 'no path of this machine is in the recipe')
   for (const file of ['config.json', 'tokenizer.json', 'tokenizer_config.json']) t.ok(existsSync(join(out, 'model', file)), file)
 
-  await t.test('LDLQ beats nearest rounding on every linear; only what depends on the parameter runs again', async t => {
+  await t.test('LDLQ beats nearest rounding on every linear; only what depends on the parameter runs again', { timeout: 300_000 }, async t => {
     const nearest = await run(t, 'qtip-2bit', out, 'round.feedback=false')
     for (const [name, error] of Object.entries(result.proxyError.byLinear)) {
       t.ok(error < (nearest.proxyError.byLinear[name] ?? 0), `${name}: ${error.toFixed(4)} below ${nearest.proxyError.byLinear[name]?.toFixed(4)}`)
@@ -67,7 +68,7 @@ t.test('the main job: result.json, the checkpoint, the events, the table', async
     t.ok((calls.round ?? 0) > 0)
   })
 
-  await t.test('pipe eval gives the same perplexity from the folder alone; so does the dense export, but for bf16', async t => {
+  await t.test('pipe eval gives the same perplexity from the folder alone; so does the dense export, but for bf16', { timeout: 300_000 }, async t => {
     const settings = ['--text', 'fixtures/tiny-llama/test.jsonl', '--length', '256', '--sequences', '64', '--json']
     await run(t, 'qtip-2bit', out)
     const packed = await pipe(['eval', join(out, 'model'), ...settings])
@@ -83,7 +84,7 @@ t.test('the main job: result.json, the checkpoint, the events, the table', async
   })
 })
 
-t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/README.md says', async t => {
+t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/README.md says', { timeout: 600_000 }, async t => {
   const out = temporary(t)
   const page = join(root, 'graphs/README.md')
   const text = readFileSync(page, 'utf8')

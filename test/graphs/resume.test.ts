@@ -21,7 +21,8 @@ function outcome(out: string): Result {
 const finished = (stdout: string): string[] => stdout.trim().split('\n').filter(line => line.endsWith('}')).map(line => JSON.parse(line) as Event)
   .filter(event => event.kind === 'batch-finished' && event.cached === false).map(({ stage, batch }) => `${stage} ${batch}`)
 
-t.test('SIGKILL at ten random moments', async t => {
+t.setTimeout(600_000)
+t.test('SIGKILL at ten random moments', { timeout: 600_000 }, async t => {
   const [undisturbed, disturbed] = [temporary(t), temporary(t)]
   const begin = performance.now()
   t.equal((await pipe(['run', graph, ...less, '--out', undisturbed])).code, 0)
