@@ -36,7 +36,7 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
   await mkdir(partial, { recursive: true })
 
   const config = JSON.parse(await readFile(join(o.source, 'config.json'), 'utf8')) as Record<string, unknown>
-  delete config['quantization_config']
+  delete config.quantization_config
   await writeSynced(join(partial, 'config.json'), `${JSON.stringify({ ...config, ...(o.config && { quantization_config: o.config }) }, null, 2)}\n`)
   for (const file of (await readdir(o.source)).sort()) {
     if (!companions.test(file) || !(await stat(join(o.source, file))).isFile()) continue

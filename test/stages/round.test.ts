@@ -49,12 +49,12 @@ for (const { name, skip, open } of backends) {
     for (const [file, use] of [['qtip_hyb_k2', 'trellis/hyb'], ['qtip_hyb_k4', 'trellis/hyb'], ['qtip_1mad_k2', 'trellis/1mad'], ['qtip_lut_l12_k2', 'trellis/lut']] as const) {
       const ops = await open()
       const { tensor, metadata } = vectors(file)
-      const [L, K, V, Q] = JSON.parse(metadata['cfg'] ?? '[]') as number[]
+      const [L, K, V, Q] = JSON.parse(metadata.cfg ?? '[]') as number[]
       const [su, sv] = [tensor('SU'), tensor('SV')]
       const [w, h] = await incoherentPair(ops, tensor('W'), tensor('H'), su, sv)
       const codebook = { use, L, K, ...(use === 'trellis/hyb' && { V, Q }), ...(use === 'trellis/lut' && { V }) }
       const [out] = await runStage(round, { codebook }, [row('w', sv.length, su.length, w, h)], contextOf(ops))
-      const theirs = Number(metadata['proxy_err'])
+      const theirs = Number(metadata.proxy_err)
       t.ok((out?.proxyError ?? 1) <= 1.015 * theirs, `${file}: ours ${out?.proxyError.toExponential(4)}, theirs ${theirs.toExponential(4)}`)
     }
   })
