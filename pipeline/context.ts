@@ -34,16 +34,21 @@ interface Scope {
   readonly batch?: string
   wanted(batch: string): boolean
   readonly checkpoint?: Checkpoint | undefined
+  /** Resolves when what was made before has been stored, but for a little. */
+  keptUp?(): Promise<void>
 }
 
-export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoint }: Scope): Context {
+export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoint, keptUp }: Scope): Context {
   const { graph, memory, signal, out } = engine
   const at = { stage: node.id, ...(batch === undefined ? {} : { batch }) }
   return {
     ops: counting(engine.ops, engine.usage(node)),
     rng: (...name) => rng(graph.seed, ...name),
     signal,
-    room: bytes => memory.room(node.id, bytes),
+    room: async bytes => {
+      await keptUp?.()
+      return memory.room(node.id, bytes)
+    },
     wanted,
     checkpoint: checkpoint ?? noCheckpoint,
     progress: (done, total, unit) => engine.emit({ kind: 'stage-progress', ...at, done, total, unit }),

@@ -2,14 +2,13 @@
 import {
   catchError, concat, concatMap, defer, finalize, from, lastValueFrom, map, mergeMap, type Observable, of, type OperatorFunction, tap, toArray,
 } from 'rxjs'
-import { Tensor, type TensorRef } from '../native/tensor.js'
-import { type AnyRow, checkRow } from './arrow.js'
+import type { AnyRow } from './arrow.js'
 import { Checkpoints } from './checkpoint.js'
 import { contextOf, type Engine } from './context.js'
-import type { AnyStage, Table } from './define.js'
 import { PipeError, sentence } from './error.js'
-import { bytesTensor, LiveTensors } from './lazy.js'
-import { each, runs } from './rows.js'
+import { LiveTensors } from './lazy.js'
+import { batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
+import { runs } from './rows.js'
 import { inputsOf, keyOf, manifestKey, type Node, type Place, type Segment } from './survey.js'
 
 /**
@@ -17,10 +16,6 @@ import { inputsOf, keyOf, manifestKey, type Node, type Place, type Segment } fro
  * other is read, hashed and written. More would only hold more memory.
  */
 const batchesAtOnce = 2
-
-/** The batch a row belongs to: a symbol, because {...row} copies it and a stage can't forget it. */
-const batchOf = Symbol('batch')
-type Tagged = AnyRow & { readonly [batchOf]?: string }
 
 /** Emits the id of each batch that is finished. */
 export const runSegment = (engine: Engine, segment: Segment): Observable<string> => (segment.isStream ? runStream(engine, segment) : runBatches(engine, segment))
@@ -88,6 +83,15 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   const checkpoints = new Map(members.map(node => [node, new Checkpoints(engine.cache, manifestKey(node))]))
   const wanted = (batch: string): boolean => !isThere(batch)
   const ids = new Map<Node, Set<string>>()
+  // Storing may be slower than making: whoever asks for room also waits until at most so many batches are queued.
+  let queued = 0
+  const waiting: (() => void)[] = []
+  const wake = (): void => {
+    for (const go of waiting.splice(0)) go()
+  }
+  const keptUp = async (): Promise<void> => {
+    while (queued > batchesAtOnce && !engine.signal.aborted) await new Promise<void>(go => waiting.push(go))
+  }
 
   const given = (node: Node): Observable<Tagged> =>
     concat(...(node.from.length === 0 ? [of({} as Tagged)] : node.from.map(above => (members.includes(above) ? made(above) : stored(node, above)))))
@@ -103,7 +107,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     const usage = engine.usage(node)
     const work = usage.work()
     let last: string | undefined
-    const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node) })
+    const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node), keptUp })
     const seen = new Set<string>()
     ids.set(node, seen)
     const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
@@ -146,14 +150,19 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   const done = new Set<string>()
   const finished = made(anchor).pipe(
     runs(row => row[batchOf] as string),
-    concatMap(rows => {
+    map(rows => {
       const id = rows[0]?.[batchOf] as string
       if (done.has(id)) {
         throw wrapped(engine, anchor, id, new Error(`rows of batch "${id}" come in two places of the stream; they have to be neighbours`))
       }
       done.add(id)
-      return store(rows, id)
+      queued++
+      return { rows, id }
     }),
+    concatMap(({ rows, id }) => store(rows, id).finally(() => {
+      queued--
+      wake()
+    })),
     concatMap(list => list),
   )
   const ending = defer(async () => {
@@ -168,74 +177,11 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     }
     return empty
   }).pipe(concatMap(list => list))
-  return concat(finished, ending).pipe(finalize(() => live[Symbol.dispose]()))
-}
-
-/** Rows of an inline stage for the next one: live tensors of a live table move, others go through the host. */
-function handOver(table: Table, live: LiveTensors): OperatorFunction<Tagged, Tagged> {
-  if (!table.live) {
-    const known = new WeakMap<Tensor, Promise<TensorRef>>()
-    return each(async row => (await onHost(table, [row], known)[0]) as Tagged)
-  }
-  return map(row => {
-    checkRow(table, row)
-    return mapTensors(row, tensor => live.hold(tensor)) as Tagged
-  })
-}
-
-// ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-const tagged = (rows: readonly AnyRow[], id: string): Tagged[] => rows.map(row => ({ ...row, [batchOf]: id }))
-
-/** What the stage asked for, and the batch. */
-function inputRow(stage: AnyStage, row: AnyRow, id: string | undefined): Tagged {
-  const columns = Object.keys(stage.input.columns).map(name => [name, row[name]])
-  return { ...Object.fromEntries(columns), ...(id === undefined ? {} : { [batchOf]: id }) }
-}
-
-function idOf(stage: AnyStage, row: Tagged): string {
-  const id = stage.batch?.(row) ?? row[batchOf]
-  if (typeof id === 'string' && id !== '') return id
-  throw new Error('a row belongs to no batch: make it from the row that came ({...row, …}), or give the stage batch(row)')
-}
-
-/** Live tensors read to the host and disposed; the same tensor in several rows stays one. */
-function onHost(table: Table, rows: readonly AnyRow[], known = new WeakMap<Tensor, Promise<TensorRef>>()): Promise<AnyRow>[] {
-  const read = (tensor: Tensor): Promise<TensorRef> => {
-    const ref = known.get(tensor) ?? (async () => {
-      using held = tensor
-      return bytesTensor(await held.read(), held.dtype, held.shape)
-    })()
-    known.set(tensor, ref)
-    return ref
-  }
-  return rows.map(async row => {
-    checkRow(table, row)
-    const entries = Reflect.ownKeys(row).map(async name => {
-      const value = (row as Record<PropertyKey, unknown>)[name]
-      return [name, value instanceof Tensor ? await read(value) : value] as const
-    })
-    return Object.fromEntries(await Promise.all(entries)) as AnyRow
-  })
-}
-
-const mapTensors = (row: AnyRow, f: (tensor: Tensor) => TensorRef): AnyRow =>
-  Object.fromEntries(Reflect.ownKeys(row).map(name => {
-    const value = (row as Record<PropertyKey, unknown>)[name]
-    return [name, value instanceof Tensor ? f(value) : value]
+  return concat(finished, ending).pipe(finalize(() => {
+    wake()
+    live[Symbol.dispose]()
   }))
-
-function disposeAll(rows: readonly AnyRow[]): void {
-  for (const row of rows) for (const value of Object.values(row)) if (value instanceof Tensor) value[Symbol.dispose]()
 }
-
-/** Bytes of the distinct tensors of these rows. */
-export function bytesOf(rows: readonly AnyRow[]): number {
-  const refs = new Set<TensorRef>()
-  for (const row of rows) for (const value of Object.values(row)) if (isRef(value)) refs.add(value)
-  return [...refs].reduce((sum, ref) => sum + ref.bytes, 0)
-}
-const isRef = (value: unknown): value is TensorRef => typeof value === 'object' && value !== null && 'bytes' in value && 'open' in value
 
 /** Device memory for a batch with tensors of so many bytes: by default those, as much again for results, and for what is between. */
 export const memoryOf = ({ stage: { stage, params } }: Node, bytes: number): number => stage.memory?.(bytes, params) ?? 3 * bytes

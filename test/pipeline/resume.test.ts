@@ -101,3 +101,11 @@ t.test('damage: a flipped byte is found, told, and computed again', async t => {
     t.ok((await readFile(path)).equals(good), 'as it was')
   }
 })
+
+t.test('storing holds making back: with room for all, only a few batches are alive', async t => {
+  const ops = fakeOps()
+  const size = 256
+  const rows = 6
+  await run([{ use: 'numbers', count: 300, size, rows }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), { ops, memory: 1e9 })
+  t.ok(ops.device.peakBytes <= 5 * rows * 4 * size, `${ops.device.peakBytes} bytes, a batch has ${rows * 4 * size}`)
+})

@@ -1,0 +1,75 @@
+/** Rows on their way from one stage to the next: which batch they belong to, and where their tensors go. */
+import { map, type OperatorFunction } from 'rxjs'
+import { Tensor, type TensorRef } from '../native/tensor.js'
+import { type AnyRow, checkRow } from './arrow.js'
+import type { AnyStage, Table } from './define.js'
+import { bytesTensor, type LiveTensors } from './lazy.js'
+import { each } from './rows.js'
+
+/** The batch a row belongs to: a symbol, because {...row} copies it and a stage can't forget it. */
+export const batchOf = Symbol('batch')
+export type Tagged = AnyRow & { readonly [batchOf]?: string }
+
+/** Rows of an inline stage for the next one: live tensors of a live table move, others go through the host. */
+export function handOver(table: Table, live: LiveTensors): OperatorFunction<Tagged, Tagged> {
+  if (!table.live) {
+    const known = new WeakMap<Tensor, Promise<TensorRef>>()
+    return each(async row => (await onHost(table, [row], known)[0]) as Tagged)
+  }
+  return map(row => {
+    checkRow(table, row)
+    return mapTensors(row, tensor => live.hold(tensor)) as Tagged
+  })
+}
+
+export const tagged = (rows: readonly AnyRow[], id: string): Tagged[] => rows.map(row => ({ ...row, [batchOf]: id }))
+
+/** What the stage asked for, and the batch. */
+export function inputRow(stage: AnyStage, row: AnyRow, id: string | undefined): Tagged {
+  const columns = Object.keys(stage.input.columns).map(name => [name, row[name]])
+  return { ...Object.fromEntries(columns), ...(id === undefined ? {} : { [batchOf]: id }) }
+}
+
+export function idOf(stage: AnyStage, row: Tagged): string {
+  const id = stage.batch?.(row) ?? row[batchOf]
+  if (typeof id === 'string' && id !== '') return id
+  throw new Error('a row belongs to no batch: make it from the row that came ({...row, …}), or give the stage batch(row)')
+}
+
+/** Live tensors read to the host and disposed; the same tensor in several rows stays one. */
+export function onHost(table: Table, rows: readonly AnyRow[], known = new WeakMap<Tensor, Promise<TensorRef>>()): Promise<AnyRow>[] {
+  const read = (tensor: Tensor): Promise<TensorRef> => {
+    const ref = known.get(tensor) ?? (async () => {
+      using held = tensor
+      return bytesTensor(await held.read(), held.dtype, held.shape)
+    })()
+    known.set(tensor, ref)
+    return ref
+  }
+  return rows.map(async row => {
+    checkRow(table, row)
+    const entries = Reflect.ownKeys(row).map(async name => {
+      const value = (row as Record<PropertyKey, unknown>)[name]
+      return [name, value instanceof Tensor ? await read(value) : value] as const
+    })
+    return Object.fromEntries(await Promise.all(entries)) as AnyRow
+  })
+}
+
+const mapTensors = (row: AnyRow, f: (tensor: Tensor) => TensorRef): AnyRow =>
+  Object.fromEntries(Reflect.ownKeys(row).map(name => {
+    const value = (row as Record<PropertyKey, unknown>)[name]
+    return [name, value instanceof Tensor ? f(value) : value]
+  }))
+
+export function disposeAll(rows: readonly AnyRow[]): void {
+  for (const row of rows) for (const value of Object.values(row)) if (value instanceof Tensor) value[Symbol.dispose]()
+}
+
+/** Bytes of the distinct tensors of these rows. */
+export function bytesOf(rows: readonly AnyRow[]): number {
+  const refs = new Set<TensorRef>()
+  for (const row of rows) for (const value of Object.values(row)) if (isRef(value)) refs.add(value)
+  return [...refs].reduce((sum, ref) => sum + ref.bytes, 0)
+}
+const isRef = (value: unknown): value is TensorRef => typeof value === 'object' && value !== null && 'bytes' in value && 'open' in value
