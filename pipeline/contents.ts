@@ -23,14 +23,22 @@ export class Contents {
     const found = await stat(path).catch(() => undefined)
     const isRight = kind === 'file' ? found?.isFile() : found?.isDirectory()
     if (isRight !== true) {
-      const is = found === undefined ? `There is no such ${kind === 'file' ? 'file' : 'folder'}` : `This is no ${kind === 'file' ? 'file' : 'folder'}`
-      throw new PipeError('graph', { where, message: `${is}: ${path}`, hint: 'A path in a graph is relative to the graph file, one in --set to the working directory.' })
+      const is =
+        found === undefined
+          ? `There is no such ${kind === 'file' ? 'file' : 'folder'}`
+          : `This is no ${kind === 'file' ? 'file' : 'folder'}`
+      throw new PipeError('graph', {
+        where,
+        message: `${is}: ${path}`,
+        hint: 'A path in a graph is relative to the graph file, one in --set to the working directory.',
+      })
     }
     if (kind === 'file') return this.#file(path)
     const hash = createHash('sha256')
     for (const name of (await readdir(path)).sort()) {
       const file = join(path, name)
-      if (endings.includes(extname(name)) && (await stat(file).catch(() => undefined))?.isFile()) hash.update(`${name}\0${await this.#file(file)}\0`)
+      if (endings.includes(extname(name)) && (await stat(file).catch(() => undefined))?.isFile())
+        hash.update(`${name}\0${await this.#file(file)}\0`)
     }
     return hash.digest('hex')
   }

@@ -54,8 +54,13 @@ async function syncFolder(path: string): Promise<void> {
 }
 
 const refusals: Readonly<Record<string, string>> = {
-  ENOSPC: 'the disk is full', EDQUOT: 'the quota is used up', EACCES: 'permission is denied', EPERM: 'permission is denied',
-  EROFS: 'the file system is read-only', EIO: 'the disk reports an error', ENOTDIR: 'something on the way is a file, not a folder',
+  ENOSPC: 'the disk is full',
+  EDQUOT: 'the quota is used up',
+  EACCES: 'permission is denied',
+  EPERM: 'permission is denied',
+  EROFS: 'the file system is read-only',
+  EIO: 'the disk reports an error',
+  ENOTDIR: 'something on the way is a file, not a folder',
 }
 
 /** Does something that writes; a refusal of the file system becomes a sentence with what was written and what is free. */
@@ -67,12 +72,19 @@ export async function writing<T>(what: string, path: string, act: () => Promise<
     const refusal = code === undefined ? undefined : refusals[code]
     if (refusal === undefined) throw error
     const free = await freeBytes(path)
-    throw new PipeError('disk', {
-      where: path,
-      message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
-      hint: code === 'ENOSPC' || code === 'EDQUOT' ? 'Free space there, or write elsewhere with --out.' : 'Make the folder writable, or write elsewhere with --out.',
-      goOn: 'What is finished is kept; the same command goes on from here.',
-    }, { cause: error })
+    throw new PipeError(
+      'disk',
+      {
+        where: path,
+        message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
+        hint:
+          code === 'ENOSPC' || code === 'EDQUOT'
+            ? 'Free space there, or write elsewhere with --out.'
+            : 'Make the folder writable, or write elsewhere with --out.',
+        goOn: 'What is finished is kept; the same command goes on from here.',
+      },
+      { cause: error },
+    )
   }
 }
 

@@ -7,12 +7,21 @@ import type { BuiltInStages, GraphStage } from './graph.js'
 export const describeColumn = ({ kind, dtype, shape }: Column<unknown>): string =>
   kind === 'tensor' ? `${dtype} [${(shape ?? '').split(/\s+/).join(', ')}]` : kind
 
-export async function checkEdges(file: string, stages: readonly GraphStage[], ids: ReadonlySet<string>, builtIn: BuiltInStages): Promise<Mistake[]> {
+export async function checkEdges(
+  file: string,
+  stages: readonly GraphStage[],
+  ids: ReadonlySet<string>,
+  builtIn: BuiltInStages,
+): Promise<Mistake[]> {
   const mistakes: Mistake[] = []
   for (const reader of stages) {
     const reads = reader.stage.input.columns as Columns
     if (Object.keys(reads).length > 0 && reader.from.length === 0) {
-      mistakes.push({ where: reader.where, message: `${reader.stage.name} reads rows, and no stage above gives any.`, hint: 'Begin with a stage that reads none (see: pipe stages).' })
+      mistakes.push({
+        where: reader.where,
+        message: `${reader.stage.name} reads rows, and no stage above gives any.`,
+        hint: 'Begin with a stage that reads none (see: pipe stages).',
+      })
     }
     for (const from of reader.from) {
       const giver = stages.find(stage => stage.id === from)
@@ -31,7 +40,11 @@ export async function checkEdges(file: string, stages: readonly GraphStage[], id
   }
   for (const { id, where, stage } of stages) {
     if (stage.output.live && ids.has(id) && !stages.some(reader => reader.from.includes(id))) {
-      mistakes.push({ where, message: `${stage.name} gives live tensors, which are never stored, and no stage reads them.`, hint: 'Put the stage that reads them after it.' })
+      mistakes.push({
+        where,
+        message: `${stage.name} gives live tensors, which are never stored, and no stage reads them.`,
+        hint: 'Put the stage that reads them after it.',
+      })
     }
   }
   return mistakes
@@ -42,7 +55,8 @@ function faultOf(name: string, wanted: Column<unknown>, { stage }: GraphStage): 
   const given = columns[name]
   if (given === undefined) return `${stage.name} does not provide it.${didYouMean(name, Object.keys(columns))}`
   const floats = ['float', 'f64', 'f32', 'f16', 'bf16']
-  const fits = given.kind === wanted.kind && (given.dtype === wanted.dtype || (wanted.dtype === 'float' && floats.includes(given.dtype ?? '')))
+  const fits =
+    given.kind === wanted.kind && (given.dtype === wanted.dtype || (wanted.dtype === 'float' && floats.includes(given.dtype ?? '')))
   if (!fits) return `${stage.name} gives it as ${describeColumn(given)}.`
   return given.optional && !wanted.optional ? `in the rows of ${stage.name} it may be absent.` : undefined
 }
@@ -52,7 +66,13 @@ async function whoGives(name: string, giver: GraphStage, reader: GraphStage, bui
   const adding: AnyStage[] = []
   for (const load of Object.values(builtIn)) {
     const { default: stage } = await load()
-    if (name in stage.output.columns && !(name in stage.input.columns) && stage.name !== reader.stage.name && stage.name !== giver.stage.name) adding.push(stage)
+    if (
+      name in stage.output.columns &&
+      !(name in stage.input.columns) &&
+      stage.name !== reader.stage.name &&
+      stage.name !== giver.stage.name
+    )
+      adding.push(stage)
   }
   const fitting = adding.filter(stage => Object.keys(stage.input.columns).every(column => column in giver.stage.output.columns))
   return (fitting[0] ?? adding[0])?.name

@@ -58,7 +58,11 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const stages = partOf(graph, part)
   const contents = new Contents(join(out, 'cache', 'hashes.json'))
   const prints = new Map<string, Fingerprint>()
-  for (const stage of stages) prints.set(stage.id, await fingerprint(graph, stage, contents, { backend: ops.device.kind, ...(versions === undefined ? {} : { versions }) }))
+  for (const stage of stages)
+    prints.set(
+      stage.id,
+      await fingerprint(graph, stage, contents, { backend: ops.device.kind, ...(versions === undefined ? {} : { versions }) }),
+    )
   if (existsSync(out)) await contents.save().catch(() => {}) // a folder that can't be written is told of by who has to write
 
   const nodes = nodesOf(stages, prints)
@@ -76,7 +80,15 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const before = part.from === undefined ? new Set<Node>() : beforeOf(nodes, part.from)
 
   const engine: OpenEngine = {
-    graph, out, ops, cache, memory, signal, nodes, emit, failure,
+    graph,
+    out,
+    ops,
+    cache,
+    memory,
+    signal,
+    nodes,
+    emit,
+    failure,
     usages: [...usages.values()],
     lastRun: (await readJson<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {},
     usage: node => usages.get(node) as Usage,
@@ -99,17 +111,22 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       if (place === undefined || (node.kind === 'stored' && !(await cache.has(place.key)))) return 0
       return bytesOf(await engine.rowsOf(node, place))
     },
-    survey: () => survey(nodes, {
-      cache, rowsOf: source,
-      isForced: (node, place) => engine.isForced(node, place.id),
-      intact: (node, place) => {
-        const known = intact.get(place.key) ?? isIntact(node, place)
-        // What was found broken is made again: then it has to be looked at again.
-        intact.set(place.key, known)
-        known.then(ok => ok || intact.delete(place.key), () => intact.delete(place.key))
-        return known
-      },
-    }),
+    survey: () =>
+      survey(nodes, {
+        cache,
+        rowsOf: source,
+        isForced: (node, place) => engine.isForced(node, place.id),
+        intact: (node, place) => {
+          const known = intact.get(place.key) ?? isIntact(node, place)
+          // What was found broken is made again: then it has to be looked at again.
+          intact.set(place.key, known)
+          known.then(
+            ok => ok || intact.delete(place.key),
+            () => intact.delete(place.key),
+          )
+          return known
+        },
+      }),
     abandon: () => over.abort(new Error('the run is over')),
     [Symbol.asyncDispose]: async () => {
       await contents.save().catch(() => {})
@@ -133,7 +150,10 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
 function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['part']>): readonly GraphStage[] {
   const ids = graph.stages.map(stage => stage.id)
   const mistakes = [['--from', from], ['--to', to], ...force.map(id => ['--force', id])].flatMap(([option, id]) =>
-    id === undefined || ids.includes(id) ? [] : [{ where: `${option} ${id}`, message: `No stage is called "${id}".${didYouMean(id, ids)}`, hint: `Stages: ${ids.join(', ')}` }])
+    id === undefined || ids.includes(id)
+      ? []
+      : [{ where: `${option} ${id}`, message: `No stage is called "${id}".${didYouMean(id, ids)}`, hint: `Stages: ${ids.join(', ')}` }],
+  )
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
   if (to === undefined) return graph.stages
   const wanted = new Set([to])

@@ -23,20 +23,35 @@ export interface FingerprintOptions {
   readonly versions?: (use: string) => number | undefined
 }
 
-export const hashOf = (value: unknown): string => createHash('sha256').update(JSON.stringify(sorted(value))).digest('hex')
+export const hashOf = (value: unknown): string =>
+  createHash('sha256')
+    .update(JSON.stringify(sorted(value)))
+    .digest('hex')
 
-export async function fingerprint(graph: Graph, stage: GraphStage, contents: Contents, { backend, versions }: FingerprintOptions): Promise<Fingerprint> {
+export async function fingerprint(
+  graph: Graph,
+  stage: GraphStage,
+  contents: Contents,
+  { backend, versions }: FingerprintOptions,
+): Promise<Fingerprint> {
   const params = structuredClone(stage.params) as Record<string, unknown>
   const paths: Record<string, string> = {}
   for (const { path, kind } of pathParams(stage.stage.params as Schema, params)) {
-    const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<string | number, unknown>
+    const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<
+      string | number,
+      unknown
+    >
     const key = path.at(-1) as string | number
     const file = holder[key] as string
     paths[path.join('.')] = file
     holder[key] = { sha256: await contents.hash(file, kind, `${stage.where}  ${path.join('.')}`) }
   }
   const parts: Record<string, string | number | boolean | null> = {
-    name: stage.stage.name, version: stage.stage.version, seed: graph.seed, backend, ...flat(params, 'params'),
+    name: stage.stage.name,
+    version: stage.stage.version,
+    seed: graph.seed,
+    backend,
+    ...flat(params, 'params'),
   }
   if (stage.moduleHash !== undefined) parts.module = stage.moduleHash
   for (const use of uses(stage.params)) {
@@ -48,14 +63,18 @@ export async function fingerprint(graph: Graph, stage: GraphStage, contents: Con
 
 /** What differs, a line each: 'codebook.K: 2 → 3'. */
 export function differences(before: { parts: Parts; paths: Readonly<Record<string, string>> }, now: Fingerprint): string[] {
-  const names = [...new Set([...Object.keys(before.parts), ...Object.keys(now.parts)])].filter(name => before.parts[name] !== now.parts[name])
+  const names = [...new Set([...Object.keys(before.parts), ...Object.keys(now.parts)])].filter(
+    name => before.parts[name] !== now.parts[name],
+  )
   return names.map(name => {
     const param = name.replace(/^params\./, '')
     if (name === 'module') return 'its file was changed'
     if (!name.endsWith('.sha256')) return `${param}: ${shown(before.parts[name])} → ${shown(now.parts[name])}`
     const path = param.slice(0, -'.sha256'.length)
     const [old, present] = [before.paths[path], now.paths[path]]
-    return old === present || old === undefined || present === undefined ? `${path}: ${basename(present ?? path)} was changed` : `${path}: ${old} → ${present}`
+    return old === present || old === undefined || present === undefined
+      ? `${path}: ${basename(present ?? path)} was changed`
+      : `${path}: ${old} → ${present}`
   })
 }
 
@@ -79,5 +98,9 @@ function flat(value: unknown, path: string): Record<string, string | number | bo
 function sorted(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(sorted)
   if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, inner]) => [key, sorted(inner)]))
+  return Object.fromEntries(
+    Object.entries(value)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, inner]) => [key, sorted(inner)]),
+  )
 }

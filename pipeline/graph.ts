@@ -1,12 +1,12 @@
 /** Graph file → Graph: JSON read, inputs and --set filled in, stages resolved, parameters validated, edges in order. */
-import { readFile } from 'node:fs/promises'
 import { dirname, isAbsolute, relative, resolve } from 'node:path'
 import type { AnyStage } from './define.js'
 import { checkEdges } from './edges.js'
-import { didYouMean, type Mistake, PipeError, sentence } from './error.js'
+import { didYouMean, type Mistake, PipeError } from './error.js'
+import { type GraphInput, isObject, readGraph, readInputs } from './graph-file.js'
 import { checkParams, pathParams, type Schema } from './params.js'
 import { type Resolved, resolveStage } from './resolve.js'
-import { applySettings, parseSettings, type Setting } from './settings.js'
+import { applySettings, parseSettings } from './settings.js'
 
 /** name → () => import(…): the built-in stages, handed in by cli.ts. */
 export type BuiltInStages = Readonly<Record<string, () => Promise<{ default: AnyStage }>>>
@@ -25,15 +25,6 @@ export interface GraphStage {
   readonly stage: AnyStage
   /** SHA-256 of the file of a stage that is not built in. */
   readonly moduleHash?: string
-}
-
-export interface GraphInput {
-  readonly name: string
-  readonly about: string
-  /** What it stands for in this run; undefined: not given. */
-  readonly value?: string
-  /** What a relative path in `value` is relative to. */
-  readonly directory: string
 }
 
 export interface Graph {
@@ -94,69 +85,6 @@ export async function loadGraph(path: string, options: LoadOptions): Promise<Gra
   return { file, name: String(name ?? ''), about: String(about ?? ''), seed: seed as number, inputs, stages }
 }
 
-interface GraphJson { name?: unknown; about?: unknown; seed?: unknown; inputs?: unknown; stages?: unknown }
-const keys = ['$schema', 'name', 'about', 'inputs', 'seed', 'stages']
-
-async function readGraph(file: string, shown: string, mistakes: Mistake[]): Promise<GraphJson> {
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    throw new PipeError('graph', { where: shown, message: code === 'ENOENT' ? `There is no such file: ${file}` : `The file can't be read (${code}): ${file}` })
-  }
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch (error) {
-    const position = /position (\d+)/.exec(sentence(error))?.[1]
-    const before = text.slice(0, Number(position ?? 0)).split('\n')
-    const line = position === undefined ? '' : `  line ${before.length}, column ${(before.at(-1)?.length ?? 0) + 1}`
-    throw new PipeError('graph', { where: `${shown}${line}`, message: `This is no JSON: ${sentence(error)}.` })
-  }
-  if (!isObject(json)) throw new PipeError('graph', { where: shown, message: 'A graph is a JSON object with "name" and "stages".' })
-  for (const key of Object.keys(json)) {
-    if (!keys.includes(key)) mistakes.push({ where: shown, message: `"${key}" is nothing a graph has.${didYouMean(key, keys)}`, hint: `Known: ${keys.join(', ')}` })
-  }
-  if (typeof json.name !== 'string' || !/^[\w.-]+$/.test(json.name) || json.name.startsWith('.')) {
-    mistakes.push({ where: shown, message: `"name" is a word of letters, digits, dots and dashes (the output folder is called so), and ${JSON.stringify(json.name)} came.` })
-  }
-  if (!Array.isArray(json.stages) || json.stages.length === 0) mistakes.push({ where: shown, message: '"stages" is a list with at least one stage.' })
-  return json
-}
-
-/** "name": "text", or "name": { about, default?, follows? }. A default is relative to the graph; follows: takes that input's value when it alone is set. */
-function readInputs(json: unknown, file: string, shown: string, settings: readonly Setting[], directory: string, mistakes: Mistake[]): GraphInput[] {
-  if (json === undefined) return []
-  if (!isObject(json)) {
-    mistakes.push({ where: `${shown}  inputs`, message: 'Inputs are an object: { "model": "what it is" }.' })
-    return []
-  }
-  const names = Object.keys(json)
-  const set = (name: string): Setting | undefined => settings.findLast(setting => setting.path.length === 1 && setting.path[0] === name)
-  return names.map(name => {
-    const where = `${shown}  inputs.${name}`
-    const value = json[name]
-    const declared = typeof value === 'string' ? { about: value } : value
-    if (!isObject(declared) || typeof declared.about !== 'string') {
-      mistakes.push({ where, message: `An input is a text that says what it is, or { "about", "default", "follows" }, and ${JSON.stringify(value)} came.` })
-      return { name, about: '', directory }
-    }
-    for (const key of Object.keys(declared)) {
-      if (!inputKeys.includes(key)) mistakes.push({ where, message: `"${key}" is nothing an input has.${didYouMean(key, inputKeys)}`, hint: `Known: ${inputKeys.join(', ')}` })
-    }
-    const { about, default: fallback, follows } = declared
-    if (follows !== undefined && (typeof follows !== 'string' || !names.includes(follows) || follows === name)) {
-      mistakes.push({ where, message: `"follows" names another input, and ${JSON.stringify(follows)} came.`, hint: `Known: ${names.filter(other => other !== name).join(', ')}` })
-    }
-    if (fallback !== undefined && typeof fallback !== 'string') mistakes.push({ where, message: `"default" is a text, and ${JSON.stringify(fallback)} came.` })
-    const setting = set(name) ?? (typeof follows === 'string' ? set(follows) : undefined)
-    if (setting !== undefined) return { name, about, value: setting.text, directory }
-    return { name, about, ...(typeof fallback === 'string' ? { value: fallback } : {}), directory: dirname(file) }
-  })
-}
-const inputKeys = ['about', 'default', 'follows']
-
 async function readStages(json: unknown, file: string, shown: string, builtIn: BuiltInStages, mistakes: Mistake[]): Promise<Draft[]> {
   const drafts: Draft[] = []
   for (const [i, entry] of (Array.isArray(json) ? json : []).entries()) {
@@ -171,13 +99,18 @@ async function readStages(json: unknown, file: string, shown: string, builtIn: B
     const name = resolved?.stage.name ?? (use as string)
     const where = `${at} ${typeof id === 'string' ? id : name}`
     if (!('stage' in found)) mistakes.push({ ...found, where: at })
-    if (id !== undefined && (typeof id !== 'string' || !/^[\w-]+$/.test(id))) mistakes.push({ where, message: `"id" is a word of letters, digits and dashes, and ${JSON.stringify(id)} came.` })
+    if (id !== undefined && (typeof id !== 'string' || !/^[\w-]+$/.test(id)))
+      mistakes.push({ where, message: `"id" is a word of letters, digits and dashes, and ${JSON.stringify(id)} came.` })
     const list = typeof from === 'string' ? [from] : from
     if (list !== undefined && !(Array.isArray(list) && list.every(item => typeof item === 'string'))) {
       mistakes.push({ where, message: `"from" is the id of a stage or a list of ids, and ${JSON.stringify(from)} came.` })
     }
     drafts.push({
-      where, use: use as string, name, resolved, id: typeof id === 'string' ? id : '',
+      where,
+      use: use as string,
+      name,
+      resolved,
+      id: typeof id === 'string' ? id : '',
       from: Array.isArray(list) ? (list as unknown[]).filter(item => typeof item === 'string') : undefined,
       given: structuredClone(given),
     })
@@ -208,9 +141,15 @@ function connect(drafts: readonly Draft[], mistakes: Mistake[]): Draft[] {
     const isSource = draft.resolved !== undefined && Object.keys(draft.resolved.stage.input.columns).length === 0
     const from = draft.from ?? (isSource || i === 0 ? [] : [ids[i - 1] as string])
     for (const id of from) {
-      if (!ids.includes(id)) mistakes.push({ where: draft.where, message: `"from" names "${id}", which no stage is called.${didYouMean(id, ids)}`, hint: `Known: ${ids.join(', ')}` })
+      if (!ids.includes(id))
+        mistakes.push({
+          where: draft.where,
+          message: `"from" names "${id}", which no stage is called.${didYouMean(id, ids)}`,
+          hint: `Known: ${ids.join(', ')}`,
+        })
     }
-    if (isSource && from.length > 0) mistakes.push({ where: draft.where, message: `${draft.name} reads no rows, so it can't come "from" ${from.join(', ')}.` })
+    if (isSource && from.length > 0)
+      mistakes.push({ where: draft.where, message: `${draft.name} reads no rows, so it can't come "from" ${from.join(', ')}.` })
     draft.from = from.filter(id => ids.includes(id))
   }
   const ordered: Draft[] = []
@@ -219,7 +158,11 @@ function connect(drafts: readonly Draft[], mistakes: Mistake[]): Draft[] {
     const ready = left.find(draft => draft.from?.every(id => ordered.some(done => done.id === id)))
     if (ready === undefined) {
       const around = left.map(draft => `${draft.id} (from ${draft.from?.join(', ')})`).join(' → ')
-      mistakes.push({ where: left[0]?.where, message: `These stages wait for each other in a circle: ${around}.`, hint: 'Rows flow one way: let one of them read from a stage above.' })
+      mistakes.push({
+        where: left[0]?.where,
+        message: `These stages wait for each other in a circle: ${around}.`,
+        hint: 'Rows flow one way: let one of them read from a stage above.',
+      })
       return ordered
     }
     ordered.push(ready)
@@ -229,25 +172,43 @@ function connect(drafts: readonly Draft[], mistakes: Mistake[]): Draft[] {
 }
 
 /** Inputs put in for "$name", defaults, checks, and paths made absolute. */
-function fill(draft: Draft, inputs: readonly GraphInput[], bases: readonly { path: string; directory: string }[], graphFolder: string, mistakes: Mistake[]): Record<string, unknown> {
+function fill(
+  draft: Draft,
+  inputs: readonly GraphInput[],
+  bases: readonly { path: string; directory: string }[],
+  graphFolder: string,
+  mistakes: Mistake[],
+): Record<string, unknown> {
   const { where, resolved, name } = draft
   const directories = new Map(bases.map(({ path, directory }) => [path, directory]))
   const substitute = (value: unknown, path: string): unknown => {
     if (typeof value === 'string' && /^\$[\w-]+$/.test(value)) {
       const input = inputs.find(({ name }) => name === value.slice(1))
       if (input === undefined) {
-        mistakes.push({ where, message: `${path}: "${value}" is no input of this graph.${didYouMean(value.slice(1), inputs.map(i => i.name))}`, hint: `Inputs: ${inputs.map(i => i.name).join(', ') || 'none'}` })
+        mistakes.push({
+          where,
+          message: `${path}: "${value}" is no input of this graph.${didYouMean(
+            value.slice(1),
+            inputs.map(i => i.name),
+          )}`,
+          hint: `Inputs: ${inputs.map(i => i.name).join(', ') || 'none'}`,
+        })
         return undefined
       }
       if (input.value === undefined) {
-        mistakes.push({ where, message: `${path}: the input "${input.name}" is not given (${input.about}).`, hint: `Give it: --set ${input.name}=…` })
+        mistakes.push({
+          where,
+          message: `${path}: the input "${input.name}" is not given (${input.about}).`,
+          hint: `Give it: --set ${input.name}=…`,
+        })
         return undefined
       }
       directories.set(path, input.directory)
       return input.value
     }
     if (Array.isArray(value)) return value.map((item, i) => substitute(item, `${path}.${i}`))
-    if (isObject(value)) return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, substitute(item, path === '' ? key : `${path}.${key}`)]))
+    if (isObject(value))
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, substitute(item, path === '' ? key : `${path}.${key}`)]))
     return value
   }
   const before = mistakes.length
@@ -260,12 +221,13 @@ function fill(draft: Draft, inputs: readonly GraphInput[], bases: readonly { pat
     mistakes.push({ where, message: first, ...(rest.length > 0 ? { hint: rest.join('\n') } : {}) })
   }
   for (const { path } of pathParams(schema, params)) {
-    const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<string | number, unknown>
+    const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<
+      string | number,
+      unknown
+    >
     const key = path.at(-1) as string | number
     const base = path.map((_, i) => directories.get(path.slice(0, path.length - i).join('.'))).find(directory => directory !== undefined)
     holder[key] = resolve(base ?? graphFolder, holder[key] as string)
   }
   return params
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)

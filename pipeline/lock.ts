@@ -4,7 +4,11 @@ import { join } from 'node:path'
 import { writing } from './disk.js'
 import { PipeError } from './error.js'
 
-interface Owner { readonly pid: number; readonly started: string; readonly since: string }
+interface Owner {
+  readonly pid: number
+  readonly started: string
+  readonly since: string
+}
 
 /** Throws PipeError 'locked' when another process works in `folder`. Dispose to unlock. */
 export async function lockFolder(folder: string): Promise<AsyncDisposable> {
@@ -50,7 +54,11 @@ async function clearStale(path: string, folder: string): Promise<void> {
 const busy = async (path: string, folder: string): Promise<PipeError> => {
   const owner = await read(path)
   const who = owner === undefined ? 'Another run' : `Process ${owner.pid}, since ${owner.since.slice(0, 19).replace('T', ' ')} UTC,`
-  return new PipeError('locked', { where: folder, message: `${who} is working in this folder.`, hint: 'Wait for it or stop it, or write elsewhere with --out.' })
+  return new PipeError('locked', {
+    where: folder,
+    message: `${who} is working in this folder.`,
+    hint: 'Wait for it or stop it, or write elsewhere with --out.',
+  })
 }
 
 async function read(path: string): Promise<Owner | undefined> {

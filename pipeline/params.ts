@@ -40,7 +40,8 @@ function narrow(schema: Schema, value: unknown, path: string, mistakes: string[]
     const branch = schema.anyOf[uses.indexOf(String(use))]
     if (branch !== undefined) return narrow(branch, value, path, mistakes)
     if (value === undefined) return schema
-    const came = use === undefined ? `an object with "use" is expected, and ${JSON.stringify(value)} came.` : `unknown ${JSON.stringify(use)}.`
+    const came =
+      use === undefined ? `an object with "use" is expected, and ${JSON.stringify(value)} came.` : `unknown ${JSON.stringify(use)}.`
     mistakes.push(`${path}: ${came}${typeof use === 'string' ? didYouMean(use, uses) : ''}\nKnown: ${uses.join(', ')}`)
     return {}
   }
@@ -66,7 +67,8 @@ function told({ instancePath, keyword, params, message, data, parentSchema }: Er
     return `${at(name)}: missing${about === undefined ? '' : ` (${about})`}.`
   }
   if (keyword === 'enum' || keyword === 'const' || keyword === 'anyOf') {
-    const branches = (parentSchema as Schema & { enum?: unknown[] }).enum ?? (parentSchema as Schema).anyOf?.map(branch => branch.const) ?? [params.allowedValue]
+    const branches = (parentSchema as Schema & { enum?: unknown[] }).enum ??
+      (parentSchema as Schema).anyOf?.map(branch => branch.const) ?? [params.allowedValue]
     const choices = branches.filter(choice => choice !== undefined)
     const words = choices.filter(choice => typeof choice === 'string')
     const meant = typeof data === 'string' ? didYouMean(data, words) : ''
@@ -79,10 +81,17 @@ const unknown = (name: string, known: readonly string[], owner: string): string 
   `"${name}" is no parameter of ${owner}.${didYouMean(name, known)}${known.length > 0 ? `\nKnown: ${known.join(', ')}` : ''}`
 
 const within = (schema: Schema, instancePath: string): Schema | undefined =>
-  instancePath.split('/').slice(1).reduce<Schema | undefined>((at, name) => at?.properties?.[name] ?? at?.items, schema)
+  instancePath
+    .split('/')
+    .slice(1)
+    .reduce<Schema | undefined>((at, name) => at?.properties?.[name] ?? at?.items, schema)
 
 /** The parameters that are paths: 'text', 'inner.file'; with their kind. */
-export function* pathParams(schema: Schema, value: unknown, path: readonly (string | number)[] = []): Generator<{ path: (string | number)[]; kind: 'file' | 'directory' }> {
+export function* pathParams(
+  schema: Schema,
+  value: unknown,
+  path: readonly (string | number)[] = [],
+): Generator<{ path: (string | number)[]; kind: 'file' | 'directory' }> {
   if (schema.pipe !== undefined) {
     if (typeof value === 'string') yield { path: [...path], kind: schema.pipe }
     return

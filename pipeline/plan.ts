@@ -74,7 +74,12 @@ interface Known {
   inputBytes(node: Node, id: string): Promise<number>
 }
 
-export async function planOf(graph: Graph, { out, ops }: { out: string; ops: { device: { kind: string } } }, nodes: readonly Node[], known: Known): Promise<Plan> {
+export async function planOf(
+  graph: Graph,
+  { out, ops }: { out: string; ops: { device: { kind: string } } },
+  nodes: readonly Node[],
+  known: Known,
+): Promise<Plan> {
   const segments = segmentsOf(nodes)
   const stages: StagePlan[] = []
   for (const node of nodes) stages.push(await stagePlan(node, segments, stages, known))
@@ -82,32 +87,64 @@ export async function planOf(graph: Graph, { out, ops }: { out: string; ops: { d
   const total = (of: (stage: StagePlan) => number | undefined, fold: (a: number, b: number) => number): number | undefined =>
     running.map(of).reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : fold(a, b)), 0)
   const totals = {
-    seconds: total(stage => stage.seconds, (a, b) => a + b),
+    seconds: total(
+      stage => stage.seconds,
+      (a, b) => a + b,
+    ),
     memoryBytes: total(stage => stage.memoryBytes, Math.max),
-    diskBytes: total(stage => stage.diskBytes, (a, b) => a + b),
+    diskBytes: total(
+      stage => stage.diskBytes,
+      (a, b) => a + b,
+    ),
   }
   const told = Object.fromEntries(Object.entries(totals).filter(([, value]) => value !== undefined))
   return { graph: graph.name, file: graph.file, out, backend: ops.device.kind, stages, ...told }
 }
 
 async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Known): Promise<StagePlan> {
-  const { id, stage: { use, stage }, from, places, cached, print } = node
+  const {
+    id,
+    stage: { use, stage },
+    from,
+    places,
+    cached,
+    print,
+  } = node
   const index = segments.findIndex(segment => segment.members.includes(node))
   const segment = segments[index]
   const missing = segment?.missing?.length
   const action: Action =
-    node.kind === 'source' ? 'source'
-    : segment === undefined ? (node.kind === 'inline' ? 'inline' : cached.size === places?.length ? 'cached' : 'skipped')
-    : node.kind === 'inline' ? 'inline' : cached.size > 0 ? 'partly' : 'run'
+    node.kind === 'source'
+      ? 'source'
+      : segment === undefined
+        ? node.kind === 'inline'
+          ? 'inline'
+          : cached.size === places?.length
+            ? 'cached'
+            : 'skipped'
+        : node.kind === 'inline'
+          ? 'inline'
+          : cached.size > 0
+            ? 'partly'
+            : 'run'
   const runs = action === 'run' || action === 'partly'
-  const columns = (of: Columns): string[] => Object.entries(of).map(([name, column]) => `${name} ${describeColumn(column)}${column.optional ? ' ?' : ''}`)
+  const columns = (of: Columns): string[] =>
+    Object.entries(of).map(([name, column]) => `${name} ${describeColumn(column)}${column.optional ? ' ?' : ''}`)
   const plan: StagePlan = {
-    id, use, from: from.map(one => one.id), scope: node.isStream ? 'stream' : 'batch', segment: index, fingerprint: print.hash, action,
+    id,
+    use,
+    from: from.map(one => one.id),
+    scope: node.isStream ? 'stream' : 'batch',
+    segment: index,
+    fingerprint: print.hash,
+    action,
     ...(places === undefined || node.kind === 'inline' || (segment !== undefined && missing === undefined)
       ? {}
       : { batches: { cached: node.kind === 'source' ? places.length : cached.size, missing: missing ?? 0 } }),
     why: segment === undefined ? [] : whyOf(node, above, known),
-    reads: columns(stage.input.columns), gives: columns(stage.output.columns), table: `${stage.output.name} ${stage.output.version}`,
+    reads: columns(stage.input.columns),
+    gives: columns(stage.output.columns),
+    table: `${stage.output.name} ${stage.output.version}`,
     keys: Object.fromEntries((places ?? []).map(place => [place.id, place.key])),
   }
   return segment === undefined || !runs ? plan : { ...plan, ...(await costOf(node, segment, known)) }
@@ -123,7 +160,11 @@ function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage
   }
   if (why.length > 0 || node.kind !== 'stored') return why // storing nothing is no reason to run
   const total = node.places?.length
-  return [total === undefined || node.cached.size === 0 ? 'nothing of it is stored' : `${total - node.cached.size} of ${total} batches are missing`]
+  return [
+    total === undefined || node.cached.size === 0
+      ? 'nothing of it is stored'
+      : `${total - node.cached.size} of ${total} batches are missing`,
+  ]
 }
 
 /** Estimates from the last run's seconds and bytes per byte of input, or per batch where the input is not there yet. */
@@ -139,10 +180,16 @@ async function costOf(node: Node, segment: Segment, known: Known): Promise<{ sec
   const complete = missing !== undefined && bytes.length === missing.length && bytes.every(size => size > 0)
   const memoryBytes = complete ? Math.max(...bytes.map(size => memoryOf(node, size))) : undefined
   const cost = known.lastRun[node.id]?.cost
-  const share = cost === undefined ? undefined
-    : missing === undefined ? 1 // as the last time
-    : complete && cost.inputBytes > 0 ? bytes.reduce((a, b) => a + b, 0) / cost.inputBytes
-    : cost.batches > 0 ? missing.length / cost.batches : undefined
+  const share =
+    cost === undefined
+      ? undefined
+      : missing === undefined
+        ? 1 // as the last time
+        : complete && cost.inputBytes > 0
+          ? bytes.reduce((a, b) => a + b, 0) / cost.inputBytes
+          : cost.batches > 0
+            ? missing.length / cost.batches
+            : undefined
   return {
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
     ...(share === undefined || cost === undefined ? {} : { seconds: share * cost.seconds, diskBytes: Math.round(share * cost.diskBytes) }),

@@ -24,7 +24,9 @@ export async function resolveStage(use: string, graphFile: string, builtIn: Buil
   try {
     const file = isPath ? resolve(dirname(graphFile), use) : undefined
     const url = file === undefined ? await locatePackage(use, graphFile) : pathToFileURL(file).href
-    moduleHash = createHash('sha256').update(await readFile(fileURLToPath(url))).digest('hex')
+    moduleHash = createHash('sha256')
+      .update(await readFile(fileURLToPath(url)))
+      .digest('hex')
     module = await importModule(url)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
@@ -36,12 +38,19 @@ export async function resolveStage(use: string, graphFile: string, builtIn: Buil
         hint: `Known: ${known.join(', ')}\nA stage of your own is "./file.js" (relative to the graph) or a package that is installed beside it.`,
       }
     }
-    if (code === 'ENOENT') return { message: `"${use}" is not there: ${resolve(dirname(graphFile), use)}`, hint: 'The path is relative to the graph file.' }
-    return { message: `"${use}" can't be loaded: ${sentence(error)}`, hint: 'It has to be a module whose default export is a stage (defineStage).' }
+    if (code === 'ENOENT')
+      return { message: `"${use}" is not there: ${resolve(dirname(graphFile), use)}`, hint: 'The path is relative to the graph file.' }
+    return {
+      message: `"${use}" can't be loaded: ${sentence(error)}`,
+      hint: 'It has to be a module whose default export is a stage (defineStage).',
+    }
   }
   const faults = faultsOf(module.default)
   if (faults.length === 0) return { stage: module.default as AnyStage, moduleHash }
-  return { message: `"${use}" is no stage:\n${faults.map(fault => `  ${fault}`).join('\n')}`, hint: 'Its default export has to be made by defineStage.' }
+  return {
+    message: `"${use}" is no stage:\n${faults.map(fault => `  ${fault}`).join('\n')}`,
+    hint: 'Its default export has to be made by defineStage.',
+  }
 }
 
 /** What keeps a value from being a stage, a sentence each. */
@@ -52,7 +61,8 @@ function faultsOf(value: unknown): string[] {
   const expect = (field: string, ok: boolean, what: string): void => {
     if (!ok) faults.push(`${field}: expected ${what}, ${stage[field] === undefined ? 'nothing' : shown(stage[field])} came`)
   }
-  const optional = (field: string, type: string): void => expect(field, stage[field] === undefined || typeof stage[field] === type, `a ${type}`)
+  const optional = (field: string, type: string): void =>
+    expect(field, stage[field] === undefined || typeof stage[field] === type, `a ${type}`)
   const isTable = (field: string): boolean => {
     const table = stage[field] as { name?: unknown; version?: unknown; columns?: unknown } | undefined
     return typeof table?.name === 'string' && Number.isInteger(table.version) && typeof table.columns === 'object'
@@ -72,8 +82,23 @@ function faultsOf(value: unknown): string[] {
   }
   return faults
 }
-const fields = ['name', 'version', 'about', 'params', 'input', 'output', 'scope', 'cache', 'batch', 'memory', 'intact', 'report', 'operator']
-const shown = (value: unknown): string => (typeof value === 'object' || typeof value === 'function' ? `a ${typeof value}` : JSON.stringify(value))
+const fields = [
+  'name',
+  'version',
+  'about',
+  'params',
+  'input',
+  'output',
+  'scope',
+  'cache',
+  'batch',
+  'memory',
+  'intact',
+  'report',
+  'operator',
+]
+const shown = (value: unknown): string =>
+  typeof value === 'object' || typeof value === 'function' ? `a ${typeof value}` : JSON.stringify(value)
 
 async function importModule(url: string): Promise<{ default?: unknown }> {
   await registerHook()
@@ -101,8 +126,12 @@ let hook: Promise<void> | undefined
 function registerHook(): Promise<void> {
   hook ??= (async () => {
     const root = new URL('../../', import.meta.url) // dist/pipeline/ → the package
-    const { exports } = JSON.parse(await readFile(new URL('package.json', root), 'utf8')) as { exports: Record<string, { default?: string }> }
-    const own = Object.entries(exports).flatMap(([path, { default: file }]) => (file === undefined ? [] : [[`pipe${path.slice(1)}`, new URL(file, root).href]]))
+    const { exports } = JSON.parse(await readFile(new URL('package.json', root), 'utf8')) as {
+      exports: Record<string, { default?: string }>
+    }
+    const own = Object.entries(exports).flatMap(([path, { default: file }]) =>
+      file === undefined ? [] : [[`pipe${path.slice(1)}`, new URL(file, root).href]],
+    )
     const source = `
       let own, root, asModule
       export const initialize = data => { own = data.own; root = data.root; asModule = data.asModule }
@@ -117,7 +146,9 @@ function registerHook(): Promise<void> {
         if (!/^(rxjs|@sinclair\\/typebox)(\\/|$)/.test(specifier)) return next(specifier, context)
         return next(specifier, context).catch(() => next(specifier, { ...context, parentURL: root }))
       }`
-    register(`data:text/javascript,${encodeURIComponent(source)}`, import.meta.url, { data: { own: Object.fromEntries(own), root: root.href, asModule: !stripsTypes() } })
+    register(`data:text/javascript,${encodeURIComponent(source)}`, import.meta.url, {
+      data: { own: Object.fromEntries(own), root: root.href, asModule: !stripsTypes() },
+    })
   })()
   return hook
 }

@@ -1,6 +1,19 @@
 /** Runs a segment: batch by batch where every stage works so, else once on the whole stream. Stores what comes out. */
 import {
-  catchError, concat, concatMap, defer, finalize, from, lastValueFrom, map, mergeMap, type Observable, of, type OperatorFunction, tap, toArray,
+  catchError,
+  concat,
+  concatMap,
+  defer,
+  finalize,
+  from,
+  lastValueFrom,
+  map,
+  mergeMap,
+  type Observable,
+  of,
+  type OperatorFunction,
+  tap,
+  toArray,
 } from 'rxjs'
 import type { AnyRow } from './arrow.js'
 import { Checkpoints } from './checkpoint.js'
@@ -18,17 +31,22 @@ import { inputsOf, keyOf, manifestKey, type Node, type Place, type Segment } fro
 const batchesAtOnce = 2
 
 /** Emits the id of each batch that is finished. */
-export const runSegment = (engine: Engine, segment: Segment): Observable<string> => (segment.isStream ? runStream(engine, segment) : runBatches(engine, segment))
+export const runSegment = (engine: Engine, segment: Segment): Observable<string> =>
+  segment.isStream ? runStream(engine, segment) : runBatches(engine, segment)
 
 // ── batch by batch ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 function runBatches(engine: Engine, { anchor, missing }: Segment): Observable<string> {
   const places = (anchor.places ?? []).filter(place => missing?.includes(place.id))
   return from(places).pipe(
-    mergeMap(place => defer(async () => {
-      await runBatch(engine, anchor, place, places.length)
-      return place.id
-    }), batchesAtOnce),
+    mergeMap(
+      place =>
+        defer(async () => {
+          await runBatch(engine, anchor, place, places.length)
+          return place.id
+        }),
+      batchesAtOnce,
+    ),
   )
 }
 
@@ -51,7 +69,9 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
     const { stage, params } = node.stage
     try {
       const operator = stage.operator(params, contextOf(engine, node, { batch: place.id, wanted: () => true }))
-      const made = await lastValueFrom(from(rows.map(row => inputRow(stage, row, place.id))).pipe(operator as OperatorFunction<AnyRow, AnyRow>, toArray()))
+      const made = await lastValueFrom(
+        from(rows.map(row => inputRow(stage, row, place.id))).pipe(operator as OperatorFunction<AnyRow, AnyRow>, toArray()),
+      )
       engine.signal.throwIfAborted() // nobody waits for it any more
       if (node === anchor) await finishBatch(engine, node, place.id, place.key, made, of)
       else {
@@ -69,7 +89,9 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
 // ── on a stream ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const runStream = (engine: Engine, segment: Segment): Observable<string> =>
-  defer(() => (segment.missing === undefined ? engine.cache.keys() : Promise.resolve([]))).pipe(concatMap(keys => streamOf(engine, segment, new Set(keys))))
+  defer(() => (segment.missing === undefined ? engine.cache.keys() : Promise.resolve([]))).pipe(
+    concatMap(keys => streamOf(engine, segment, new Set(keys))),
+  )
 
 /** storedKeys: of all that is stored, where it is not known yet which batches there will be. */
 function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedKeys: ReadonlySet<string>): Observable<string> {
@@ -94,42 +116,50 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   }
 
   const given = (node: Node): Observable<Tagged> =>
-    concat(...(node.from.length === 0 ? [of({} as Tagged)] : node.from.map(above => (members.includes(above) ? made(above) : stored(node, above)))))
+    concat(
+      ...(node.from.length === 0
+        ? [of({} as Tagged)]
+        : node.from.map(above => (members.includes(above) ? made(above) : stored(node, above)))),
+    )
 
   const stored = (node: Node, above: Node): Observable<Tagged> => {
     const inputs = (inputsOf(node) ?? []).filter(input => input.origin.node === above)
-    return from(inputs).pipe(concatMap(async ({ id, origin }) => tagged(await engine.rowsOf(above, origin.place), id)), concatMap(rows => rows))
+    return from(inputs).pipe(
+      concatMap(async ({ id, origin }) => tagged(await engine.rowsOf(above, origin.place), id)),
+      concatMap(rows => rows),
+    )
   }
 
   /** The rows a stage of the segment makes; those of inline stages fit to be read by the next. */
-  const made = (node: Node): Observable<Tagged> => defer(() => {
-    const { stage, params } = node.stage
-    const usage = engine.usage(node)
-    const work = usage.work()
-    let last: string | undefined
-    const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node), keptUp })
-    const seen = new Set<string>()
-    ids.set(node, seen)
-    const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
-    return given(node).pipe(
-      map(row => {
-        last = row[batchOf]
-        usage.inputBytes += bytesOf([row])
-        return inputRow(stage, row, row[batchOf])
-      }),
-      operator,
-      map(row => {
-        const id = idOf(stage, row)
-        seen.add(id)
-        return { ...row, [batchOf]: id }
-      }),
-      node === anchor ? tap() : handOver(stage.output, live),
-      catchError(error => {
-        throw wrapped(engine, node, last, error)
-      }),
-      finalize(() => work[Symbol.dispose]()),
-    )
-  })
+  const made = (node: Node): Observable<Tagged> =>
+    defer(() => {
+      const { stage, params } = node.stage
+      const usage = engine.usage(node)
+      const work = usage.work()
+      let last: string | undefined
+      const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node), keptUp })
+      const seen = new Set<string>()
+      ids.set(node, seen)
+      const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
+      return given(node).pipe(
+        map(row => {
+          last = row[batchOf]
+          usage.inputBytes += bytesOf([row])
+          return inputRow(stage, row, row[batchOf])
+        }),
+        operator,
+        map(row => {
+          const id = idOf(stage, row)
+          seen.add(id)
+          return { ...row, [batchOf]: id }
+        }),
+        node === anchor ? tap() : handOver(stage.output, live),
+        catchError(error => {
+          throw wrapped(engine, node, last, error)
+        }),
+        finalize(() => work[Symbol.dispose]()),
+      )
+    })
 
   const store = async (rows: readonly Tagged[], id: string): Promise<string[]> => {
     const key = keyOf(anchor, id) as string
@@ -159,10 +189,12 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       queued++
       return { rows, id }
     }),
-    concatMap(({ rows, id }) => store(rows, id).finally(() => {
-      queued--
-      wake()
-    })),
+    concatMap(({ rows, id }) =>
+      store(rows, id).finally(() => {
+        queued--
+        wake()
+      }),
+    ),
     concatMap(list => list),
   )
   const ending = defer(async () => {
@@ -171,16 +203,19 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     if (anchor.kind === 'stored') for (const id of absent) empty.push(...(await store([], id)))
     for (const node of members) {
       const order = node === anchor ? (anchor.places?.map(place => place.id) ?? [...(ids.get(node) ?? [])]) : [...(ids.get(node) ?? [])]
-      if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined)) await engine.cache.complete(manifestKey(node), order)
+      if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined))
+        await engine.cache.complete(manifestKey(node), order)
       if (node !== anchor) engine.usage(node).run = ids.get(node)?.size ?? 0
       await checkpoints.get(node)?.dropAll()
     }
     return empty
   }).pipe(concatMap(list => list))
-  return concat(finished, ending).pipe(finalize(() => {
-    wake()
-    live[Symbol.dispose]()
-  }))
+  return concat(finished, ending).pipe(
+    finalize(() => {
+      wake()
+      live[Symbol.dispose]()
+    }),
+  )
 }
 
 /** Device memory for a batch with tensors of so many bytes: by default those, as much again for results, and for what is between. */
@@ -204,11 +239,20 @@ export async function collectSource(engine: Engine, node: Node): Promise<Map<str
   }
 }
 
-async function finishBatch(engine: Engine, node: Node, id: string, key: string, rows: readonly AnyRow[], of: number | undefined): Promise<void> {
+async function finishBatch(
+  engine: Engine,
+  node: Node,
+  id: string,
+  key: string,
+  rows: readonly AnyRow[],
+  of: number | undefined,
+): Promise<void> {
   const { stage } = node.stage
   let bytes = 0
   if (node.kind === 'stored') {
-    const inputs = node.isStream ? (inputsOf(node) ?? []).map(input => input.origin.place.key) : node.places?.filter(p => p.id === id).map(p => p.origin?.place.key ?? '')
+    const inputs = node.isStream
+      ? (inputsOf(node) ?? []).map(input => input.origin.place.key)
+      : node.places?.filter(p => p.id === id).map(p => p.origin?.place.key ?? '')
     const lineage = { stage: node.id, version: stage.version, params: node.print.params, inputs: inputs ?? [], id }
     bytes = await engine.cache.store(key, stage.output, rows, lineage)
   } else {
@@ -229,12 +273,18 @@ function wrapped(engine: Engine, node: Node, batch: string | undefined, error: u
   const place = [node.id, batch].filter(part => part !== undefined).join('  ')
   const where = known?.where === undefined ? place : `${place}  ${known.where}`
   const n = engine.finishedBatches
-  const told = new PipeError(known?.code ?? 'failed', {
-    where, message: known?.message ?? sentence(error), ...(known?.hint === undefined ? {} : { hint: known.hint }),
-    goOn: `${n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`}; the same command goes on from here.`,
-  }, { cause: known === undefined ? error : (known.cause ?? known) })
+  const kept = n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`
+  const told = new PipeError(
+    known?.code ?? 'failed',
+    {
+      where,
+      message: known?.message ?? sentence(error),
+      ...(known?.hint === undefined ? {} : { hint: known.hint }),
+      goOn: `${kept}; the same command goes on from here.`,
+    },
+    { cause: known === undefined ? error : (known.cause ?? known) },
+  )
   placed.add(told)
   return told
 }
 const placed = new WeakSet<object>()
-

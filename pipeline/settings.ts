@@ -13,18 +13,29 @@ export function parseSettings(set: readonly string[], mistakes: Mistake[]): Sett
     const [, name, text] = /^([^=]+)=(.*)$/s.exec(argument) ?? []
     const path = name?.trim().split('.')
     if (path === undefined || text === undefined || path.includes('')) {
-      mistakes.push({ where: `--set ${argument}`, message: 'Expected name=value: an input (model=DIR) or a parameter (round.codebook.K=3).' })
+      mistakes.push({
+        where: `--set ${argument}`,
+        message: 'Expected name=value: an input (model=DIR) or a parameter (round.codebook.K=3).',
+      })
       return []
     }
     return [{ argument, path, text }]
   })
 }
 
-interface Target { readonly id: string; readonly name: string; readonly given: Record<string, unknown> }
+interface Target {
+  readonly id: string
+  readonly name: string
+  readonly given: Record<string, unknown>
+}
 
 /** Puts settings of parameters into `stages`; returns, a stage, which of its parameters paths in them are relative to `directory`. */
 export function applySettings<T extends Target>(
-  settings: readonly Setting[], stages: readonly T[], inputs: readonly { readonly name: string }[], directory: string, mistakes: Mistake[],
+  settings: readonly Setting[],
+  stages: readonly T[],
+  inputs: readonly { readonly name: string }[],
+  directory: string,
+  mistakes: Mistake[],
 ): Map<T, { path: string; directory: string }[]> {
   const bases = new Map<T, { path: string; directory: string }[]>()
   for (const { argument, path, text } of settings) {
@@ -35,7 +46,9 @@ export function applySettings<T extends Target>(
       const isStage = stages.some(stage => stage.id === first)
       mistakes.push({
         where: `--set ${argument}`,
-        message: isStage ? `"${first}" is a stage; say which parameter: ${first}.name=value.` : `"${first}" is no input of this graph.${didYouMean(first, known)}`,
+        message: isStage
+          ? `"${first}" is a stage; say which parameter: ${first}.name=value.`
+          : `"${first}" is no input of this graph.${didYouMean(first, known)}`,
         hint: `Inputs: ${inputs.map(input => input.name).join(', ') || 'none'}`,
       })
       continue
@@ -44,7 +57,11 @@ export function applySettings<T extends Target>(
     const targets = byId.length > 0 ? byId : stages.filter(stage => stage.name === first)
     if (targets.length === 0) {
       const ids = stages.map(stage => stage.id)
-      mistakes.push({ where: `--set ${argument}`, message: `No stage is called "${first}".${didYouMean(first, ids)}`, hint: `Stages: ${ids.join(', ')}` })
+      mistakes.push({
+        where: `--set ${argument}`,
+        message: `No stage is called "${first}".${didYouMean(first, ids)}`,
+        hint: `Stages: ${ids.join(', ')}`,
+      })
     }
     for (const target of targets) {
       put(target.given, rest, parsed(text))

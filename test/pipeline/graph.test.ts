@@ -16,7 +16,10 @@ const load = async (graph: unknown, set: string[] = [], builtIn: BuiltInStages =
   return loadGraph(file, { stages: builtIn, set, directory: folder })
 }
 const refused = async (graph: unknown, set: string[] = []): Promise<string> => {
-  const error = await load(graph, set).then(() => undefined, (e: unknown) => e)
+  const error = await load(graph, set).then(
+    () => undefined,
+    (e: unknown) => e,
+  )
   if (!(error instanceof PipeError)) throw error ?? new Error('the graph was accepted')
   return `${error.exitCode} ${error.text.replaceAll(/\S*g\d+\.json/g, 'GRAPH')}`
 }
@@ -24,38 +27,80 @@ const numbers = { use: 'numbers', count: 4 }
 
 t.test('a line: ids, from, defaults', async t => {
   const graph = await load({ name: 'a', stages: [numbers, { use: 'scale' }, { use: 'scale', by: 3 }, { use: 'sum' }] })
-  t.same(graph.stages.map(({ id, from }) => [id, from]), [['numbers', []], ['scale', ['numbers']], ['scale-2', ['scale']], ['sum', ['scale-2']]])
-  t.same(graph.stages.map(({ params }) => params), [{ count: 4, size: 8, rows: 2 }, { by: 2 }, { by: 3 }, {}])
+  t.same(
+    graph.stages.map(({ id, from }) => [id, from]),
+    [
+      ['numbers', []],
+      ['scale', ['numbers']],
+      ['scale-2', ['scale']],
+      ['sum', ['scale-2']],
+    ],
+  )
+  t.same(
+    graph.stages.map(({ params }) => params),
+    [{ count: 4, size: 8, rows: 2 }, { by: 2 }, { by: 3 }, {}],
+  )
   t.equal(graph.seed, 0)
 })
 
 t.test('branches: id, from, several', async t => {
   const graph = await load({
     name: 'a',
-    stages: [{ ...numbers, id: 'n' }, { use: 'scale', id: 'two' }, { use: 'scale', id: 'three', by: 3, from: 'n' }, { use: 'sum', from: ['two', 'three'] }],
+    stages: [
+      { ...numbers, id: 'n' },
+      { use: 'scale', id: 'two' },
+      { use: 'scale', id: 'three', by: 3, from: 'n' },
+      { use: 'sum', from: ['two', 'three'] },
+    ],
   })
-  t.same(graph.stages.map(({ id, from }) => [id, from]), [['n', []], ['two', ['n']], ['three', ['n']], ['sum', ['two', 'three']]])
+  t.same(
+    graph.stages.map(({ id, from }) => [id, from]),
+    [
+      ['n', []],
+      ['two', ['n']],
+      ['three', ['n']],
+      ['sum', ['two', 'three']],
+    ],
+  )
 })
 
 t.test('inputs: substituted, defaults relative to the graph, --set to the working directory, follows', async t => {
   const inner = join(folder, 'inner')
   await mkdir(inner)
   const file = join(inner, 'g.json')
-  await writeFile(file, JSON.stringify({
-    name: 'a',
-    inputs: { text: { about: 'a text', default: 'a.txt' }, test: { about: 'another', default: 'b.txt', follows: 'text' }, more: 'not needed' },
-    stages: [{ use: 'lines', text: '$text', also: '$test', inline: 'c.txt' }],
-  }))
+  await writeFile(
+    file,
+    JSON.stringify({
+      name: 'a',
+      inputs: {
+        text: { about: 'a text', default: 'a.txt' },
+        test: { about: 'another', default: 'b.txt', follows: 'text' },
+        more: 'not needed',
+      },
+      stages: [{ use: 'lines', text: '$text', also: '$test', inline: 'c.txt' }],
+    }),
+  )
   const params = async (...set: string[]) => (await loadGraph('inner/g.json', { stages, set, directory: folder })).stages[0]?.params
   t.same(await params(), { text: join(inner, 'a.txt'), also: join(inner, 'b.txt'), inline: join(inner, 'c.txt') })
-  t.same(await params('text=x.txt'), { text: join(folder, 'x.txt'), also: join(folder, 'x.txt'), inline: join(inner, 'c.txt') }, 'test follows text')
-  t.same(await params('text=x.txt', 'test=y.txt'), { text: join(folder, 'x.txt'), also: join(folder, 'y.txt'), inline: join(inner, 'c.txt') })
+  t.same(
+    await params('text=x.txt'),
+    { text: join(folder, 'x.txt'), also: join(folder, 'x.txt'), inline: join(inner, 'c.txt') },
+    'test follows text',
+  )
+  t.same(await params('text=x.txt', 'test=y.txt'), {
+    text: join(folder, 'x.txt'),
+    also: join(folder, 'y.txt'),
+    inline: join(inner, 'c.txt'),
+  })
   t.same(await params('test=y.txt', 'lines.inline=/z.txt'), { text: join(inner, 'a.txt'), also: join(folder, 'y.txt'), inline: '/z.txt' })
   t.same(await params('lines.inline=z.txt'), { text: join(inner, 'a.txt'), also: join(inner, 'b.txt'), inline: join(folder, 'z.txt') })
 })
 
 t.test('--set reaches parameters by a dotted path, as JSON where it is JSON', async t => {
-  const graph = { name: 'a', stages: [numbers, { use: 'scale' }, { use: 'scale', id: 'second' }, { use: 'code', code: { use: 'a', K: 2 } }] }
+  const graph = {
+    name: 'a',
+    stages: [numbers, { use: 'scale' }, { use: 'scale', id: 'second' }, { use: 'code', code: { use: 'a', K: 2 } }],
+  }
   const params = async (...set: string[]) => (await load(graph, set)).stages.map(stage => stage.params)
   t.same((await params('scale.by=7'))[1], { by: 7 }, 'by id')
   t.same((await params('scale.by=7'))[2], { by: 2 }, 'the id comes before the name')
@@ -72,14 +117,26 @@ t.test('a choice by "use" gets the defaults of what was chosen', async t => {
 
 t.test('mistakes', async t => {
   const line = (...more: unknown[]) => ({ name: 'a', stages: [numbers, ...more] })
-  t.matchOnly(await refused(line({ use: 'scal' })), /^2 GRAPH {2}stages\[1\]\n {2}unknown stage "scal"\. Did you mean "scale"\?\n {2}Known: numbers, /)
-  t.matchOnly(await refused(line({ use: 'scale', bye: 1 })), /^2 GRAPH {2}stages\[1\] scale\n {2}"bye" is no parameter of scale\. Did you mean "by"\?\n {2}Known: by$/)
+  t.matchOnly(
+    await refused(line({ use: 'scal' })),
+    /^2 GRAPH {2}stages\[1\]\n {2}unknown stage "scal"\. Did you mean "scale"\?\n {2}Known: numbers, /,
+  )
+  t.matchOnly(
+    await refused(line({ use: 'scale', bye: 1 })),
+    /^2 GRAPH {2}stages\[1\] scale\n {2}"bye" is no parameter of scale\. Did you mean "by"\?\n {2}Known: by$/,
+  )
   t.matchOnly(await refused(line({ use: 'scale', by: 'x' })), /stages\[1\] scale\n {2}by: must be number, and "x" came\.$/)
   t.matchOnly(await refused({ name: 'a', stages: [{ use: 'numbers' }] }), /stages\[0\] numbers\n {2}count: missing \(How many\)\.$/)
   t.matchOnly(await refused(line({ use: 'code', code: { use: 'q' } })), /code: unknown "q"\. Did you mean "a"\?\n {2}Known: a, b$/)
   t.matchOnly(await refused(line({ use: 'code', code: { use: 'a', K: 9 } })), /stages\[1\] code\n {2}code\.K: must be <= 4, and 9 came\.$/)
-  t.matchOnly(await refused(line({ use: 'code', code: { use: 'a', K: 2, Kk: 9 } })), /"Kk" is no parameter of code, in "code"\. Did you mean "K"\?\n {2}Known: K, deep$/)
-  t.matchOnly(await refused(line({ use: 'total' })), /^2 GRAPH {2}stages\[0\] numbers → stages\[1\] total\n {2}total reads column "sum" \(f64\) but numbers does not provide it\.\n {2}Put "sum" before "total", or see: pipe plan /)
+  t.matchOnly(
+    await refused(line({ use: 'code', code: { use: 'a', K: 2, Kk: 9 } })),
+    /"Kk" is no parameter of code, in "code"\. Did you mean "K"\?\n {2}Known: K, deep$/,
+  )
+  t.matchOnly(
+    await refused(line({ use: 'total' })),
+    /^2 GRAPH {2}stages\[0\] numbers → stages\[1\] total\n {2}total reads column "sum" \(f64\) but numbers does not provide it\.\n {2}Put "sum" before/,
+  )
   t.matchOnly(await refused(line({ use: 'halves' })), /halves reads column "x" \(f16 \[k\]\) but numbers gives it as f32 \[k\]\./)
   t.matchOnly(await refused(line({ use: 'live' })), /live gives live tensors, which are never stored, and no stage reads them/)
   t.matchOnly(await refused({ name: 'a', stages: [{ use: 'sum' }] }), /sum reads rows, and no stage above gives any\./)
@@ -87,14 +144,23 @@ t.test('mistakes', async t => {
     await refused({ name: 'a', stages: [numbers, { use: 'scale', id: 'p', from: 'q' }, { use: 'scale', id: 'q', from: 'p' }] }),
     /stages\[1\] p\n {2}These stages wait for each other in a circle: p \(from q\) → q \(from p\)\./,
   )
-  t.matchOnly(await refused(line({ use: 'sum', from: 'nubmers' })), /"from" names "nubmers", which no stage is called\. Did you mean "numbers"\?/)
+  t.matchOnly(
+    await refused(line({ use: 'sum', from: 'nubmers' })),
+    /"from" names "nubmers", which no stage is called\. Did you mean "numbers"\?/,
+  )
   t.matchOnly(await refused(line({ use: 'scale', id: 'x' }, { use: 'scale', id: 'x' })), /The id "x" is given twice\./)
   t.matchOnly(await refused({ name: 'a', seeed: 1, stages: [numbers] }), /"seeed" is nothing a graph has\. Did you mean "seed"\?/)
   t.matchOnly(await refused('{ "name": "a"\n  "stages": [] }'), /^2 GRAPH {2}line 2, column 3\n {2}This is no JSON/)
-  t.matchOnly(await refused(line({ use: './gone.js' })), /"\.\/gone\.js" is not there: .*gone\.js\n {2}The path is relative to the graph file\./)
+  t.matchOnly(
+    await refused(line({ use: './gone.js' })),
+    /"\.\/gone\.js" is not there: .*gone\.js\n {2}The path is relative to the graph file\./,
+  )
   const inputs = { name: 'a', inputs: { text: 'a text' }, stages: [{ use: 'lines', text: '$text' }] }
   t.matchOnly(await refused(inputs), /stages\[0\] lines\n {2}text: the input "text" is not given \(a text\)\.\n {2}Give it: --set text=…$/)
-  t.matchOnly(await refused({ ...inputs, stages: [{ use: 'lines', text: '$txt' }] }), /text: "\$txt" is no input of this graph\. Did you mean "text"\?/)
+  t.matchOnly(
+    await refused({ ...inputs, stages: [{ use: 'lines', text: '$txt' }] }),
+    /text: "\$txt" is no input of this graph\. Did you mean "text"\?/,
+  )
   t.matchOnly(await refused(inputs, ['text=a', 'txt=b']), /^2 --set txt=b\n {2}"txt" is no input of this graph\. Did you mean "text"\?/)
   t.matchOnly(await refused(line(), ['scale.by=b']), /No stage is called "scale"\.\n {2}Stages: numbers$/)
   t.matchOnly(await refused(line(), ['nonsense']), /Expected name=value/)
@@ -102,11 +168,14 @@ t.test('mistakes', async t => {
 })
 
 t.test('all mistakes at once', async t => {
-  const text = await refused({ name: '', stages: [{ use: 'numbrs' }, { use: 'scale', by: [] }, { use: 'scale', bi: 1 }, { use: 'total' }] }, ['x=1'])
+  const text = await refused(
+    { name: '', stages: [{ use: 'numbrs' }, { use: 'scale', by: [] }, { use: 'scale', bi: 1 }, { use: 'total' }] },
+    ['x=1'],
+  )
   t.equal(text.split('\n\n').length, 6, text)
 })
 
-t.test('stages of one\'s own, in any folder', async t => {
+t.test("stages of one's own, in any folder", async t => {
   const body = `
     import { defineStage, each, defineTable, u32, tensor, Type } from 'pipe'
     import { linears } from 'pipe/tables'
@@ -117,7 +186,10 @@ t.test('stages of one\'s own, in any folder', async t => {
   await writeFile(join(folder, 'mine.js'), body)
   await writeFile(join(folder, 'typed.ts'), body.replace('({ p })', '({ p }: { p: number })'))
   await mkdir(join(folder, 'node_modules/pipe-stage-mine'), { recursive: true })
-  await writeFile(join(folder, 'node_modules/pipe-stage-mine/package.json'), '{ "name": "pipe-stage-mine", "type": "module", "exports": { "import": "./m.js" } }')
+  await writeFile(
+    join(folder, 'node_modules/pipe-stage-mine/package.json'),
+    '{ "name": "pipe-stage-mine", "type": "module", "exports": { "import": "./m.js" } }',
+  )
   await writeFile(join(folder, 'node_modules/pipe-stage-mine/m.js'), body)
   for (const use of ['./mine.js', './typed.ts', 'pipe-stage-mine', join(folder, 'mine.js')]) {
     const stage = (await load({ name: 'a', stages: [numbers, { use }] })).stages[1]
@@ -125,7 +197,12 @@ t.test('stages of one\'s own, in any folder', async t => {
     t.match(stage?.moduleHash, /^[0-9a-f]{64}$/)
   }
   await writeFile(join(folder, 'wrong.js'), 'export default { name: "Wrong", version: 0, about: "x", operater: 1 }')
-  t.matchOnly(await refused({ name: 'a', stages: [{ use: './wrong.js' }] }), /"\.\/wrong\.js" is no stage:\n.*name: expected a name in small letters.*"Wrong" came\n.*version.*\n.*params.*\n.*input.*\n.*output.*\n.*operator: expected a function, nothing came\n.*operater: a stage has no such field\. Did you mean "operator"\?/)
+  const wrong = await refused({ name: 'a', stages: [{ use: './wrong.js' }] })
+  const says = [
+    /"\.\/wrong\.js" is no stage:/, /name: expected a name in small letters, digits and dashes, "Wrong" came/, /version: /, /params: /, /input: /, /output: /,
+    /operator: expected a function, nothing came/, /operater: a stage has no such field\. Did you mean "operator"\?/,
+  ]
+  for (const one of says) t.match(wrong, one)
   await writeFile(join(folder, 'broken.js'), 'export default {')
   t.matchOnly(await refused({ name: 'a', stages: [{ use: './broken.js' }] }), /"\.\/broken\.js" can't be loaded: /)
 })

@@ -9,12 +9,24 @@ import { rng } from '../../pipeline/random.js'
 import { folder } from './harness.js'
 
 const graph = join(folder, 'kill.json')
-await writeFile(graph, JSON.stringify({ name: 'toy', stages: [{ use: 'numbers', count: 10, size: 20_000 }, { use: 'scale' }, { use: 'live' }, { use: 'gather' }, { use: 'total' }] }))
+await writeFile(
+  graph,
+  JSON.stringify({
+    name: 'toy',
+    stages: [{ use: 'numbers', count: 10, size: 20_000 }, { use: 'scale' }, { use: 'live' }, { use: 'gather' }, { use: 'total' }],
+  }),
+)
 
 /** One run in a process of its own; killed once so many batches have finished. */
-const run = (out: string, killAfter = Number.POSITIVE_INFINITY, killDelay = 0): Promise<{ code: number | null; batches: number; output: string }> =>
+const run = (
+  out: string,
+  killAfter = Number.POSITIVE_INFINITY,
+  killDelay = 0,
+): Promise<{ code: number | null; batches: number; output: string }> =>
   new Promise(resolve => {
-    const child = spawn(process.execPath, [fileURLToPath(new URL('toy-run.js', import.meta.url)), graph, out], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(process.execPath, [fileURLToPath(new URL('toy-run.js', import.meta.url)), graph, out], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
     let output = ''
     child.stdout.on('data', (text: Buffer) => {
       output += text.toString()
@@ -26,7 +38,16 @@ const run = (out: string, killAfter = Number.POSITIVE_INFINITY, killDelay = 0): 
 /** Name → hash of everything that is stored. */
 const stored = async (out: string): Promise<Record<string, string>> => {
   const files = (await readdir(join(out, 'cache'), { recursive: true })).filter(name => name.endsWith('.parquet')).sort()
-  return Object.fromEntries(await Promise.all(files.map(async file => [file, createHash('sha256').update(await readFile(join(out, 'cache', file))).digest('hex')])))
+  return Object.fromEntries(
+    await Promise.all(
+      files.map(async file => [
+        file,
+        createHash('sha256')
+          .update(await readFile(join(out, 'cache', file)))
+          .digest('hex'),
+      ]),
+    ),
+  )
 }
 
 t.test('killed at any moment: no half file is visible, and the same command ends with the same bytes', async t => {
@@ -54,6 +75,9 @@ t.test('killed at any moment: no half file is visible, and the same command ends
   }
   t.ok(kills >= 3, `killed ${kills} times`)
   t.same(await stored(out), expected)
-  t.notOk((await readdir(join(out, 'cache'), { recursive: true })).some(name => name.endsWith('.tmp')), 'nothing half done is left')
+  t.notOk(
+    (await readdir(join(out, 'cache'), { recursive: true })).some(name => name.endsWith('.tmp')),
+    'nothing half done is left',
+  )
   t.ok(batches <= 16 + 2 * kills, `${batches} batches in all: what was stored was not computed again`)
 })

@@ -13,9 +13,15 @@ t.test('a line runs, and the second time nothing does', async t => {
   t.ok(Math.abs((first.results.total as number) - expected(12)) < 1e-3, `${first.results.total} is ${expected(12)}`)
   t.same(calls, { numbers: 12, scale: 12, sum: 12, total: 1 })
   t.equal(first.live, 0, 'no tensor is left')
-  t.same(first.stages.map(({ id, batches }) => [id, batches]), [
-    ['numbers', { run: 6, cached: 0 }], ['scale', { run: 6, cached: 0 }], ['sum', { run: 6, cached: 0 }], ['total', { run: 1, cached: 0 }],
-  ])
+  t.same(
+    first.stages.map(({ id, batches }) => [id, batches]),
+    [
+      ['numbers', { run: 6, cached: 0 }],
+      ['scale', { run: 6, cached: 0 }],
+      ['sum', { run: 6, cached: 0 }],
+      ['total', { run: 1, cached: 0 }],
+    ],
+  )
   t.same(first.tables, [{ stage: 'total', columns: ['total'], rows: [['sum', (first.results.total as number).toFixed(4)]] }])
   const written = JSON.parse(await readFile(join(out, 'result.json'), 'utf8'))
   t.same(Object.keys(written), ['graph', 'total', 'seconds', 'peakRssBytes', 'stages'])
@@ -26,7 +32,10 @@ t.test('a line runs, and the second time nothing does', async t => {
   t.equal(calls.numbers, 12, 'nothing was called again')
   t.same(calls, { numbers: 12, scale: 12, sum: 12, total: 1 })
   t.equal(second.results.total, first.results.total)
-  t.same(second.stages.map(stage => stage.batches.cached), [6, 6, 6, 1])
+  t.same(
+    second.stages.map(stage => stage.batches.cached),
+    [6, 6, 6, 1],
+  )
 })
 
 t.test('a parameter changed runs its stage and what is below, nothing above', async t => {
@@ -35,7 +44,10 @@ t.test('a parameter changed runs its stage and what is below, nothing above', as
   const changed = ['scale.by=5']
   const before = await plan(line, out, { set: changed })
   t.same(actions(before), { numbers: 'cached', scale: 'run', sum: 'run', total: 'run' })
-  t.same(before.stages.map(stage => stage.why), [[], ['by: 2 → 5'], ['scale runs'], ['sum runs']])
+  t.same(
+    before.stages.map(stage => stage.why),
+    [[], ['by: 2 → 5'], ['scale runs'], ['sum runs']],
+  )
   t.ok(before.stages[1]?.seconds !== undefined, 'an estimate from the last run')
   const result = await run(line, out, { set: changed })
   t.same(calls, { numbers: 12, scale: 24, sum: 24, total: 2 })
@@ -49,8 +61,11 @@ t.test('a parameter changed runs its stage and what is below, nothing above', as
 t.test('branches and merges', async t => {
   const out = newOut()
   const list = [
-    { use: 'numbers', count: 6, id: 'n' }, { use: 'scale', id: 'two' }, { use: 'scale', id: 'three', by: 3, from: 'n' },
-    { use: 'sum', from: ['two', 'three'] }, { use: 'total' },
+    { use: 'numbers', count: 6, id: 'n' },
+    { use: 'scale', id: 'two' },
+    { use: 'scale', id: 'three', by: 3, from: 'n' },
+    { use: 'sum', from: ['two', 'three'] },
+    { use: 'total' },
   ]
   const { results, stages: usage } = await run(list, out)
   t.ok(Math.abs((results.total as number) - expected(6, 2) - expected(6, 3)) < 1e-3)
@@ -61,7 +76,10 @@ t.test('branches and merges', async t => {
 t.test('parts: --to, --from, --force', async t => {
   const out = newOut()
   const toScale = await run(line, out, { part: { to: 'scale' } })
-  t.same(toScale.stages.map(stage => stage.id), ['numbers', 'scale'])
+  t.same(
+    toScale.stages.map(stage => stage.id),
+    ['numbers', 'scale'],
+  )
   const error = await failure(run(line, out, { part: { from: 'total' } }))
   t.match(error.text, /--from leaves sum to what is stored, and 6 of its batches are not/)
   await run(line, out, { part: { from: 'sum' } })
@@ -93,7 +111,9 @@ t.test('input files: their content is what counts', async t => {
 t.test('a second run in the same folder is told who is there', async t => {
   const out = newOut()
   let second: Promise<PipeError> | undefined
-  hooks.onRow = () => { second ??= failure(run(line, out)) }
+  hooks.onRow = () => {
+    second ??= failure(run(line, out))
+  }
   await run(line, out)
   const error = await (second as unknown as Promise<PipeError>)
   t.equal(error.code, 'locked')
@@ -113,14 +133,21 @@ t.test('events tell the whole story, also in events.jsonl', async t => {
   t.equal(kinds.filter(kind => kind === 'batch-finished').length, 19)
   t.equal(kinds.filter(kind => kind === 'stage-started').length, 4)
   t.equal(kinds.filter(kind => kind === 'stage-finished').length, 4)
-  const lines = (await readFile(join(out, 'events.jsonl'), 'utf8')).trim().split('\n').map(text => JSON.parse(text) as Event)
-  t.same(lines.map(event => event.kind), kinds)
+  const lines = (await readFile(join(out, 'events.jsonl'), 'utf8'))
+    .trim()
+    .split('\n')
+    .map(text => JSON.parse(text) as Event)
+  t.same(
+    lines.map(event => event.kind),
+    kinds,
+  )
 })
 
 t.test('a plan is a value: what would run, why, and what flows', async t => {
   const out = newOut()
   const list = [{ use: 'numbers', count: 4 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }]
-  const told = ({ stages }: Plan) => stages.map(({ id, action, segment, batches, why, from }) => ({ id, action, segment, batches, why, from }))
+  const told = ({ stages }: Plan) =>
+    stages.map(({ id, action, segment, batches, why, from }) => ({ id, action, segment, batches, why, from }))
   const first = await plan(list, out)
   t.same(told(first), [
     { id: 'numbers', action: 'run', segment: 0, batches: undefined, why: ['never ran here'], from: [] },
@@ -135,13 +162,25 @@ t.test('a plan is a value: what would run, why, and what flows', async t => {
   await run(list, out)
   const set = ['numbers.count=6']
   const second = await plan(list, out, { set })
-  t.same(told(second).map(({ id, action, why }) => [id, action, why]), [
-    ['numbers', 'run', ['count: 4 → 6']], ['live', 'inline', ['numbers runs']], ['gather', 'run', ['live runs']], ['total', 'run', ['gather runs']],
-  ])
+  t.same(
+    told(second).map(({ id, action, why }) => [id, action, why]),
+    [
+      ['numbers', 'run', ['count: 4 → 6']],
+      ['live', 'inline', ['numbers runs']],
+      ['gather', 'run', ['live runs']],
+      ['total', 'run', ['gather runs']],
+    ],
+  )
   t.ok((second.seconds ?? -1) >= 0, 'all have run before, so the time is known')
   const third = await plan(list, out)
-  t.same(told(third).map(({ id, action, batches }) => [id, action, batches]), [
-    ['numbers', 'cached', { cached: 2, missing: 0 }], ['live', 'inline', undefined], ['gather', 'cached', { cached: 2, missing: 0 }], ['total', 'cached', { cached: 1, missing: 0 }],
-  ])
+  t.same(
+    told(third).map(({ id, action, batches }) => [id, action, batches]),
+    [
+      ['numbers', 'cached', { cached: 2, missing: 0 }],
+      ['live', 'inline', undefined],
+      ['gather', 'cached', { cached: 2, missing: 0 }],
+      ['total', 'cached', { cached: 1, missing: 0 }],
+    ],
+  )
   t.same(Object.keys(third.stages[0]?.keys ?? {}), ['b0', 'b1'])
 })

@@ -23,8 +23,13 @@ const newFolder = async (): Promise<string> => {
 }
 
 const table = defineTable('things', 3, {
-  i: u32('which'), big: i64('bytes'), x: f64('value'), name: utf8('name'), note: optional(utf8('perhaps')),
-  w: tensor('float', 'm n', 'weight'), h: optional(tensor('f32', 'n n', 'shared')),
+  i: u32('which'),
+  big: i64('bytes'),
+  x: f64('value'),
+  name: utf8('name'),
+  note: optional(utf8('perhaps')),
+  w: tensor('float', 'm n', 'weight'),
+  h: optional(tensor('f32', 'n n', 'shared')),
 })
 const bytes = (n: number, from = 0): Uint8Array => Uint8Array.from({ length: n }, (_, i) => (i + from) % 251)
 const key = (letter: string): string => letter.repeat(64)
@@ -32,24 +37,50 @@ const lineage = { stage: 's', version: 1, params: {}, inputs: [], id: 'b' }
 const row = (more: object = {}) => ({ i: 1, big: 2 ** 40, x: 0.1, name: 'é', w: bytesTensor(bytes(12), 'bf16', [2, 3]), ...more })
 
 t.test('a row goes through an Arrow batch and comes back', async t => {
-  const rows = [row({ x: Number.NaN, note: 'n', h: bytesTensor(bytes(16), 'f32', [2, 2]) }), row({ x: -0, i: 2 ** 32 - 1, big: -5 }), row({ x: Number.NEGATIVE_INFINITY })]
-  const batch = await encode(table, rows, () => { throw new Error('nothing is live') })
+  const rows = [
+    row({ x: Number.NaN, note: 'n', h: bytesTensor(bytes(16), 'f32', [2, 2]) }),
+    row({ x: -0, i: 2 ** 32 - 1, big: -5 }),
+    row({ x: Number.NEGATIVE_INFINITY }),
+  ]
+  const batch = await encode(table, rows, () => {
+    throw new Error('nothing is live')
+  })
   t.equal(batch.numRows, 3)
   const field = schemaOf(table).fields.find(one => one.name === 'w')
   t.equal(field?.metadata.get('ARROW:extension:name'), 'pipe.tensor')
-  const back = decode(batch, () => { throw new Error('nothing is elsewhere') }) as unknown as (ReturnType<typeof row> & { h?: TensorRef; note?: string })[]
-  t.same(back.map(({ i, big, x, name, note }) => [i, big, x, name, note]), [
-    [1, 2 ** 40, Number.NaN, 'é', 'n'], [2 ** 32 - 1, -5, -0, 'é', undefined], [1, 2 ** 40, Number.NEGATIVE_INFINITY, 'é', undefined],
-  ])
+  const back = decode(batch, () => {
+    throw new Error('nothing is elsewhere')
+  }) as unknown as (ReturnType<typeof row> & { h?: TensorRef; note?: string })[]
+  t.same(
+    back.map(({ i, big, x, name, note }) => [i, big, x, name, note]),
+    [
+      [1, 2 ** 40, Number.NaN, 'é', 'n'],
+      [2 ** 32 - 1, -5, -0, 'é', undefined],
+      [1, 2 ** 40, Number.NEGATIVE_INFINITY, 'é', undefined],
+    ],
+  )
   t.ok(Object.is(back[1]?.x, -0))
   for (const one of back) t.same([one.w.dtype, one.w.shape, [...(await one.w.read())]], ['bf16', [2, 3], [...bytes(12)]])
   t.same([...((await back[0]?.h?.read()) ?? [])], [...bytes(16)])
   t.equal(back[1]?.h, undefined)
-  t.equal((await encode(table, [], () => { throw new Error() })).numRows, 0)
+  t.equal(
+    (
+      await encode(table, [], () => {
+        throw new Error()
+      })
+    ).numRows,
+    0,
+  )
 })
 
 t.test('what does not fit the table is told with row and column', async t => {
-  const refused = ({ says, ...more }: { says: RegExp; [column: string]: unknown }) => t.rejects(encode(table, [row(), row(more)], () => { throw new Error() }), says)
+  const refused = ({ says, ...more }: { says: RegExp; [column: string]: unknown }) =>
+    t.rejects(
+      encode(table, [row(), row(more)], () => {
+        throw new Error()
+      }),
+      says,
+    )
   await refused({ i: -1, says: /row 1, column "i" \(u32\): -1 came/ })
   await refused({ big: 1.5, says: /column "big" \(i64\): 1\.5 came/ })
   await refused({ x: '0', says: /column "x" \(f64\): "0" came/ })
@@ -65,11 +96,15 @@ t.test('stored: live tensors once, files and other batches by reference, exact n
   await writeFile(file, bytes(1000))
   const shared = device.upload(bytes(16), 'f32', [2, 2])
   const rows = [
-    row({ w: fileTensor(file, 100, 'f16', [2, 5]), h: shared, x: Number.NaN }), row({ w: device.upload(bytes(8, 9), 'f32', [2]), h: shared, x: -0 }),
+    row({ w: fileTensor(file, 100, 'f16', [2, 5]), h: shared, x: Number.NaN }),
+    row({ w: device.upload(bytes(8, 9), 'f32', [2]), h: shared, x: -0 }),
   ]
   await cache.store(key('a'), table, rows, lineage)
   t.equal(device.liveTensors, 0, 'stored tensors are disposed')
-  const [first, second] = cache.rows(await cache.load(key('a'), table)) as unknown as [Record<'w' | 'h', TensorRef>, Record<'w' | 'h', TensorRef>]
+  const [first, second] = cache.rows(await cache.load(key('a'), table)) as unknown as [
+    Record<'w' | 'h', TensorRef>,
+    Record<'w' | 'h', TensorRef>,
+  ]
   t.same([...(await first.w.read())], [...bytes(20, 100)])
   t.same([...(await second.w.read())], [...bytes(8, 9)])
   t.equal(first.h, second.h, 'a shared tensor stays one')
@@ -97,7 +132,12 @@ t.test('stored: live tensors once, files and other batches by reference, exact n
 t.test('opening: uploads, converts, moves live tensors, and tells what is wrong with a file', async t => {
   const ops = fakeOps()
   const cast: string[] = []
-  Object.assign(ops, { cast: (x: Tensor, dtype: 'f32') => { cast.push(`${x.dtype}→${dtype}`); return ops.device.empty(dtype, x.shape) } })
+  Object.assign(ops, {
+    cast: (x: Tensor, dtype: 'f32') => {
+      cast.push(`${x.dtype}→${dtype}`)
+      return ops.device.empty(dtype, x.shape)
+    },
+  })
   const ref = bytesTensor(bytes(4), 'bf16', [2])
   for (const dtype of [undefined, 'bf16', 'f32'] as const) {
     using x = await ref.open(ops, dtype)
@@ -136,7 +176,7 @@ t.test('checkpoints: saved whole, listed oldest first, dropped; a damaged one is
   for (const name of ['layer 10', 'layer/9', 'layer 1']) {
     using x = device.upload(bytes(8, name.length), 'f32', [2])
     await checkpoints.save(name, { done: name }, { x, y: x })
-    t.notOk(x.disposed, 'it stays the stage\'s')
+    t.notOk(x.disposed, "it stays the stage's")
   }
   t.same(await checkpoints.list(), ['layer 10', 'layer/9', 'layer 1'])
   const loaded = await new Checkpoints(cache, 'stream').load('layer/9')
@@ -164,12 +204,22 @@ t.test('inventory: lists, verifies, finds what no plan uses', async t => {
   await cache.store(key('b'), table, [shared as ReturnType<typeof row>], { ...lineage, stage: 't' })
   await writeFile(join(out, 'cache/aa/x.parquet.1-1.tmp'), 'half')
   const entries = await listCache(out)
-  t.same(entries.map(({ key, lineage }) => [key[0], lineage?.stage, lineage?.id]), [['a', 's', 'b2'], ['c', 's', 'b10'], ['b', 't', 'b']])
+  t.same(
+    entries.map(({ key, lineage }) => [key[0], lineage?.stage, lineage?.id]),
+    [
+      ['a', 's', 'b2'],
+      ['c', 's', 'b10'],
+      ['b', 't', 'b'],
+    ],
+  )
   for (const entry of entries) t.equal(await verifyEntry(entry), undefined)
   const plan = { stages: [{ keys: { b: key('b') } }] } as unknown as Plan
   const used = usedKeys(plan, entries)
-  t.same([...used].sort(), [key('a'), key('b')], 'b, and a, in which b\'s tensor lies')
-  await deleteEntries(out, entries.filter(entry => !used.has(entry.key)))
+  t.same([...used].sort(), [key('a'), key('b')], "b, and a, in which b's tensor lies")
+  await deleteEntries(
+    out,
+    entries.filter(entry => !used.has(entry.key)),
+  )
   t.same((await readdir(join(out, 'cache'), { recursive: true })).filter(name => /\.(parquet|tmp)$/.test(name)).length, 2)
   const path = cache.path(key('a'))
   const bad = await readFile(path)
@@ -180,17 +230,38 @@ t.test('inventory: lists, verifies, finds what no plan uses', async t => {
 
 t.test('a disk that refuses says so in a sentence, and leaves nothing half done', async t => {
   const out = await newFolder()
-  for (const [code, says] of [['ENOSPC', /Can't write batch b of s: the disk is full \(.* free\)\.\n.*Free space there, or write elsewhere with --out\.\n.*the same command goes on/], ['EROFS', /read-only/]] as const) {
-    const refusal = writing('batch b of s', out, async () => { throw Object.assign(new Error(code), { code }) })
-    const error = await refusal.then(() => undefined, (e: unknown) => e as { text: string; code: string })
+  for (const [code, says] of [
+    [
+      'ENOSPC',
+      /Can't write batch b of s: the disk is full \(.* free\)\.\n.*Free space there, or write elsewhere with --out\.\n.*the same command goes on/,
+    ],
+    ['EROFS', /read-only/],
+  ] as const) {
+    const refusal = writing('batch b of s', out, async () => {
+      throw Object.assign(new Error(code), { code })
+    })
+    const error = await refusal.then(
+      () => undefined,
+      (e: unknown) => e as { text: string; code: string },
+    )
     t.equal(error?.code, 'disk')
     t.match(error?.text, says)
   }
   // A tensor whose read fails as a full disk would: through the real writer.
   const cache = new Cache(join(out, 'cache'))
-  const full = { ...bytesTensor(bytes(4), 'f32', [1]), bytes: 4, dtype: 'f32', shape: [1], open: () => {}, read: () => Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' })) }
+  const full = {
+    ...bytesTensor(bytes(4), 'f32', [1]),
+    bytes: 4,
+    dtype: 'f32',
+    shape: [1],
+    open: () => {},
+    read: () => Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' })),
+  }
   await t.rejects(cache.store(key('d'), table, [row({ w: full })], lineage))
   t.notOk(await cache.has(key('d')))
   await writeFile(join(out, 'file'), '')
-  await t.rejects(new Cache(join(out, 'file')).store(key('d'), table, [row()], lineage), { code: 'disk', message: /is a file, not a folder/ })
+  await t.rejects(new Cache(join(out, 'file')).store(key('d'), table, [row()], lineage), {
+    code: 'disk',
+    message: /is a file, not a folder/,
+  })
 })

@@ -1,0 +1,119 @@
+/** The graph file as JSON, and its inputs: what stands in it is told by name, line and place. */
+import { readFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { didYouMean, type Mistake, PipeError, sentence } from './error.js'
+import type { Setting } from './settings.js'
+
+export interface GraphInput {
+  readonly name: string
+  readonly about: string
+  /** What it stands for in this run; undefined: not given. */
+  readonly value?: string
+  /** What a relative path in `value` is relative to. */
+  readonly directory: string
+}
+
+/** What the file says, as it says it. */
+export interface GraphJson {
+  name?: unknown
+  about?: unknown
+  seed?: unknown
+  inputs?: unknown
+  stages?: unknown
+}
+const keys = ['$schema', 'name', 'about', 'inputs', 'seed', 'stages']
+
+export async function readGraph(file: string, shown: string, mistakes: Mistake[]): Promise<GraphJson> {
+  let text: string
+  try {
+    text = await readFile(file, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new PipeError('graph', {
+      where: shown,
+      message: code === 'ENOENT' ? `There is no such file: ${file}` : `The file can't be read (${code}): ${file}`,
+    })
+  }
+  let json: unknown
+  try {
+    json = JSON.parse(text)
+  } catch (error) {
+    const position = /position (\d+)/.exec(sentence(error))?.[1]
+    const before = text.slice(0, Number(position ?? 0)).split('\n')
+    const line = position === undefined ? '' : `  line ${before.length}, column ${(before.at(-1)?.length ?? 0) + 1}`
+    throw new PipeError('graph', { where: `${shown}${line}`, message: `This is no JSON: ${sentence(error)}.` })
+  }
+  if (!isObject(json)) throw new PipeError('graph', { where: shown, message: 'A graph is a JSON object with "name" and "stages".' })
+  for (const key of Object.keys(json)) {
+    if (!keys.includes(key))
+      mistakes.push({
+        where: shown,
+        message: `"${key}" is nothing a graph has.${didYouMean(key, keys)}`,
+        hint: `Known: ${keys.join(', ')}`,
+      })
+  }
+  if (typeof json.name !== 'string' || !/^[\w.-]+$/.test(json.name) || json.name.startsWith('.')) {
+    mistakes.push({
+      where: shown,
+      message: `"name" is a word of letters, digits, dots and dashes (the output folder is called so), and ${JSON.stringify(json.name)} came.`,
+    })
+  }
+  if (!Array.isArray(json.stages) || json.stages.length === 0)
+    mistakes.push({ where: shown, message: '"stages" is a list with at least one stage.' })
+  return json
+}
+
+/** "name": "text", or "name": { about, default?, follows? }. A default is relative to the graph; follows: takes that input's value when it alone is set. */
+export function readInputs(
+  json: unknown,
+  file: string,
+  shown: string,
+  settings: readonly Setting[],
+  directory: string,
+  mistakes: Mistake[],
+): GraphInput[] {
+  if (json === undefined) return []
+  if (!isObject(json)) {
+    mistakes.push({ where: `${shown}  inputs`, message: 'Inputs are an object: { "model": "what it is" }.' })
+    return []
+  }
+  const names = Object.keys(json)
+  const set = (name: string): Setting | undefined => settings.findLast(setting => setting.path.length === 1 && setting.path[0] === name)
+  return names.map(name => {
+    const where = `${shown}  inputs.${name}`
+    const value = json[name]
+    const declared = typeof value === 'string' ? { about: value } : value
+    if (!isObject(declared) || typeof declared.about !== 'string') {
+      mistakes.push({
+        where,
+        message: `An input is a text that says what it is, or { "about", "default", "follows" }, and ${JSON.stringify(value)} came.`,
+      })
+      return { name, about: '', directory }
+    }
+    for (const key of Object.keys(declared)) {
+      if (!inputKeys.includes(key))
+        mistakes.push({
+          where,
+          message: `"${key}" is nothing an input has.${didYouMean(key, inputKeys)}`,
+          hint: `Known: ${inputKeys.join(', ')}`,
+        })
+    }
+    const { about, default: fallback, follows } = declared
+    if (follows !== undefined && (typeof follows !== 'string' || !names.includes(follows) || follows === name)) {
+      mistakes.push({
+        where,
+        message: `"follows" names another input, and ${JSON.stringify(follows)} came.`,
+        hint: `Known: ${names.filter(other => other !== name).join(', ')}`,
+      })
+    }
+    if (fallback !== undefined && typeof fallback !== 'string')
+      mistakes.push({ where, message: `"default" is a text, and ${JSON.stringify(fallback)} came.` })
+    const setting = set(name) ?? (typeof follows === 'string' ? set(follows) : undefined)
+    if (setting !== undefined) return { name, about, value: setting.text, directory }
+    return { name, about, ...(typeof fallback === 'string' ? { value: fallback } : {}), directory: dirname(file) }
+  })
+}
+const inputKeys = ['about', 'default', 'follows']
+
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
