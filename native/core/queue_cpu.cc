@@ -113,7 +113,7 @@ void Queue::answer(Task& task) {
   if (!failure && source) failure = source->failure;
   if (!failure && source) {
     try {
-      std::memcpy(task.target, source->data(), source->bytes());
+      if (source->bytes()) std::memcpy(task.target, source->data(), source->bytes());  // an empty array has no address
     } catch (const std::exception& error) {
       failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what()});
     }
