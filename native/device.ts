@@ -23,7 +23,10 @@ export interface Device {
   empty(dtype: DType, shape: readonly number[]): Tensor
   /** A tensor with a copy of these bytes (row-major, little-endian). */
   upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor
-  /** Enqueues an op of the addon by name. A failure rejects the next read or finish, with the stack of this call; what the op should have written is never read. */
+  /**
+   * Enqueues an op of the addon by name. A failure rejects the next read or finish, with the stack of this call; what
+   * the op should have written is never read.
+   */
   run(op: string, args: OpArgs): void
   /** Waits until the queue is empty. Rejects with the first failure since the last wait. */
   finish(): Promise<void>

@@ -2,18 +2,9 @@
 /** argv → command. The one place that opens a backend and knows the built-in stages, and the only one that ends the process. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
-import { codebooks } from '../native/codebooks/index.js'
-import { openBackend } from '../native/index.js'
 import { stages } from '../stages/index.js'
-import { register as cache } from './commands/cache.js'
-import { register as evaluate } from './commands/eval.js'
-import { register as exportDense } from './commands/export.js'
-import { register as graph } from './commands/graph.js'
-import { register as plan } from './commands/plan.js'
-import { register as run } from './commands/run.js'
-import { register as listStages } from './commands/stages.js'
 import { formatHelp } from './commands/help.js'
-import type { Wiring } from './commands/wiring.js'
+import type { Register, Wiring } from './commands/wiring.js'
 import { PipeError } from './error.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
@@ -29,17 +20,32 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 // `pipe stages | head -1`: the reader has gone, and nobody is left to tell.
 process.stdout.on('error', error => { if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0) })
 
+/** In the order of the help. Loaded when asked for: all together take half a second. */
+const commands: Readonly<Record<string, () => Promise<{ register: Register }>>> = {
+  run: () => import('./commands/run.js'),
+  plan: () => import('./commands/plan.js'),
+  stages: () => import('./commands/stages.js'),
+  graph: () => import('./commands/graph.js'),
+  cache: () => import('./commands/cache.js'),
+  eval: () => import('./commands/eval.js'),
+  export: () => import('./commands/export.js'),
+}
+
 const wiring: Wiring = {
   version,
   stages,
   openBackend: async device => {
     try {
+      const { openBackend } = await import('../native/index.js')
       return await openBackend(device)
     } catch (error) {
       throw new PipeError('input', { where: `--device ${device}`, message: error instanceof Error ? error.message : String(error) })
     }
   },
-  versions: use => codebooks[use]?.version,
+  versions: async () => {
+    const { codebooks } = await import('../native/codebooks/index.js')
+    return use => codebooks[use]?.version
+  },
   print: text => { process.stdout.write(text) },
   stderr: process.stderr,
   color: process.stderr.isTTY === true && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb',
@@ -53,16 +59,23 @@ const program = new Command('pipe')
   .showSuggestionAfterError()
   .enablePositionalOptions()
   .exitOverride()
-for (const register of [run, plan, listStages, graph, cache, evaluate, exportDense]) register(program, wiring)
-program.version(version)
+  .version(version)
+
+/** Adds the command that is asked for; all of them where the first word is none, so that a guess can be made. */
+async function addCommands(first: string): Promise<void> {
+  const asked = Object.hasOwn(commands, first) ? [first] : first.startsWith('-') ? [] : Object.keys(commands)
+  for (const name of asked) (await commands[name]?.())?.register(program, wiring)
+}
 
 /** 0 done, 1 failed, 2 the graph or the command is wrong (nothing ran), 130 stopped. */
 async function main(): Promise<number> {
-  if (process.argv.length <= 2) {
+  const first = process.argv[2]
+  if (first === undefined) {
     program.outputHelp()
     return 0
   }
   try {
+    await addCommands(first)
     await program.parseAsync()
     return 0
   } catch (error) {

@@ -82,7 +82,9 @@ t.test('files are small, lines are short, names say something', async t => {
     const lines = text.split('\n')
     if (lines.length > 501) t.fail(`${name} has ${lines.length} lines, 500 at most`)
     if (vague.test(name) && name !== 'test/helpers.ts') t.fail(`${name} is named vaguely`)
-    const long = lines.findIndex(line => [...line].length > 160)
+    // Sentences and patterns are as long as they are; code is not. Tests may hold data.
+    const code = lines.map(line => line.replace(/'[^']*'|`[^`]*`|\/\^.*\$\/|\*\* .*\*\//g, ''))
+    const long = name.startsWith('test/') ? -1 : code.findIndex(line => [...line].length > 160)
     if (long >= 0) t.fail(`${name}:${long + 1} is longer than 160 characters`)
   }
   t.ok(files.length > 10)

@@ -20,7 +20,8 @@ export async function openGraph(wiring: Wiring, file: string, o: OpenOptions): P
   const graph = await loadGraph(file, { stages: wiring.stages, set: o.set })
   const ops = await wiring.openBackend(o.device)
   const part = { from: o.only ?? o.from, to: o.only ?? o.to, force: o.force ?? [] }
-  const { signal, versions } = wiring
+  const { signal } = wiring
+  const versions = await wiring.versions()
   return {
     graph,
     options: { out: resolve(o.out ?? `out/${graph.name}`), ops, part, signal, versions, ...(o.memory === undefined ? {} : { memory: o.memory }) },

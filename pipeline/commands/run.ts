@@ -55,7 +55,8 @@ async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
   } catch (error) {
     progress.close()
     // What goes wrong before the engine runs is an event too, for those who read events only.
-    if (!failed) line({ seconds: 0, kind: 'failed', ...(error instanceof PipeError ? { code: error.code, text: error.text } : { code: 'failed', text: String(error) }) })
+    const { code, text } = error instanceof PipeError ? error : { code: 'failed', text: String(error) }
+    if (!failed) line({ seconds: 0, kind: 'failed', code, text })
     throw error
   }
 }

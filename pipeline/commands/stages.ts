@@ -47,7 +47,8 @@ export function describe(stage: AnyStage): string {
     ]],
     ['In a graph', [example(stage.name, rows)]],
   ]
-  return `${stage.name}, version ${stage.version}\n${stage.about}\n\n${sections.map(([title, lines]) => `${title}\n${lines.map(line => `  ${line}`.trimEnd()).join('\n')}`).join('\n\n')}\n`
+  const text = sections.map(([title, lines]) => [title, ...lines.map(line => `  ${line}`.trimEnd()), ''].join('\n'))
+  return `${stage.name}, version ${stage.version}\n${stage.about}\n\n${text.join('\n')}`
 }
 
 const cells = ({ name, type, default: value, about }: Parameter): string[] =>
@@ -58,6 +59,12 @@ function example(use: string, rows: readonly Parameter[]): string {
   const top = rows.filter(({ name }) => !name.includes('.'))
   const required = top.filter(row => row.default === '')
   const shown = required.length > 0 ? required : top.filter(row => row.default !== 'none').slice(0, 1)
-  const params = shown.map(({ name, type, default: value }) => `, "${name}": ${value !== '' ? value : /^(file|directory|string)$/.test(type) ? `"$${name}"` : '…'}`)
+  const value = ({ name, type, default: fallback }: Parameter): string => {
+    if (fallback !== '') return fallback
+    const [, use] = /^\{ use: (\S+)/.exec(type) ?? []
+    if (use !== undefined) return `{ "use": "${use}" }`
+    return /^(file|directory|string)$/.test(type) ? `"$${name}"` : '…'
+  }
+  const params = shown.map(row => `, "${row.name}": ${value(row)}`)
   return `{ "use": "${use}"${params.join('')} }`
 }

@@ -10,7 +10,7 @@ export interface Wiring {
   /** 'cpu', 'cuda:0'. */
   openBackend(device: string): Promise<Ops>
   /** Versions of codebooks, which parameters name by { use }: part of cache keys. */
-  versions(use: string): number | undefined
+  versions(): Promise<(use: string) => number | undefined>
   /** Results. */
   print(text: string): void
   /** Everything that is said meanwhile. */

@@ -13,7 +13,9 @@ const ladder = { first: 1e-3, factor: 10, last: 1 } as const
 export interface Factored { readonly damped: Tensor; readonly l: Tensor | undefined }
 
 /** h f32 [n, n] → damped f32 [n, n] and l f32 [n', n'], n' = n rounded up to whole blocks. Without feedback nothing is factored. */
-export async function factor(ops: Ops, h: Tensor, o: { block: number; damp: number; feedback: boolean; where: string; note(text: string): void }): Promise<Factored> {
+export async function factor(
+  ops: Ops, h: Tensor, o: { block: number; damp: number; feedback: boolean; where: string; note(text: string): void },
+): Promise<Factored> {
   const n = h.shape[0] ?? 0
   for (let damp = o.damp; ; damp = Math.max(ladder.first, damp * ladder.factor)) {
     const damped = ops.damp(h, damp)

@@ -43,7 +43,14 @@ export default defineStage({
       bytes: { original: row.bytesOriginal, quantized: row.bytesQuantized },
       proxyError: { mean: row.proxyErrorMean, max: row.proxyErrorMax, byLinear: JSON.parse(row.proxyErrorByLinear) as Record<string, number> },
     },
-    table: { columns: ['', 'value'], rows: [['bits a weight', row.bitsPerWeight.toFixed(3)], ['proxy error, mean', row.proxyErrorMean.toExponential(3)], ['proxy error, worst', row.proxyErrorMax.toExponential(3)]] },
+    table: {
+      columns: ['', 'value'],
+      rows: [
+        ['bits a weight', row.bitsPerWeight.toFixed(3)],
+        ['proxy error, mean', row.proxyErrorMean.toExponential(3)],
+        ['proxy error, worst', row.proxyErrorMax.toExponential(3)],
+      ],
+    },
   }),
   operator: ({ shardBytes }, { ops, out, recipe, progress }) => pipe(
     toArray<In>(),
@@ -61,7 +68,10 @@ export default defineStage({
         quantized.push(
           { name: `${row.linear}.trellis`, dtype: trellis.dtype, shape: trellis.shape, read: () => trellis.read() },
           { name: `${row.linear}.SU`, dtype: 'f16', shape: su.shape, read: async () => { using x = await su.open(ops, 'f16'); return await x.read() } },
-          { name: `${row.linear}.SV`, dtype: 'f32', shape: sv.shape, read: async () => { using x = await sv.open(ops, 'f32'); using y = ops.scale(x, { factor: scale }); return await y.read() } },
+          {
+            name: `${row.linear}.SV`, dtype: 'f32', shape: sv.shape,
+            read: async () => { using x = await sv.open(ops, 'f32'); using y = ops.scale(x, { factor: scale }); return await y.read() },
+          },
         )
         modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown }
       }
@@ -79,7 +89,8 @@ export default defineStage({
       return {
         source: source.path, path: 'model', sha256: written.sha256,
         bitsPerWeight: (8 * quantized.reduce((sum, entry) => sum + entryBytes(entry), 0)) / weights,
-        bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0), bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
+        bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0),
+        bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
         proxyErrorMean: errors.reduce((a, b) => a + b, 0) / errors.length,
         proxyErrorMax: Math.max(...errors),
         proxyErrorByLinear: JSON.stringify(Object.fromEntries(linears.map(row => [row.linear, row.proxyError]))),

@@ -21,7 +21,8 @@ export const viterbi = (trellis: Trellis, x: ArrayLike<number>, overlap?: number
   for (let t = 1; t < steps; t++) {
     const before = cost
     // States with one s >> KV have the same predecessors.
-    from[t] = Array.from({ length: groups }, (_, g) => Array.from({ length: 2 ** KV }, (_, d) => d * groups + g).reduce((a, b) => (before[b]! < before[a]! ? b : a)))
+    const best = (g: number) => Array.from({ length: 2 ** KV }, (_, d) => d * groups + g).reduce((a, b) => (before[b]! < before[a]! ? b : a))
+    from[t] = Array.from({ length: groups }, (_, g) => best(g))
     cost = before.map((_, s) => before[from[t]![s >> KV]!]! + error(s, t))
   }
   const path = new Array<number>(steps)

@@ -16,7 +16,10 @@ import { bitsOf, decodeTiles, packTiles, stepsOf, type TileShape, unpackTiles } 
 import { codeParams, type Lookup, type TrellisCode } from './codes.js'
 import { planSearch } from './prepare.js'
 
-interface TrellisParams { readonly L: number; readonly K: number; readonly V?: number; readonly Q?: number; readonly seed?: number; readonly Tx: number; readonly Ty: number }
+interface TrellisParams {
+  readonly L: number; readonly K: number; readonly V?: number; readonly Q?: number; readonly seed?: number
+  readonly Tx: number; readonly Ty: number
+}
 
 /** Sizes of a tile's walk. Raises RangeError where the parameters contradict each other. */
 const shapeOf = (name: string, code: TrellisCode, { L, K, Tx, Ty, ...rest }: TrellisParams): TileShape => {

@@ -15,7 +15,11 @@ export const hadamardMatrixReference = (K: number): ((i: number, j: number) => n
   const [half, c] = [K / 2, K / 4]
   const P = (i: number, j: number) => (i === 0 || j === 0 || i === j ? 1 : legendre(j - i, half - 1))
   if (K === 28 || K === 36) {
-    return (i, j) => (i < half && j < half ? P(i, j) : i >= half && j >= half ? -P(i - half, j - half) : P(i % half, j % half) - (i % half === j % half ? 2 : 0))
+    return (i, j) => {
+      if (i < half && j < half) return P(i, j)
+      if (i >= half && j >= half) return -P(i - half, j - half)
+      return P(i % half, j % half) - (i % half === j % half ? 2 : 0)
+    }
   }
   const X = williamson[K]!.map(hex => BigInt(`0x${hex}`).toString(2).padStart(c, '0'))
   const place = [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
