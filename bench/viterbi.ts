@@ -28,12 +28,13 @@ export const run = async (): Promise<Row[]> => {
       const z = ops.tensor(Float32Array.from(gaussian(sequences * 256), x => x * scale), [sequences * 16, 16])
       let best = Number.POSITIVE_INFINITY
       let error = 0
-      for (let i = 0; i < 3; i++) {
+      for (let i = 0; i < 5; i++) {
         await ops.finish()
-        const start = performance.now()
+        const start = process.cpuUsage() // the time of the one thread that works, whoever else uses the machine
         const { values, codes } = codec.encode(z)
         await ops.finish()
-        best = Math.min(best, (performance.now() - start) / 1000)
+        const { user, system } = process.cpuUsage(start)
+        best = Math.min(best, (user + system) / 1e6)
         const got = new Float32Array((await values.read()).buffer)
         const want = new Float32Array((await z.read()).buffer)
         error = got.reduce((sum, x, j) => sum + (x - want[j]!) ** 2, 0) / got.length / scale ** 2

@@ -225,7 +225,7 @@ struct Pass {
     U::fence();
   }
 
-  // The best group after the last step, of equals the least.
+  // The best group after the last step; of equally good ones the first.
   void best_end(uint16_t* end) const {
     const T tags = U::set((1 << code.tag()) - 1);
     T least = U::set(0xffff), group = U::set(0);

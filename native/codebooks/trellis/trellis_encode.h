@@ -6,7 +6,7 @@
 //
 // minimise Σ_t |table[s_t] - z_t|² in two passes: the first, over the sequence turned by half, finds the bits that the
 // last step and the first share; the second is exact given these bits. (QTIP, arXiv:2406.11235, algorithm 4.)
-// Costs are integers of 16 - tag bits (search.h), a quantum 2^shift/unit of squared error.
+// Costs are integers (search.h) in quanta of 2^(shift + bits of the tag)/unit of squared error.
 //
 //   cost    2 passes × 2^L states / V a weight; 2 vector instructions a state for 32 (AVX-512), 16 or 8 sequences
 //   memory  a thread: lanes × steps × (KV ≤ 4: 2^(L-KV)·KV/8 bytes; else 2^(L-KV)·2 bytes), 8…32 MiB at L = 16
