@@ -12,7 +12,7 @@ const frame = 100
 
 interface Line {
   readonly id: string
-  state: 'waiting' | 'running' | 'done'
+  state: 'read' | 'waiting' | 'running' | 'done'
   /** Seconds of the run at which it began. */
   began: number
   /** In all, where known. */
@@ -54,7 +54,7 @@ export class Progress {
           if (action === 'skipped') continue
           const of = batches === undefined ? undefined : batches.cached + batches.missing
           this.#lines.set(id, {
-            id, state: 'waiting', began: 0, of, cached: 0, run: 0, finished: 0, under: new Map(), whole: undefined, unit: '', took: 0,
+            id, state: action === 'source' ? 'read' : 'waiting', began: 0, of, cached: 0, run: 0, finished: 0, under: new Map(), whole: undefined, unit: '', took: 0,
           })
         }
         break
@@ -153,6 +153,7 @@ export class Progress {
 
   #text(line: Line, pad: number, width: number): string {
     const name = line.id.padEnd(pad)
+    if (line.state === 'read') return `${this.#paint(32, name)}  read`
     if (line.state === 'waiting') return this.#paint(2, `${name}  ·`.slice(0, width))
     if (line.state === 'done') return `${this.#paint(32, name)}  ${finished(line).slice(0, width - pad - 2)}`
     const done = fraction(line)
@@ -173,7 +174,7 @@ export class Progress {
     const done = fraction(line)
     // What was stored already took no time: it says nothing about the rest.
     const before = line.of === undefined ? 0 : line.cached / line.of
-    const left = done !== undefined && done > before ? `${duration((elapsed * (1 - done)) / (done - before))} left` : ''
+    const left = done !== undefined && done > before && done < 1 ? `${duration((elapsed * (1 - done)) / (done - before))} left` : ''
     return [rate, left].filter(text => text !== '')
   }
 
