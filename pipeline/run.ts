@@ -130,6 +130,7 @@ function tell(engine: OpenEngine, segment: Segment): Observable<string> {
 }
 
 function tellCached(engine: OpenEngine, anchor: Node): Observable<never> {
+  if (anchor.cached.size !== anchor.places?.length) return EMPTY // not all there, and not needed
   tellBatches(engine, anchor)
   engine.emit({ kind: 'stage-finished', stage: anchor.id, usage: engine.usage(anchor).value })
   return EMPTY

@@ -154,7 +154,9 @@ export function segmentsOf(nodes: readonly Node[]): Segment[] {
   const segments: Segment[] = []
   for (const anchor of [...nodes].reverse()) {
     if (anchor.kind === 'source' || anchor.kind === 'inline') continue
-    if (anchor.isForced || !nodes.some(node => node.from.includes(anchor))) need(anchor, 'all')
+    // A stage that writes files is an end, too: its files are wanted, whoever reads its rows.
+    const isEnd = anchor.stage.stage.intact !== undefined || !nodes.some(node => node.from.includes(anchor))
+    if (anchor.isForced || isEnd) need(anchor, 'all')
     const wanted = needed.get(anchor)
     if (wanted === undefined) continue
     const missing = anchor.places?.filter(place => (wanted === 'all' || wanted.has(place.id)) && !anchor.cached.has(place.id))

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { fakeOps } from './fake.js'
@@ -108,4 +108,22 @@ t.test('storing holds making back: with room for all, only a few batches are ali
   const rows = 6
   await run([{ use: 'numbers', count: 300, size, rows }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), { ops, memory: 1e9 })
   t.ok(ops.device.peakBytes <= 5 * rows * 4 * size, `${ops.device.peakBytes} bytes, a batch has ${rows * 4 * size}`)
+})
+
+t.test('files of a stage are made again when they are gone or another run changed them', async t => {
+  const out = newOut()
+  const list = [...line, { use: 'print' }, { use: 'read' }]
+  const file = join(out, 'total.txt')
+  const { results } = await run(list, out)
+  await run(list, out, { set: ['scale.by=3'] })
+  t.not(await readFile(file, 'utf8'), String(results.total))
+  const again = await run(list, out)
+  t.equal(await readFile(file, 'utf8'), String(results.total), 'back again, though all rows were stored')
+  t.same([calls.print, calls.read, calls.total], [3, 2, 2], 'only the stage that writes the file ran')
+  t.ok(again.events.every(event => event.kind !== 'stage-started' || event.stage === 'print'))
+  await rm(file)
+  await run(list, out)
+  t.equal(calls.print, 4)
+  await run(list, out)
+  t.equal(calls.print, 4)
 })

@@ -1,5 +1,5 @@
 /** Stages of numbers: what the engine's tests run. They know nothing of models, as the engine does. */
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { Type } from '@sinclair/typebox'
 import { map, toArray } from 'rxjs'
 import {
@@ -219,7 +219,37 @@ const gather = defineStage({
   },
 })
 
-const all: AnyStage[] = [numbers, scale, sum, total, lines, code, halves, live, gather]
+/** Writes the total to a file, and gives the row on. */
+const print = defineStage({
+  name: 'print',
+  version: 1,
+  about: 'Writes total.txt.',
+  params: Type.Object({}),
+  input: total.output,
+  output: total.output,
+  intact: async (row, { out }) => (await readFile(`${out}/total.txt`, 'utf8').catch(() => '')) === String(row.total),
+  operator: (_, { out }) =>
+    each(async row => {
+      called('print')
+      await writeFile(`${out}/total.txt`, String(row.total))
+      return { ...row }
+    }),
+})
+const read = defineStage({
+  name: 'read',
+  version: 1,
+  about: 'Reads rows.',
+  params: Type.Object({}),
+  input: total.output,
+  output: total.output,
+  operator: _ =>
+    each(async row => {
+      called('read')
+      return { ...row }
+    }),
+})
+
+const all: AnyStage[] = [numbers, scale, sum, total, lines, code, halves, live, gather, print, read]
 export const stages: BuiltInStages = Object.fromEntries(all.map(stage => [stage.name, async () => ({ default: stage })]))
 export const withStages = (...more: AnyStage[]): BuiltInStages => ({
   ...stages,
