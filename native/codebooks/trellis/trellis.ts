@@ -14,7 +14,7 @@ import type { Tensor } from '../../tensor.js'
 import { fromHalf } from '../half.js'
 import { bitsOf, decodeTiles, packTiles, stepsOf, type TileShape, unpackTiles } from '../tiles/tiles.js'
 import { codeParams, type Lookup, type TrellisCode } from './codes.js'
-import { planSearch } from './prepare.js'
+import { planSearch, type SearchPlan } from './prepare.js'
 
 interface TrellisParams {
   readonly L: number; readonly K: number; readonly V?: number; readonly Q?: number; readonly seed?: number
@@ -71,18 +71,38 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
   }
 }
 
+/** What a code's parameters fix. */
+interface Prepared { readonly lookup: Lookup | undefined; readonly values: Float32Array; readonly plan: SearchPlan; readonly rms: number }
+
+/** The last few: every batch of a run opens the same code, and working one out takes a tenth of a second. */
+const prepared = new Map<string, Prepared>()
+const keptPrepared = 4
+
+const prepare = (name: string, code: TrellisCode, shape: TileShape, params: TrellisParams): Prepared => {
+  const key = JSON.stringify([name, shape, params])
+  let found = prepared.get(key)
+  if (found === undefined) {
+    const lookup = code.table?.({ ...params, V: shape.V })
+    const values = valuesOf(code, shape, lookup)
+    found = { lookup, values, plan: planSearch(values, shape), rms: Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length) }
+    prepared.set(key, found)
+    const [oldest] = prepared.keys()
+    if (prepared.size > keptPrepared && oldest !== undefined) prepared.delete(oldest)
+  }
+  return found
+}
+
 const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, stored?: Readonly<Record<string, Tensor>>): Codec => {
   const shape = shapeOf(name, code, params)
   const { L, KV, V, Tx, Ty } = shape
   const { device } = ops
-  const lookup = code.table?.({ ...params, V })
-  if (lookup !== undefined && stored !== undefined) {
+  if (code.table !== undefined && stored !== undefined) {
+    const lookup = code.table({ ...params, V })
     const given = stored[lookup.name]
     if (given === undefined) throw new Error(`${name}: the checkpoint lacks the table ${lookup.name}; it has ${Object.keys(stored).join(', ') || 'none'}`)
     return openStored(ops, name, shape, lookup, given)
   }
-  const values = valuesOf(code, shape, lookup)
-  const plan = planSearch(values, shape)
+  const { lookup, values, plan, rms } = prepare(name, code, shape, params)
   const table = ops.tensor(values, [2 ** L, V])
   const pairs = ops.tensor(plan.pairs, [plan.pairs.length])
   const norms = ops.tensor(plan.norms, [plan.norms.length])
@@ -92,7 +112,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
-    rms: Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length),
+    rms,
     encode(z) {
       const [m] = expectMatrix('encode', 'z', z, ['f32'], [undefined, Ty])
       if (m % Tx !== 0) throw new RangeError(`encode: ${m} rows do not divide into tiles of ${Tx}`)
