@@ -1,6 +1,7 @@
 /**
- * Makes `npx pipe` run this checkout: npm links the bins of dependencies only, so a package's own bin is unknown to
- * npx in its own folder. Runs after every build, because the compiler sets no execute bit.
+ * Makes `npx pipe` run this checkout. npm links the bins of dependencies only; and of a package that declares its own,
+ * npx first installs a copy into its cache. So package.json declares none, and the link is made here, after every
+ * build, because the compiler sets no execute bit.
  */
 import { chmodSync, mkdirSync, readlinkSync, rmSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
