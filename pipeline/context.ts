@@ -24,8 +24,8 @@ export interface Engine {
   /** Rows of a stored batch, or of a source's. */
   rowsOf(node: Node, place: Place): Promise<readonly AnyRow[]>
   isForced(node: Node, batch: string): boolean
-  /** A batch is done. */
-  finished(node: Node, batch: string): void
+  /** A batch is done, with these rows. */
+  finished(node: Node, batch: string, rows: readonly AnyRow[]): void
   readonly finishedBatches: number
 }
 

@@ -123,7 +123,10 @@ export interface Context {
   note(text: string): void
   /** The folder of this run's outputs (for stages that write files); a stage writes only below it. */
   readonly out: string
-  /** What was run, for embedding in outputs: graph, stage versions, params, seed, input hashes. No times, no paths. */
+  /**
+   * What was run, for embedding in the files of a stage that declares `intact` (it is part of that stage's key alone):
+   * graph, stage versions, params, seed, input hashes. No times, no paths.
+   */
   readonly recipe: Readonly<Record<string, unknown>>
 }
 

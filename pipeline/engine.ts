@@ -6,6 +6,7 @@ import type { Ops } from '../native/ops.js'
 import type { AnyRow } from './arrow.js'
 import { Cache } from './cache.js'
 import type { Engine } from './context.js'
+import type { Report } from './define.js'
 import { Contents } from './contents.js'
 import { readJson } from './disk.js'
 import { didYouMean, PipeError } from './error.js'
@@ -15,7 +16,7 @@ import type { Graph, GraphStage } from './graph.js'
 import { defaultMemory, Memory } from './memory.js'
 import type { LastRun } from './plan.js'
 import { bytesOf } from './passing.js'
-import { collectSource } from './segment.js'
+import { collectSource, lostFailure } from './segment.js'
 import { type Node, nodesOf, type Place, type SourceRows, survey } from './survey.js'
 import { Usage } from './usage.js'
 
@@ -43,6 +44,8 @@ export interface OpenEngine extends Engine, AsyncDisposable {
   isForcedStage(id: string): boolean
   /** Is this stage's work left to earlier runs by --from? */
   isBefore(node: Node): boolean
+  /** What a stage says of the rows that are stored, or of those it gave in this run if it stores none. */
+  reports(node: Node): Promise<readonly Report[]>
   inputBytes(node: Node, id: string): Promise<number>
   /** Tells stages that are still at work, after a stop or another's failure, that nobody waits for them. */
   abandon(): void
@@ -72,10 +75,15 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const cache = new Cache(join(out, 'cache'), text => emit({ kind: 'note', text }))
   const { promise: failure, reject: fail } = withResolvers<never>()
   failure.catch(() => {}) // only a run looks at it
-  const memory = new Memory(ops.device, options.memory ?? (await defaultMemory()), signal, fail)
+  const memory = new Memory(ops.device, options.memory ?? (await defaultMemory()), signal, error => {
+    const told = lostFailure(engine, error)
+    fail(told)
+    return told
+  })
   const sources = new Map<Node, Promise<SourceRows>>()
   const intact = new Map<string, Promise<boolean>>()
   const done = new Set<string>()
+  const unstored = new Map<Node, Map<string, Report[]>>()
   let finishedBatches = 0
   const before = part.from === undefined ? new Set<Node>() : beforeOf(nodes, part.from)
 
@@ -95,9 +103,25 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     get finishedBatches() {
       return finishedBatches
     },
-    finished: (node, batch) => {
+    finished: (node, batch, rows) => {
       done.add(`${node.id} ${batch}`)
       finishedBatches++
+      const { report } = node.stage.stage
+      if (node.kind !== 'last' || report === undefined) return
+      const batches = unstored.get(node) ?? new Map<string, Report[]>()
+      unstored.set(node, batches.set(batch, rows.map(row => report(row))))
+    },
+    reports: async node => {
+      const { report } = node.stage.stage
+      const reports: Report[] = []
+      if (report === undefined) return reports
+      if (node.kind === 'last') {
+        const batches = unstored.get(node) ?? new Map<string, Report[]>()
+        for (const id of node.places?.map(place => place.id) ?? batches.keys()) reports.push(...(batches.get(id) ?? []))
+      } else if (node.kind === 'stored') {
+        for (const place of node.places ?? []) for (const row of await engine.rowsOf(node, place)) reports.push(report(row))
+      }
+      return reports
     },
     isForcedStage: id => part.force?.includes(id) ?? false,
     isForced: (node, batch) => (part.force?.includes(node.id) ?? false) && !done.has(`${node.id} ${batch}`),

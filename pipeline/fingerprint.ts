@@ -53,12 +53,24 @@ export async function fingerprint(
     backend,
     ...flat(params, 'params'),
   }
+  // A recipe may be in the files that a stage writes: what of it no other key holds is part of this stage's.
+  if (stage.stage.intact !== undefined) {
+    parts.graph = graph.name
+    parts.stages = wiring(graph, stage)
+  }
   if (stage.moduleHash !== undefined) parts.module = stage.moduleHash
   for (const use of uses(stage.params)) {
     const version = versions?.(use)
     if (version !== undefined) parts[`version of ${use}`] = version
   }
   return { hash: hashOf(parts), parts, paths, params }
+}
+
+/** The stages above and how they hang together: 'model, calibrate ← model, …'. */
+function wiring({ stages }: Graph, stage: GraphStage): string {
+  const above = new Set([stage.id])
+  for (const { id, from } of [...stages].reverse()) if (above.has(id)) for (const one of from) above.add(one)
+  return stages.filter(({ id }) => above.has(id)).map(({ id, from }) => [id, ...from].join(' ← ')).join(', ')
 }
 
 /** What differs, a line each: 'codebook.K: 2 → 3'. */

@@ -28,8 +28,8 @@ export class Memory {
     private readonly device: Device,
     readonly limitBytes: number,
     private readonly signal: AbortSignal,
-    /** Told of a failed op that waiting for the queue brought to light: it is nobody else's any more. */
-    private readonly failed: (error: unknown) => void,
+    /** Told of a failed op that waiting for the queue brought to light: it is nobody else's any more. Gives what to tell those who wait. */
+    private readonly failed: (error: unknown) => unknown,
     private readonly stuckMs = defaultStuckMs,
   ) {
     signal.addEventListener('abort', () => this.#refuseAll(signal.reason), { once: true })
@@ -87,8 +87,7 @@ export class Memory {
         }, lookMs)
       },
       error => {
-        this.failed(error)
-        this.#refuseAll(error)
+        this.#refuseAll(this.failed(error))
       },
     )
   }

@@ -153,6 +153,7 @@ async function stagePlan(node: Node, segments: readonly Segment[], above: readon
 function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage }: Known): string[] {
   const record = lastRun[node.id]
   const why = record === undefined ? ['never ran here'] : differences(record, node.print)
+  if (node.hasLostFiles) why.push('its files have changed or are gone')
   if (isForcedStage(node.id)) why.push('asked for by --force')
   for (const { id } of node.from) {
     const action = above.find(plan => plan.id === id)

@@ -150,14 +150,9 @@ async function report(engine: OpenEngine, seconds: number): Promise<RunResult> {
   const tables: ReportTable[] = []
   await engine.survey() // batches of the last stream stage are known only now
   for (const node of engine.nodes) {
-    const { stage } = node.stage
-    if (stage.report === undefined || node.kind !== 'stored') continue
-    for (const place of node.places ?? []) {
-      for (const row of await engine.rowsOf(node, place)) {
-        const { result, table } = stage.report(row)
-        Object.assign(results, result)
-        tables.push({ stage: node.id, ...table })
-      }
+    for (const { result, table } of await engine.reports(node)) {
+      Object.assign(results, result)
+      tables.push({ stage: node.id, ...table })
     }
   }
   const peakRssBytes = process.resourceUsage().maxRSS * 1024

@@ -64,7 +64,7 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
   engine.signal.throwIfAborted()
   for (const { node, place } of path) {
     const usage = engine.usage(node)
-    using _work = usage.work()
+    using _work = usage.work(place.id)
     engine.emit({ kind: 'batch-started', stage: node.id, batch: place.id })
     const { stage, params } = node.stage
     try {
@@ -144,6 +144,8 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       return given(node).pipe(
         map(row => {
           last = row[batchOf]
+          usage.batches.clear()
+          if (last !== undefined) usage.batches.add(last)
           usage.inputBytes += bytesOf([row])
           return inputRow(stage, row, row[batchOf])
         }),
@@ -259,18 +261,26 @@ async function finishBatch(
     await Promise.all(onHost(stage.output, rows))
   }
   engine.usage(node).diskBytes += bytes
-  engine.finished(node, id)
+  engine.finished(node, id, rows)
   engine.emit({ kind: 'batch-finished', stage: node.id, batch: id, cached: false, bytes, ...(of === undefined ? {} : { of }) })
 }
 
 // ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** A failed op that nobody read from: the queue does not say whose it was, so all who are at work are named. */
+export function lostFailure(engine: Engine, error: unknown): unknown {
+  const atWork = engine.nodes.filter(node => engine.usage(node).isActive).map(node => [node.id, ...engine.usage(node).batches].join('  '))
+  return wrappedAt(engine, atWork.join(' or '), error)
+}
+
 /** A failure told with its place and how to go on. Stops, damage and what already has its place pass. */
-function wrapped(engine: Engine, node: Node, batch: string | undefined, error: unknown): unknown {
+const wrapped = (engine: Engine, node: Node, batch: string | undefined, error: unknown): unknown =>
+  wrappedAt(engine, [node.id, batch].filter(part => part !== undefined).join('  '), error)
+
+function wrappedAt(engine: Engine, place: string, error: unknown): unknown {
   if (placed.has(error as object) || engine.signal.aborted) return error
   const known = (error as Error | undefined)?.name === 'PipeError' ? (error as PipeError) : undefined
   if (known !== undefined && ['stopped', 'damaged', 'locked'].includes(known.code)) return error
-  const place = [node.id, batch].filter(part => part !== undefined).join('  ')
   const where = known?.where === undefined ? place : `${place}  ${known.where}`
   const n = engine.finishedBatches
   const kept = n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`

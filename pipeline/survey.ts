@@ -35,6 +35,8 @@ export interface Node {
   places?: readonly Place[]
   /** Ids of stored batches that are there. */
   cached: ReadonlySet<string>
+  /** The rows of some batch are stored, but the files that belong to them have changed or are gone. */
+  hasLostFiles: boolean
   /** Some batch of it is asked for, needed or not. */
   isForced: boolean
 }
@@ -73,7 +75,8 @@ export function nodesOf(stages: readonly GraphStage[], prints: ReadonlyMap<strin
     const kind = stores ? 'stored' : isSource ? 'source' : hasReader ? 'inline' : 'last'
     const from = stage.from.map(id => nodes.get(id) as Node)
     nodes.set(stage.id, {
-      stage, id: stage.id, kind, isStream: isSource || scope === 'stream', print: prints.get(stage.id) as Fingerprint, from, cached: new Set(), isForced: false,
+      stage, id: stage.id, kind, isStream: isSource || scope === 'stream', print: prints.get(stage.id) as Fingerprint, from, cached: new Set(),
+      hasLostFiles: false, isForced: false,
     })
   }
   return [...nodes.values()]
@@ -99,9 +102,12 @@ export async function survey(nodes: readonly Node[], options: SurveyOptions): Pr
     }
     if (node.kind !== 'stored') continue
     const cached = new Set<string>()
+    node.hasLostFiles = false
     for (const place of node.places ?? []) {
       const { key } = place
-      if (!options.isForced(node, place) && (await options.cache.has(key)) && (await options.intact(node, place))) cached.add(place.id)
+      if (options.isForced(node, place) || !(await options.cache.has(key))) continue
+      if (await options.intact(node, place)) cached.add(place.id)
+      else node.hasLostFiles = true
     }
     node.cached = cached
     node.isForced = (node.places ?? []).some(place => options.isForced(node, place))

@@ -14,6 +14,8 @@ export class Usage {
   inputBytes = 0
   /** Of the files it stored. */
   diskBytes = 0
+  /** Batches that are worked on now. */
+  readonly batches = new Set<string>()
   #active = 0
   #since = 0
   #seconds = 0
@@ -24,14 +26,17 @@ export class Usage {
     return this.#active > 0
   }
 
-  /** The stage has work until this is disposed; overlapping work counts once. */
-  work(): Disposable {
+  /** The stage has work, on this batch, until this is disposed; overlapping work counts once. */
+  work(batch?: string): Disposable {
+    if (batch !== undefined) this.batches.add(batch)
     if (this.#active++ === 0) this.#since = performance.now()
     let over = false
     return {
       [Symbol.dispose]: () => {
         if (over) return
         over = true
+        if (batch === undefined) this.batches.clear() // a stream: it noted its batches itself
+        else this.batches.delete(batch)
         this.sample(process.memoryUsage.rss()) // work may be over between two looks
         if (--this.#active === 0) this.#seconds += (performance.now() - this.#since) / 1000
       },

@@ -25,12 +25,12 @@ t.beforeEach(() => {
   delete hooks.onRow
 })
 
-export type Options = Partial<RunOptions> & { stages?: BuiltInStages; set?: string[]; seed?: number }
+export type Options = Partial<RunOptions> & { stages?: BuiltInStages; set?: string[]; seed?: number; name?: string }
 export const line = [{ use: 'numbers', count: 12 }, { use: 'scale' }, { use: 'sum' }, { use: 'total' }]
 
-const load = async (list: unknown[], { seed = 0, set = [], stages: builtIn = stages }: Options): Promise<Graph> => {
+const load = async (list: unknown[], { seed = 0, set = [], name = 'toy', stages: builtIn = stages }: Options): Promise<Graph> => {
   const file = join(folder, 'graph.json')
-  await writeFile(file, JSON.stringify({ name: 'toy', seed, stages: list }))
+  await writeFile(file, JSON.stringify({ name, seed, stages: list }))
   return loadGraph(file, { stages: builtIn, set })
 }
 export const run = async (list: unknown[], out: string, o: Options = {}): Promise<RunResult & { events: Event[]; live: number }> => {

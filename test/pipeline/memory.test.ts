@@ -98,7 +98,10 @@ t.test('a failed op that comes to light while waiting is told', async t => {
   device.upload(new Uint8Array(10), 'u8', [10])
   device.finish = () => Promise.reject(new Error('op failed'))
   const told: unknown[] = []
-  const memory = new Memory(device, 10, never, error => told.push(error))
+  const memory = new Memory(device, 10, never, error => {
+    told.push(error)
+    return error
+  })
   await t.rejects(memory.room('a', 5), /op failed/)
   t.match(told, [/op failed/])
 })

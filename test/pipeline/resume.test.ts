@@ -1,9 +1,11 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Type } from '@sinclair/typebox'
 import t from 'tap'
+import { defineStage, defineTable, each, u32 } from '../../pipeline/define.js'
 import { fakeOps } from './fake.js'
-import { expected, failure, line, newOut, parquets, run } from './harness.js'
-import { calls, hooks } from './toys.js'
+import { expected, failure, line, newOut, parquets, plan, run } from './harness.js'
+import { calls, hooks, numbersTable, withStages } from './toys.js'
 
 t.test('a stop keeps what is finished, and the next run computes the rest', async t => {
   const whole = newOut()
@@ -124,6 +126,54 @@ t.test('files of a stage are made again when they are gone or another run change
   await rm(file)
   await run(list, out)
   t.equal(calls.print, 4)
+  const [why] = (await plan(list, out)).stages.flatMap(stage => stage.why)
+  t.equal(why, undefined)
+  await writeFile(file, 'changed')
+  t.same((await plan(list, out)).stages.find(stage => stage.id === 'print')?.why, ['its files have changed or are gone'])
   await run(list, out)
-  t.equal(calls.print, 4)
+  t.equal(calls.print, 5)
+
+  const renamed = await plan(list, out, { name: 'renamed' })
+  t.same(
+    renamed.stages.map(({ id, why }) => [id, why]).filter(([, why]) => why?.length),
+    [['print', ['graph: "toy" → "renamed"']], ['read', ['print runs']]],
+    'a recipe with the old name must not stay in files',
+  )
+})
+
+t.test('an op that fails while only the queue is waited for: who was at work is named', async t => {
+  const ops = fakeOps()
+  const out = newOut()
+  await run([{ use: 'numbers', count: 4 }], out)
+  // Both batches are let in one at a time; the queue fails while the second waits.
+  let broken = false
+  hooks.onRow = async (stage, row) => {
+    if (stage !== 'scale' || row.i !== 0) return
+    broken = true
+    await new Promise(() => {})
+  }
+  const finish = ops.device.finish.bind(ops.device)
+  ops.device.finish = () => (broken ? Promise.reject(new Error('gemm: out of memory')) : finish())
+  const error = await failure(run([{ use: 'numbers', count: 4 }, { use: 'scale' }], out, { ops, memory: 100 }))
+  t.match(error.text, /^scale {2}b0\n {2}gemm: out of memory\n {2}.*the same command goes on from here\.$/)
+  t.equal(error.exitCode, 1)
+})
+
+t.test('the report of a last stage that stores nothing is shown, in order, on every run', async t => {
+  const table = defineTable('seen', 1, { i: u32('which') })
+  const show = defineStage({
+    name: 'show', version: 1, about: 'Reports.', params: Type.Object({}), input: numbersTable, output: table, cache: false,
+    report: row => ({ result: { [`row${row.i}`]: row.i }, table: { columns: ['i'], rows: [[String(row.i)]] } }),
+    operator: _ => each(async row => ({ i: row.i, [batch(row)[0] as symbol]: batch(row)[1] })),
+  })
+  const batch = (row: object): [symbol, unknown] => {
+    const [symbol] = Object.getOwnPropertySymbols(row)
+    return [symbol as symbol, (row as Record<symbol, unknown>)[symbol as symbol]]
+  }
+  const out = newOut()
+  for (const time of ['first', 'second']) {
+    const { results, tables } = await run([{ use: 'numbers', count: 4 }, { use: 'show' }], out, { stages: withStages(show) })
+    t.same(results, { row0: 0, row1: 1, row2: 2, row3: 3 }, time)
+    t.same(tables.map(({ rows }) => rows[0]?.[0]), ['0', '1', '2', '3'], time)
+  }
 })
