@@ -39,6 +39,8 @@ export interface Codebook<P extends TObject = TObject> {
   readonly params: P
   /** Bits a weight, for `plan`. */
   bits(params: Static<P>): number
+  /** Time to round a weight, for `plan`: in f32 multiply-adds or what takes as long, such as a state of a search. */
+  operations(params: Static<P>): number
   /** tables: those of a checkpoint, to decode it; left out, they are made (the same on every machine). */
   open(ops: Ops, params: Static<P>, tables?: Readonly<Record<string, Tensor>>): Codec
 }

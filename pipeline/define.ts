@@ -155,12 +155,32 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   batch?(row: NewRow<O>): string
   /** Bytes on the device while a batch is worked on, of which `bytes` are its own tensors; for room and `pipe plan`. Default 3·bytes. */
   memory?(bytes: number, params: Static<P>): number
+  /** What working on these rows will take, within a factor of 3: for `pipe plan`, while the stage has not run here. */
+  estimate?(rows: readonly KnownRow[], params: Static<P>): Estimate
   /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */
   intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
   /** For stages that end a graph: what goes into result.json, and the lines of the results table. */
   report?(row: Row<O>): Report
   /** Name at least one parameter, used or not: TypeScript infers the types of rows inside only then. */
   operator(params: Static<P>, context: Context): OperatorFunction<Row<I>, NewRow<O>>
+}
+
+/**
+ * A row before anything has run: what the source gave (words, numbers, tensors of which dtype, shape and bytes count, not
+ * to be opened), with what the stages between say of it.
+ */
+export type KnownRow = Readonly<Record<string, unknown>>
+
+/** Of all rows together. */
+export interface Estimate {
+  /** Multiply-adds in f32, or whatever else takes as long, such as a state of a search. */
+  readonly operations: number
+  /** The most bytes of tensors alive at a time. */
+  readonly memory: number
+  /** Bytes that are stored or written to files and stay. */
+  readonly disk: number
+  /** What the next stage's estimate is given, if it should know more than this one: rows with a column added, say. */
+  readonly rows?: readonly KnownRow[]
 }
 
 export interface Report {

@@ -11,6 +11,7 @@ import { Contents } from './contents.js'
 import { readJson } from './disk.js'
 import { didYouMean, PipeError } from './error.js'
 import type { Event, Happening } from './events.js'
+import type { Known } from './estimate.js'
 import { type Fingerprint, fingerprint } from './fingerprint.js'
 import type { Graph, GraphStage } from './graph.js'
 import { defaultMemory, Memory } from './memory.js'
@@ -37,8 +38,7 @@ export interface RunOptions {
 }
 
 /** An engine that is open: its survey can be asked for, and asked for again. */
-export interface OpenEngine extends Engine, AsyncDisposable {
-  readonly lastRun: LastRun
+export interface OpenEngine extends Engine, Known, AsyncDisposable {
   readonly usages: readonly Usage[]
   survey(): Promise<void>
   isForcedStage(id: string): boolean
@@ -46,7 +46,6 @@ export interface OpenEngine extends Engine, AsyncDisposable {
   isBefore(node: Node): boolean
   /** What a stage says of the rows that are stored, or of those it gave in this run if it stores none. */
   reports(node: Node): Promise<readonly Report[]>
-  inputBytes(node: Node, id: string): Promise<number>
   /** Tells stages that are still at work, after a stop or another's failure, that nobody waits for them. */
   abandon(): void
   /** Rejects when an op failed that nobody waited for. */
@@ -97,6 +96,8 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     nodes,
     emit,
     failure,
+    device: ops.device,
+    sourceRows: node => source(node),
     usages: [...usages.values()],
     lastRun: (await readJson<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {},
     usage: node => usages.get(node) as Usage,

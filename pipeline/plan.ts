@@ -3,10 +3,10 @@ import type { Columns } from './define.js'
 import { describeColumn } from './edges.js'
 import type { RunOptions } from './engine.js'
 import { openEngine } from './engine.js'
+import { costOf, type Known } from './estimate.js'
 import { differences, type Parts } from './fingerprint.js'
 import type { Graph } from './graph.js'
-import { memoryOf } from './segment.js'
-import { type Node, rootOf, type Segment, segmentsOf } from './survey.js'
+import { type Node, type Segment, segmentsOf } from './survey.js'
 
 /** What will happen to a stage. 'source': only looked at (cheap, never stored). 'inline': stores nothing, runs with the stage that reads it. */
 export type Action = 'run' | 'partly' | 'cached' | 'source' | 'inline' | 'skipped'
@@ -28,8 +28,10 @@ export interface StagePlan {
   /** Columns on the edge below: 'weight float [m, n]'. */
   readonly gives: readonly string[]
   readonly table: string
-  /** From earlier runs of the stage; absent when it never ran. */
+  /** From earlier runs of the stage, or as it guesses itself; absent when it never ran and does not say. */
   readonly seconds?: number
+  /** The seconds are a guess: the stage never ran here. */
+  readonly isGuess?: true
   readonly memoryBytes?: number
   readonly diskBytes?: number
   /** Cache keys of the batches that are known, by batch id: what `cache gc` keeps. */
@@ -43,7 +45,7 @@ export interface Plan {
   readonly out: string
   readonly backend: string
   readonly stages: readonly StagePlan[]
-  /** Sums over the stages that will run (memory: the most); absent when one of them is unknown. */
+  /** Sums over the stages that will run, those inside others too (memory: the most); absent when one of them is unknown. */
   readonly seconds?: number
   readonly memoryBytes?: number
   readonly diskBytes?: number
@@ -67,23 +69,20 @@ export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'
 }
 
 /** What planning asks of the engine. */
-interface Known {
-  readonly lastRun: LastRun
+interface Asked extends Known {
   isForcedStage(id: string): boolean
-  /** Bytes of the tensors of a stored batch, or of a source's; 0 when it is not there. */
-  inputBytes(node: Node, id: string): Promise<number>
 }
 
 export async function planOf(
   graph: Graph,
   { out, ops }: { out: string; ops: { device: { kind: string } } },
   nodes: readonly Node[],
-  known: Known,
+  known: Asked,
 ): Promise<Plan> {
   const segments = segmentsOf(nodes)
   const stages: StagePlan[] = []
   for (const node of nodes) stages.push(await stagePlan(node, segments, stages, known))
-  const running = stages.filter(stage => stage.action === 'run' || stage.action === 'partly')
+  const running = stages.filter(stage => stage.segment >= 0)
   const total = (of: (stage: StagePlan) => number | undefined, fold: (a: number, b: number) => number): number | undefined =>
     running.map(of).reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : fold(a, b)), 0)
   const totals = {
@@ -101,7 +100,7 @@ export async function planOf(
   return { graph: graph.name, file: graph.file, out, backend: ops.device.kind, stages, ...told }
 }
 
-async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Known): Promise<StagePlan> {
+async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Asked): Promise<StagePlan> {
   const {
     id,
     stage: { use, stage },
@@ -127,7 +126,6 @@ async function stagePlan(node: Node, segments: readonly Segment[], above: readon
           : cached.size > 0
             ? 'partly'
             : 'run'
-  const runs = action === 'run' || action === 'partly'
   const columns = (of: Columns): string[] =>
     Object.entries(of).map(([name, column]) => `${name} ${describeColumn(column)}${column.optional ? ' ?' : ''}`)
   const plan: StagePlan = {
@@ -147,10 +145,15 @@ async function stagePlan(node: Node, segments: readonly Segment[], above: readon
     table: `${stage.output.name} ${stage.output.version}`,
     keys: Object.fromEntries((places ?? []).map(place => [place.id, place.key])),
   }
-  return segment === undefined || !runs ? plan : { ...plan, ...(await costOf(node, segment, known)) }
+  if (segment === undefined) return plan
+  const cost = await costOf(node, segment, known)
+  // On a stream the last stage was at work as long as those inside it: they have their own lines.
+  const inside = segment.isStream && !cost.isGuess ? above.filter(one => one.segment === index && !one.isGuess) : []
+  const seconds = cost.seconds && Math.max(0, cost.seconds - inside.reduce((sum, one) => sum + (one.seconds ?? 0), 0))
+  return { ...plan, ...cost, ...(seconds === undefined ? {} : { seconds }) }
 }
 
-function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage }: Known): string[] {
+function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage }: Asked): string[] {
   const record = lastRun[node.id]
   const why = record === undefined ? ['never ran here'] : differences(record, node.print)
   if (node.hasLostFiles) why.push('its files have changed or are gone')
@@ -166,33 +169,4 @@ function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage
       ? 'nothing of it is stored'
       : `${total - node.cached.size} of ${total} batches are missing`,
   ]
-}
-
-/** Estimates from the last run's seconds and bytes per byte of input, or per batch where the input is not there yet. */
-async function costOf(node: Node, segment: Segment, known: Known): Promise<{ seconds?: number; memoryBytes?: number; diskBytes?: number }> {
-  const { missing, anchor } = segment
-  const sizes = new Map<string, number>()
-  for (const place of anchor.places ?? []) {
-    if (missing?.includes(place.id) !== true || place.origin === undefined) continue
-    const root = rootOf(place)
-    sizes.set(place.id, await known.inputBytes(root.node, root.place.id))
-  }
-  const bytes = [...sizes.values()]
-  const complete = missing !== undefined && bytes.length === missing.length && bytes.every(size => size > 0)
-  const memoryBytes = complete ? Math.max(...bytes.map(size => memoryOf(node, size))) : undefined
-  const cost = known.lastRun[node.id]?.cost
-  const share =
-    cost === undefined
-      ? undefined
-      : missing === undefined
-        ? 1 // as the last time
-        : complete && cost.inputBytes > 0
-          ? bytes.reduce((a, b) => a + b, 0) / cost.inputBytes
-          : cost.batches > 0
-            ? missing.length / cost.batches
-            : undefined
-  return {
-    ...(memoryBytes === undefined ? {} : { memoryBytes }),
-    ...(share === undefined || cost === undefined ? {} : { seconds: share * cost.seconds, diskBytes: Math.round(share * cost.diskBytes) }),
-  }
 }

@@ -16,7 +16,7 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
   const runs = plan.stages.filter(({ action }) => action === 'run' || action === 'partly')
   const rows = plan.stages.map(stage => [
     stage.id, what(stage, plan), batches(stage),
-    stage.action === 'run' || stage.action === 'partly' ? estimate(stage.seconds, duration) : '',
+    stage.segment < 0 ? '' : stage.seconds === undefined ? '?' : `${stage.isGuess ? '~' : ''}${duration(stage.seconds)}`,
     stage.memoryBytes === undefined || stage.action === 'cached' ? '' : bytes(stage.memoryBytes),
     stage.diskBytes === undefined || stage.diskBytes === 0 ? '' : bytes(stage.diskBytes),
     stage.why.join('; ').replaceAll(`${process.cwd()}/`, ''),
@@ -27,14 +27,16 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
   ]
   if (runs.length === 0) lines.push('Nothing will run: everything is stored.')
   else {
-    const known = runs.reduce((sum, { seconds = 0 }) => sum + seconds, 0)
-    const unknown = runs.filter(({ seconds }) => seconds === undefined).map(({ id }) => id)
+    const parts = plan.stages.filter(({ segment }) => segment >= 0)
+    const known = parts.reduce((sum, { seconds = 0 }) => sum + seconds, 0)
+    const unknown = parts.filter(({ seconds }) => seconds === undefined).map(({ id }) => id)
     const facts = [
       known === 0 ? 'time unknown until they have run once' : `about ${duration(known)}${unknown.length > 0 ? ` and what ${unknown.join(', ')} will take` : ''}`,
       ...(plan.memoryBytes === undefined ? [] : [`${bytes(plan.memoryBytes)} of tensors at a time`]),
       ...(plan.diskBytes === undefined ? [] : [`${bytes(plan.diskBytes)} of disk`]),
     ]
     lines.push(`${plural(runs.length, 'stage')} of ${plan.stages.length} will run: ${facts.join(', ')}.`)
+    if (parts.some(({ isGuess }) => isGuess)) lines.push('~ Estimated from sizes, within a factor of 3 or so; measured once the stage has run here.')
   }
   if (o.edges) lines.push('', 'Columns on the edges', ...edges(plan))
   return `${lines.join('\n')}\n`
@@ -51,8 +53,6 @@ function edges({ stages }: Plan): string[] {
     return [`  ${stage.id} → ${readers.join(', ') || 'the end'}: ${stage.table}`, ...wrap(words, 96).map(line => `    ${line}`)]
   })
 }
-
-const estimate = (value: number | undefined, show: (value: number) => string): string => value === undefined ? '?' : show(value)
 
 function what(stage: StagePlan, plan: Plan): string {
   switch (stage.action) {

@@ -19,6 +19,7 @@ import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
 import { openWeights } from '../model/quantized.js'
+import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
 import { Residual } from './residual.js'
 
@@ -39,6 +40,14 @@ export default defineStage({
   input,
   output: activations,
   scope: 'stream',
+  estimate(rows, { sequences, length, batch }) {
+    const { groups, weights } = sizesOf(rows)
+    const tokens = sequences * length
+    const widest = most(groups, ({ m }) => m)
+    // A block in f32, and what its linears read and give for a chunk of sequences.
+    const memory = mostOfLayer(groups, ({ m, n }) => 4 * m * n) + 4 * Math.min(batch, sequences) * length * (mostOfLayer(groups, ({ n }) => n) + 3 * widest)
+    return { operations: weights * tokens, memory, disk: 0, rows: rows.map(row => ({ ...row, tokens })) }
+  },
   operator: (params, context) => source => source.pipe(toArray(), spread(rows => calibrate(rows, params, context))),
 })
 

@@ -13,6 +13,7 @@ import { defineStage, each, file } from '../../pipeline/define.js'
 import { checkpoint, metrics } from '../../schemas/tables/checkpoint.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { openWeights } from '../model/quantized.js'
+import { mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
 import { score } from './perplexity.js'
 
@@ -31,6 +32,14 @@ export default defineStage({
   output: metrics,
   scope: 'stream',
   batch: () => 'all',
+  estimate(rows, { sequences, length }) {
+    const { groups, weights, head } = sizesOf(rows)
+    // Two models, and their predictions of every token; a block of weights, its chunk, residual streams and logits.
+    const width = Math.min(...groups.map(({ n }) => n))
+    const memory = mostOfLayer(groups, ({ m, n }) => 4 * m * n) + 4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) +
+      Math.min(512 * 2 ** 20, 8 * sequences * length * width) + 64 * 2 ** 20 + 8 * head
+    return { operations: 2 * sequences * length * (weights + head), memory, disk: 0 }
+  },
   operator: ({ text, sequences, length }, context) => each(async row => {
     const original = await openCheckpoint(row.source)
     const quantized = await openCheckpoint(join(context.out, row.path))

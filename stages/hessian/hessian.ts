@@ -15,6 +15,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { defineStage, type NewRow, PipeError, type Row } from '../../pipeline/define.js'
 import { activations } from '../../schemas/tables/activations.js'
 import { linears } from '../../schemas/tables/linears.js'
+import { type Group, most, mostOfLayer, sizesOf, sum } from '../model/sizes.js'
 
 const params = Type.Object({}, { additionalProperties: false })
 
@@ -29,6 +30,14 @@ export default defineStage({
   input: activations,
   output: linears,
   scope: 'stream',
+  estimate(rows) {
+    const { groups } = sizesOf(rows)
+    const tokens = Number(rows[0]?.tokens ?? 0) // known from calibrate
+    const squares = (of: Group): number => of.n ** 2
+    // H is symmetric: half of it is multiplied. Sums of a block in f64, and the one that is finished in f32.
+    const memory = mostOfLayer(groups, of => 8 * squares(of)) + 8 * most(groups, squares)
+    return { operations: (tokens * sum(groups, squares)) / 2, memory, disk: 4 * sum(groups, squares) }
+  },
   operator: (_, { ops, note }) => source => defer(() => {
     const open = new Map<string, Sums>()
     const finished = new Map<string, Tensor>()

@@ -10,6 +10,7 @@ import { Type } from '@sinclair/typebox'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import { defineStage, each } from '../../pipeline/define.js'
 import { packed, rounded } from '../../schemas/tables/rounded.js'
+import { most, sizesOf } from '../model/sizes.js'
 
 const params = Type.Object({}, { additionalProperties: false })
 
@@ -20,6 +21,11 @@ export default defineStage({
   params,
   input: rounded,
   output: packed,
+  estimate(rows) {
+    const { groups, weights } = sizesOf(rows)
+    const bits = Number(rows[0]?.bits ?? 16) // known from round
+    return { operations: 16 * weights, memory: 6 * most(groups, ({ m, n }) => m * n), disk: (weights * bits) / 8 }
+  },
   operator: (_, { ops }) => each({}, async ({ codes, ...row }) => {
     if (row.role === 'kept' || !codes) return { ...row, trellis: undefined }
     const { codebook, params } = codebookOf(row.codebook)

@@ -19,6 +19,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { defineStage, type NewRow, runs } from '../../pipeline/define.js'
 import { linears } from '../../schemas/tables/linears.js'
 import { incoherent } from '../../schemas/tables/rounded.js'
+import { most, sizesOf, sum } from '../model/sizes.js'
 
 const params = Type.Object({
   block: Type.Integer({ default: 65536, minimum: 1, description: 'Largest order of the Hadamard blocks of sizes that have no exact transform; the largest power of two up to it that divides the size is used' }),
@@ -32,6 +33,12 @@ export default defineStage({
   input: linears.with('weight', 'hessian'),
   output: incoherent,
   cache: false,
+  estimate(rows) {
+    const { groups } = sizesOf(rows)
+    // log2 additions an entry, bound by memory: an addition takes as long as eight of a large product. H and W twice in f32.
+    const operations = sum(groups, ({ m, n }) => 8 * (2 * n * n * Math.log2(n) + m * n * Math.log2(m * n)))
+    return { operations, memory: most(groups, ({ m, n }) => 8 * (m * n + n * n)), disk: 0 }
+  },
   operator: ({ block }, { ops, rng, note }) => pipe(
     runs(row => `${row.role}/${row.layer}/${row.shares}`),
     concatMap(async (rows): Promise<NewRow<typeof incoherent>[]> => {

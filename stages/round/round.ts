@@ -18,9 +18,10 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { type Context, defineStage, type NewRow, PipeError, type Row, runs } from '../../pipeline/define.js'
 import { incoherent, rounded } from '../../schemas/tables/rounded.js'
+import { most, sizesOf, sum } from '../model/sizes.js'
 import { factor } from './factor.js'
 import { ldlq } from './ldlq.js'
-import { number, searchScale } from './scale.js'
+import { number, points, searchScale } from './scale.js'
 
 const params = Type.Object({
   codebook: codebookSchema,
@@ -43,6 +44,20 @@ export default defineStage({
   input: incoherent,
   output: rounded,
   memory: bytes => 6 * bytes, // W, target, error and values of the stack; H, its damped copy and its factor
+  estimate(rows, { codebook: settings, scale, feedback }) {
+    const { groups, weights } = sizesOf(rows)
+    const { codebook, params } = codebookOf(settings)
+    const { Tx = 16, Ty = 16, V = 1 } = params as { Tx?: number; Ty?: number; V?: number }
+    // Sample tiles that the scale is tried on; then each weight once.
+    const tried = scale === 'search' ? sum(groups, ({ m, n }) => points * Math.min(sampleTiles * Tx * Ty, m * n)) : 0
+    const algebra = feedback ? sum(groups, ({ m, n }) => (n ** 3 + m * n ** 2) / 2) : 0 // the factor, and errors times it
+    return {
+      operations: (weights + tried) * codebook.operations(params) + algebra,
+      memory: 6 * most(groups, ({ bytes, n }) => bytes + 4 * n ** 2),
+      disk: (2 * weights) / V, // a state of 16 bits a step
+      rows: rows.map(row => ({ ...row, bits: codebook.bits(params) })),
+    }
+  },
   operator: ({ codebook: settings, damp, scale, feedback }, context) => pipe(
     runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
     concatMap(async (rows): Promise<Out[]> => {

@@ -14,7 +14,7 @@ import type { Tensor } from '../../native/tensor.js'
 const golden = (Math.sqrt(5) - 1) / 2
 /** Where the minimum is looked for, and how many points are tried: the last interval is 0.04 wide, where the error is flat to 0.1 %. */
 const range = [0.7, 1.3] as const
-const points = 7
+export const points = 7
 
 /** sample f32 [rows, Ty], of unit rms; returns s. Deterministic. */
 export async function searchScale(ops: Ops, codec: Codec, sample: Tensor): Promise<number> {

@@ -19,6 +19,7 @@ import { defineStage, PipeError, type Row } from '../../pipeline/define.js'
 import { checkpoint } from '../../schemas/tables/checkpoint.js'
 import { packed } from '../../schemas/tables/rounded.js'
 import { openCheckpoint } from '../model/checkpoint.js'
+import { sizesOf } from '../model/sizes.js'
 import { type Entry, entryBytes, folderHash, writeCheckpoint } from './folder.js'
 
 const params = Type.Object({
@@ -37,6 +38,11 @@ export default defineStage({
   scope: 'stream',
   batch: () => 'all',
   intact: async (row, { out }) => (await folderHash(`${out}/${row.path}`).catch(() => '')) === row.sha256,
+  estimate(rows) {
+    const { weights, keptBytes, head } = sizesOf(rows)
+    const disk = (weights * Number(rows[0]?.bits ?? 16)) / 8 + keptBytes // bits known from round
+    return { operations: 1e9 + 20 * disk, memory: 4 * head, disk } // some files to sync; bytes read, and hashed twice
+  },
   report: row => ({
     result: {
       bitsPerWeight: row.bitsPerWeight,

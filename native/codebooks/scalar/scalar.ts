@@ -74,5 +74,6 @@ export const scalar = defineCodebook({
   about: 'The nearest of 2ᴷ levels (Lloyd-Max for Gaussian weights), each weight by itself.',
   params,
   bits: ({ K, Tx, Ty }) => bitsOf({ L: K, KV: K, V: 1, Tx, Ty }),
+  operations: ({ K }) => 2 ** K,
   open,
 })

@@ -143,6 +143,11 @@ export const trellis = (short: string, code: TrellisCode): Codebook => {
     about: code.about,
     params,
     bits: given => bitsOf(shapeOf(name, code, given as Static<typeof params> & TrellisParams)),
+    // The states of a step, which gives V weights. The rate of a whole call (README.md) is taken over both passes.
+    operations: given => {
+      const { L, V } = shapeOf(name, code, given as Static<typeof params> & TrellisParams)
+      return 2 ** L / V
+    },
     open: (ops, given, tables) => open(ops, name, code, given as Static<typeof params> & TrellisParams, tables),
   })
 }

@@ -1,0 +1,98 @@
+/** What stages will take: as measured the last time, or, where they never ran, as they guess from the rows of the sources. */
+import { cpus } from 'node:os'
+import type { Device } from '../native/device.js'
+import type { Estimate, KnownRow } from './define.js'
+import { memoryOf } from './segment.js'
+import { type Node, rootOf, type Segment } from './survey.js'
+import type { LastRun } from './plan.js'
+
+/**
+ * Operations a second, of a core or of a GPU: for stages that never ran here. An AVX-512 core (Zen 4) does 2·10¹⁰ states of
+ * the trellis search and 3·10¹⁰ multiply-adds of a large product; half of that for what lies between, and for a core
+ * that has other work, too. For a GPU an order of magnitude.
+ */
+const rates = { cpu: 1e10, cuda: 2e12 } as const
+/** Bytes a second that are hashed, written and synced. */
+const diskRate = 3e8
+/** Seconds that a batch takes whatever its size: opening, storing, waiting for the disk; as the bundled model's small batches do. */
+const batchSeconds = 0.01
+
+export interface Cost {
+  readonly seconds?: number
+  readonly memoryBytes?: number
+  readonly diskBytes?: number
+  /** The seconds are not measured ones of an earlier run. */
+  readonly isGuess?: true
+}
+
+/** What estimating asks of the engine. */
+export interface Known {
+  readonly lastRun: LastRun
+  readonly device: Pick<Device, 'kind' | 'info'>
+  /** Rows that a source gives, by batch. */
+  sourceRows(node: Node): Promise<ReadonlyMap<string, readonly KnownRow[]>>
+  /** Bytes of the tensors of a stored batch, or of a source's; 0 when it is not there. */
+  inputBytes(node: Node, id: string): Promise<number>
+}
+
+/** Of a member of a segment that will run. */
+export async function costOf(node: Node, segment: Segment, known: Known): Promise<Cost> {
+  const { missing, anchor } = segment
+  const guess = await guessOf(node, missing, known)
+  const sizes = new Map<string, number>()
+  for (const place of anchor.places ?? []) {
+    if (missing?.includes(place.id) !== true || place.origin === undefined) continue
+    const root = rootOf(place)
+    sizes.set(place.id, await known.inputBytes(root.node, root.place.id))
+  }
+  const bytes = [...sizes.values()]
+  const complete = missing !== undefined && bytes.length === missing.length && bytes.every(size => size > 0)
+  const memoryBytes = complete ? Math.max(...bytes.map(size => memoryOf(node, size))) : guess?.memory
+  const cost = known.lastRun[node.id]?.cost
+  const share =
+    cost === undefined
+      ? undefined
+      : missing === undefined
+        ? 1 // as the last time
+        : complete && cost.inputBytes > 0
+          ? bytes.reduce((a, b) => a + b, 0) / cost.inputBytes
+          : cost.batches > 0
+            ? missing.length / cost.batches
+            : undefined
+  const measured = share === undefined || cost === undefined ? undefined : { seconds: share * cost.seconds, disk: Math.round(share * cost.diskBytes) }
+  // Measured are the rows that were stored; files that a stage writes beside them are in its guess alone.
+  const writesFiles = node.stage.stage.intact !== undefined
+  const diskBytes = writesFiles ? (guess?.disk ?? measured?.disk) : (measured?.disk ?? guess?.disk)
+  const seconds = measured?.seconds ?? guess?.seconds
+  return {
+    ...(memoryBytes === undefined ? {} : { memoryBytes }),
+    ...(diskBytes === undefined ? {} : { diskBytes }),
+    ...(seconds === undefined ? {} : { seconds }),
+    ...(measured === undefined && seconds !== undefined ? { isGuess: true } : {}),
+  }
+}
+
+interface Guess { readonly seconds: number; readonly memory: number; readonly disk: number }
+
+async function guessOf(node: Node, missing: readonly string[] | undefined, known: Known): Promise<Guess | undefined> {
+  const estimate = (await estimates(node, missing, known)).estimate
+  if (estimate === undefined) return undefined
+  const { kind } = known.device
+  const rate = rates[kind] * (kind === 'cpu' ? Math.min(known.device.info().threads, cpus().length) : 1)
+  const seconds = estimate.operations / rate + estimate.disk / diskRate + (missing?.length ?? 1) * batchSeconds
+  return { seconds, memory: Math.round(estimate.memory), disk: Math.round(estimate.disk) }
+}
+
+/** The stage's own estimate, on the rows of its sources as the stages between say they change. */
+async function estimates(node: Node, missing: readonly string[] | undefined, known: Known): Promise<{ estimate?: Estimate; rows: readonly KnownRow[] }> {
+  if (node.from.length === 0) {
+    if (node.kind !== 'source') return { rows: [] } // known when it has run
+    const batches = await known.sourceRows(node)
+    const wanted = [...batches].filter(([id]) => missing?.includes(id))
+    return { rows: (wanted.length > 0 ? wanted : [...batches]).flatMap(([, rows]) => rows) }
+  }
+  const rows: KnownRow[] = []
+  for (const above of node.from) rows.push(...(await estimates(above, missing, known)).rows)
+  const estimate = rows.length === 0 ? undefined : node.stage.stage.estimate?.(rows, node.stage.params)
+  return estimate === undefined ? { rows } : { estimate, rows: estimate.rows ?? rows }
+}

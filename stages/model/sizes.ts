@@ -1,0 +1,50 @@
+/** What estimates are made from: the sizes of a model's linears, before anything has run. */
+import type { TensorRef } from '../../native/tensor.js'
+import type { KnownRow } from '../../pipeline/define.js'
+
+/** Linears that share an input, as one matrix [m, n]. */
+export interface Group {
+  readonly layer: number
+  readonly n: number
+  m: number
+  /** Of their weights, as they are stored. */
+  bytes: number
+}
+
+export interface Sizes {
+  readonly groups: readonly Group[]
+  /** Weights of the linears. */
+  readonly weights: number
+  /** Bytes of tensors that are carried along, and elements of the largest: the embedding, as large as the head. */
+  readonly keptBytes: number
+  readonly head: number
+}
+
+export function sizesOf(rows: readonly KnownRow[]): Sizes {
+  const groups = new Map<string, Group>()
+  let [weights, keptBytes, head] = [0, 0, 0]
+  for (const row of rows) {
+    const { role, layer, shares, m, n } = row as { role: string; layer: number; shares: string; m: number; n: number }
+    const bytes = (row.weight as TensorRef | undefined)?.bytes ?? 0
+    if (role !== 'linear') {
+      keptBytes += bytes
+      head = Math.max(head, m * n)
+      continue
+    }
+    const group = groups.get(`${layer} ${shares}`) ?? { layer, n, m: 0, bytes: 0 }
+    groups.set(`${layer} ${shares}`, group)
+    group.m += m
+    group.bytes += bytes
+    weights += m * n
+  }
+  return { groups: [...groups.values()], weights, keptBytes, head }
+}
+
+/** The most that f takes over groups, summed within each layer. */
+export function mostOfLayer(groups: readonly Group[], f: (group: Group) => number): number {
+  const layers = new Map<number, number>()
+  for (const group of groups) layers.set(group.layer, (layers.get(group.layer) ?? 0) + f(group))
+  return Math.max(0, ...layers.values())
+}
+export const most = (groups: readonly Group[], f: (group: Group) => number): number => Math.max(0, ...groups.map(f))
+export const sum = (groups: readonly Group[], f: (group: Group) => number): number => groups.reduce((total, group) => total + f(group), 0)
