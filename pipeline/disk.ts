@@ -1,5 +1,6 @@
 /** Outputs appear whole or not at all, and a disk that refuses says so in one sentence. */
-import { type FileHandle, mkdir, open, readFile, rename, statfs, unlink } from 'node:fs/promises'
+import { statfsSync } from 'node:fs'
+import { type FileHandle, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { PipeError } from './error.js'
 
@@ -68,31 +69,36 @@ export async function writing<T>(what: string, path: string, act: () => Promise<
   try {
     return await act()
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    const refusal = code === undefined ? undefined : refusals[code]
-    if (refusal === undefined) throw error
-    const free = await freeBytes(path)
-    throw new PipeError(
-      'disk',
-      {
-        where: path,
-        message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
-        hint:
-          code === 'ENOSPC' || code === 'EDQUOT'
-            ? 'Free space there, or write elsewhere with --out.'
-            : 'Make the folder writable, or write elsewhere with --out.',
-        goOn: 'What is finished is kept; the same command goes on from here.',
-      },
-      { cause: error },
-    )
+    throw refused(what, path, error) ?? error
   }
 }
 
+/** No room is left: told by writing alone, whoever wrote. */
+export const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(codeOf(error) ?? '')
+
+/** A file system's refusal to write as a sentence; undefined for any other error. */
+export function refused(what: string, path: string, error: unknown): PipeError | undefined {
+  const refusal = refusals[codeOf(error) ?? '']
+  if (refusal === undefined) return undefined
+  const free = freeBytes(path)
+  return new PipeError(
+    'disk',
+    {
+      where: path,
+      message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
+      hint: isFull(error) ? 'Free space there, or write elsewhere with --out.' : 'Make the folder writable, or write elsewhere with --out.',
+      goOn: 'What is finished is kept; the same command goes on from here.',
+    },
+    { cause: error },
+  )
+}
+const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException | undefined)?.code
+
 /** Free for us in the file system of the nearest folder above that exists. */
-async function freeBytes(path: string): Promise<number | undefined> {
+function freeBytes(path: string): number | undefined {
   for (let folder = path; ; folder = dirname(folder)) {
     try {
-      const { bavail, bsize } = await statfs(folder)
+      const { bavail, bsize } = statfsSync(folder)
       return bavail * bsize
     } catch {
       if (dirname(folder) === folder) return undefined

@@ -28,15 +28,15 @@ export async function lockFolder(folder: string): Promise<AsyncDisposable> {
 /** Linked into place with its content: nobody ever sees half a lock. */
 async function create(path: string, owner: Owner): Promise<boolean> {
   const temporary = `${path}.${process.pid}.tmp`
-  await writeFile(temporary, JSON.stringify(owner))
   try {
+    await writeFile(temporary, JSON.stringify(owner))
     await link(temporary, path)
     return true
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
     throw error
   } finally {
-    await unlink(temporary)
+    await unlink(temporary).catch(() => {}) // a folder that can't be written has none
   }
 }
 

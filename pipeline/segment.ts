@@ -18,7 +18,7 @@ import {
 import type { AnyRow } from './arrow.js'
 import { Checkpoints } from './checkpoint.js'
 import { contextOf, type Engine } from './context.js'
-import { PipeError, sentence } from './error.js'
+import { wrapped } from './failure.js'
 import { LiveTensors } from './lazy.js'
 import { batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
 import { runs } from './rows.js'
@@ -264,37 +264,3 @@ async function finishBatch(
   engine.finished(node, id, rows)
   engine.emit({ kind: 'batch-finished', stage: node.id, batch: id, cached: false, bytes, ...(of === undefined ? {} : { of }) })
 }
-
-// ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/** A failed op that nobody read from: the queue does not say whose it was, so all who are at work are named. */
-export function lostFailure(engine: Engine, error: unknown): unknown {
-  const atWork = engine.nodes.filter(node => engine.usage(node).isActive).map(node => [node.id, ...engine.usage(node).batches].join('  '))
-  return wrappedAt(engine, atWork.join(' or '), error)
-}
-
-/** A failure told with its place and how to go on. Stops, damage and what already has its place pass. */
-const wrapped = (engine: Engine, node: Node, batch: string | undefined, error: unknown): unknown =>
-  wrappedAt(engine, [node.id, batch].filter(part => part !== undefined).join('  '), error)
-
-function wrappedAt(engine: Engine, place: string, error: unknown): unknown {
-  if (placed.has(error as object) || engine.signal.aborted) return error
-  const known = (error as Error | undefined)?.name === 'PipeError' ? (error as PipeError) : undefined
-  if (known !== undefined && ['stopped', 'damaged', 'locked'].includes(known.code)) return error
-  const where = known?.where === undefined ? place : `${place}  ${known.where}`
-  const n = engine.finishedBatches
-  const kept = n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`
-  const told = new PipeError(
-    known?.code ?? 'failed',
-    {
-      where,
-      message: known?.message ?? sentence(error),
-      ...(known?.hint === undefined ? {} : { hint: known.hint }),
-      goOn: `${kept}; the same command goes on from here.`,
-    },
-    { cause: known === undefined ? error : (known.cause ?? known) },
-  )
-  placed.add(told)
-  return told
-}
-const placed = new WeakSet<object>()

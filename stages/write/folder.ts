@@ -34,7 +34,22 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
   const old = join(parent, `.${basename(o.folder)}.old`)
   await rm(partial, { recursive: true, force: true })
   await mkdir(partial, { recursive: true })
+  try {
+    await fill(partial, o)
+    const sha256 = await folderHash(partial)
+    await rm(old, { recursive: true, force: true })
+    await rename(o.folder, old).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'ENOENT') throw error })
+    await rename(partial, o.folder)
+    await sync(parent)
+    await rm(old, { recursive: true, force: true })
+    return { sha256 }
+  } catch (error) {
+    await rm(partial, { recursive: true, force: true }).catch(() => {}) // the first error is the one to tell
+    throw error
+  }
+}
 
+async function fill(partial: string, o: Folder): Promise<void> {
   const config = JSON.parse(await readFile(join(o.source, 'config.json'), 'utf8')) as Record<string, unknown>
   delete config.quantization_config
   await writeSynced(join(partial, 'config.json'), `${JSON.stringify({ ...config, ...(o.config && { quantization_config: o.config }) }, null, 2)}\n`)
@@ -60,14 +75,6 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
     for (const entry of shard) weightMap[entry.name] = name
   }
   if (shards.length > 1) await writeSynced(join(partial, 'model.safetensors.index.json'), `${JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2)}\n`)
-
-  const sha256 = await folderHash(partial)
-  await rm(old, { recursive: true, force: true })
-  await rename(o.folder, old).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'ENOENT') throw error })
-  await rename(partial, o.folder)
-  await sync(parent)
-  await rm(old, { recursive: true, force: true })
-  return { sha256 }
 }
 
 /** sha256 over the names and contents of the files in a folder, by name. */

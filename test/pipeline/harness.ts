@@ -46,10 +46,10 @@ export const plan = async (list: unknown[], out: string, o: Options = {}): Promi
   planGraph(await load(list, o), { memory: 1e9, ...o, out, ops: o.ops ?? fakeOps() })
 export const actions = (p: Plan): Record<string, string> => Object.fromEntries(p.stages.map(stage => [stage.id, stage.action]))
 
-/** What `line` and its like give for n rows of 8. */
-export const expected = (n: number, by = 2, seed = 0): number => {
+/** What `line` and its like give for n rows of 8, or of `size`. */
+export const expected = (n: number, by = 2, seed = 0, size = 8): number => {
   let total = 0
-  for (let i = 0; i < n; i++) total += rng(seed, 'x', i).normal(8).map(v => Math.fround(v * by)).reduce((a, b) => a + b, 0)
+  for (let i = 0; i < n; i++) total += rng(seed, 'x', i).normal(size).map(v => Math.fround(v * by)).reduce((a, b) => a + b, 0)
   return total
 }
 export const failure = async (promise: Promise<unknown>): Promise<PipeError> => {
