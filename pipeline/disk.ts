@@ -1,5 +1,5 @@
 /** Outputs appear whole or not at all, and a disk that refuses says so in one sentence. */
-import { statfsSync } from 'node:fs'
+import { existsSync, statfsSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { PipeError } from './error.js'
@@ -42,6 +42,20 @@ export async function readJson<T>(path: string): Promise<T | undefined> {
     return JSON.parse(await readFile(path, 'utf8')) as T
   } catch {
     return undefined
+  }
+}
+
+/** The folder and those above it. */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true })
+  } catch (error) {
+    if (codeOf(error) !== 'ENOENT') throw error
+    // So Node words a refusal of any kind when more than one folder was to be made, or none could: the system's own word.
+    let missing = path
+    while (!existsSync(dirname(missing))) missing = dirname(missing)
+    await mkdir(missing)
+    throw error
   }
 }
 

@@ -1,7 +1,7 @@
 /** One run a folder at a time: a lock file with the process and when it started, so that a dead process's lock is taken over. */
-import { link, mkdir, readFile, rename, unlink, writeFile } from 'node:fs/promises'
+import { link, readFile, rename, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writing } from './disk.js'
+import { makeFolder, writing } from './disk.js'
 import { PipeError } from './error.js'
 
 interface Owner {
@@ -15,7 +15,7 @@ export async function lockFolder(folder: string): Promise<AsyncDisposable> {
   const path = join(folder, '.lock')
   const owner: Owner = { pid: process.pid, started: (await startOf(process.pid)) ?? '', since: new Date().toISOString() }
   await writing('the lock of the output folder', path, async () => {
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     // Twice: the second time behind a stale lock that is out of the way.
     if (!(await create(path, owner))) {
       await clearStale(path, folder)

@@ -1,7 +1,7 @@
 /** A disk that fills up: one sentence, what is finished is kept, nothing half-written is seen, and the same command goes on. */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, open, readdir } from 'node:fs/promises'
+import { mkdir, open, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import t, { type Test } from 'tap'
@@ -72,6 +72,20 @@ const mount = (options: string): boolean => spawnSync('mount', ['-t', 'tmpfs', '
 t.test('a file system of 2 MB', { skip: mount('size=2m') ? false : 'mounting a tmpfs is not permitted here' }, async t => {
   t.teardown(() => { spawnSync('umount', [mounted]) })
   await fills(t, join(mounted, 'out'), () => { t.ok(mount('remount,size=32m')) })
+})
+
+t.test('an output folder that can\'t be written', async t => {
+  const refuses = async (out: string, says: RegExp): Promise<void> => {
+    const error = await failure(run(line, out))
+    t.match(error.text, says)
+    t.match(error.text, /\n {2}Make the folder writable, or write elsewhere with --out\.\n/)
+    t.same([error.code, error.exitCode], ['disk', 1])
+  }
+  await writeFile(join(folder, 'occupied'), '')
+  await refuses(join(folder, 'occupied/out'), /Can't write the lock of the output folder: something on the way is a file, not a folder/)
+  if (!mount('size=2m,ro')) return
+  t.teardown(() => { spawnSync('umount', [mounted]) })
+  await refuses(join(mounted, 'out'), /Can't write the lock of the output folder: the file system is read-only/)
 })
 
 t.test('a stage that writes files itself', async t => {

@@ -78,6 +78,14 @@ t.test('graph mistakes: exit code 2, nothing is made', async t => {
   t.notOk(existsSync(join(folder, 'out')))
 })
 
+t.test('a model folder that is missing: exit code 1 or 2, one sentence, nothing is made', async t => {
+  const folder = temporary(t)
+  const { code, stderr } = await pipe(['run', 'graphs/qtip-2bit.json', '--set', `model=${join(folder, 'none')}`, '--out', join(folder, 'out')])
+  t.ok(code === 1 || code === 2, `${code}`)
+  t.match(stderr, /model {2}path\n {2}There is no such folder: \S+none/)
+  t.notOk(existsSync(join(folder, 'out/cache')))
+})
+
 t.test('SIGINT: stops cleanly with 130, keeps what is finished, and the same command goes on', async t => {
   const folder = temporary(t)
   const graph = toyGraph(folder)
