@@ -41,7 +41,7 @@ export default defineStage({
   estimate(rows) {
     const { weights, keptBytes, head } = sizesOf(rows)
     const disk = (weights * Number(rows[0]?.bits ?? 16)) / 8 + keptBytes // bits known from round
-    return { operations: 1e9 + 20 * disk, memory: 4 * head, disk } // some files to sync; bytes read, and hashed twice
+    return { operations: 3e9 + 200 * disk, memory: 4 * head, disk } // files to sync; bytes read, written and hashed by one thread
   },
   report: row => ({
     result: {
