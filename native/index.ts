@@ -23,7 +23,7 @@ interface NativeDevice {
   stats(): Record<string, OpStats>
   progress(): { done: number; failed: number[] }
 }
-interface Addon { Device: new () => NativeDevice }
+interface Addon { Device: new (number: number) => NativeDevice }
 
 /** The stack of the call of `run` with this ticket; later calls of the same op may share it. */
 interface Trace { stack?: string; ticket: number }

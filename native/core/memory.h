@@ -9,6 +9,8 @@
 
 namespace ops {
 
+class Backend;  // backend.h
+
 // Bytes of tensors that are alive (from the moment they are made), or disposed but still used by the queue.
 class Ledger {
  public:
@@ -31,18 +33,19 @@ struct Failure {
 // after it was enqueued occupies memory only while the ops that use it run.
 class Buffer {
  public:
-  Buffer(std::shared_ptr<Ledger> ledger, size_t bytes);  // one reference, held by the tensor's handle
+  Buffer(std::shared_ptr<Backend> backend, size_t bytes);  // one reference, held by the tensor's handle
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
   void drop();
   void disown();  // the handle's reference goes: not counted any more unless there are bytes
-  uint8_t* data();  // 64-byte aligned; throws when memory is out
+  void upload(const uint8_t* source);  // fills it, once, before any op uses it; throws when memory is out
+  uint8_t* data();  // 64-byte aligned, where the backend's ops can reach it; throws when memory is out
   size_t bytes() const { return bytes_; }
 
   std::shared_ptr<const Failure> failure;  // the queue's thread only
 
  private:
   ~Buffer();
-  const std::shared_ptr<Ledger> ledger_;
+  const std::shared_ptr<Backend> backend_;
   const size_t bytes_;
   std::atomic<int> references_{1};
   std::mutex mutex_;  // of the two below

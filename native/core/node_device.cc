@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "blas.h"
-
 namespace ops {
 
 namespace {
@@ -46,10 +44,7 @@ Napi::Function NodeDevice::define(Napi::Env env, const Registry& registry) {
 NodeDevice::NodeDevice(const Napi::CallbackInfo& info)
     : Napi::ObjectWrap<NodeDevice>(info), registry_(*static_cast<const Registry*>(info.Data())) {
   try {
-    Context context;
-    context.level = detect_level();
-    context.blas = detect_blas();
-    queue_ = std::make_unique<Queue>(registry_, context, detect_threads());
+    queue_ = std::make_unique<Queue>(registry_, std::make_shared<Backend>(info[0].As<Napi::Number>().Int32Value()));
   } catch (const std::exception& error) {
     throw Napi::Error::New(info.Env(), error.what());
   }
@@ -96,11 +91,9 @@ Napi::Value NodeDevice::ops(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value NodeDevice::info(const Napi::CallbackInfo& info) {
-  const Context& context = queue_->context();
   Napi::Object entry = Napi::Object::New(info.Env());
-  entry.Set("isa", name(context.level));
-  entry.Set("threads", context.pool->threads());
-  entry.Set("blas", context.blas ? context.blas->path : "built-in");
+  for (const auto& [key, text] : queue_->backend()->texts()) entry.Set(key, text);
+  for (const auto& [key, number] : queue_->backend()->numbers()) entry.Set(key, number);
   return entry;
 }
 
@@ -114,14 +107,14 @@ Napi::Value NodeDevice::wrap(Napi::Env env, Buffer* buffer) {
 Napi::Value NodeDevice::empty(const Napi::CallbackInfo& info) {
   const double bytes = info[0].As<Napi::Number>().DoubleValue();
   if (!(bytes >= 0 && bytes < kWhole)) throw Napi::Error::New(info.Env(), "a tensor cannot have " + std::to_string(bytes) + " bytes");
-  return wrap(info.Env(), new Buffer(queue_->ledger(), static_cast<size_t>(bytes)));
+  return wrap(info.Env(), new Buffer(queue_->backend(), static_cast<size_t>(bytes)));
 }
 
 Napi::Value NodeDevice::upload(const Napi::CallbackInfo& info) {
   const auto bytes = info[0].As<Napi::Uint8Array>();
-  auto* buffer = new Buffer(queue_->ledger(), bytes.ByteLength());
+  auto* buffer = new Buffer(queue_->backend(), bytes.ByteLength());
   try {
-    std::copy_n(bytes.Data(), bytes.ByteLength(), buffer->data());
+    buffer->upload(bytes.Data());
   } catch (const std::exception& error) {
     buffer->disown();
     throw Napi::Error::New(info.Env(), error.what());
@@ -212,11 +205,11 @@ void NodeDevice::release(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value NodeDevice::live_bytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(queue_->ledger()->live()));
+  return Napi::Number::New(info.Env(), static_cast<double>(queue_->backend()->ledger().live()));
 }
 
 Napi::Value NodeDevice::peak_bytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(queue_->ledger()->peak()));
+  return Napi::Number::New(info.Env(), static_cast<double>(queue_->backend()->ledger().peak()));
 }
 
 Napi::Value NodeDevice::stats(const Napi::CallbackInfo& info) {

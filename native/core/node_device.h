@@ -8,7 +8,7 @@
 
 namespace ops {
 
-// new Device(): the machine's settings as the PIPE_… variables say now. Methods as used by native/index.ts.
+// new Device(number): the machine's settings as the PIPE_… variables say now. Methods as used by native/index.ts.
 class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
  public:
   // The class, with `registry` (which must live as long as the process) as its list of ops.
@@ -20,7 +20,7 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
   struct Handle;
   struct Wait;
   Napi::Value ops(const Napi::CallbackInfo& info);       // [{ name, fields: [{ name, kind, type, writes, required }] }]
-  Napi::Value info(const Napi::CallbackInfo& info);      // { isa, threads, blas }
+  Napi::Value info(const Napi::CallbackInfo& info);      // Backend::texts and numbers
   Napi::Value empty(const Napi::CallbackInfo& info);     // (bytes) → handle
   Napi::Value upload(const Napi::CallbackInfo& info);    // (Uint8Array) → handle
   Napi::Value enqueue(const Napi::CallbackInfo& info);   // (op's index, …values in the order of its fields) → ticket

@@ -11,9 +11,8 @@
 #include <vector>
 
 #include "args.h"
+#include "backend.h"
 #include "error.h"
-#include "memory.h"
-#include "parallel.h"
 
 namespace ops {
 
@@ -121,7 +120,7 @@ class Queue {
   // What a wait ends with: null, or the failure it reports. Called on the queue's thread.
   using Done = std::function<void(std::shared_ptr<const Failure>)>;
 
-  Queue(const Registry& registry, Context context, int threads);
+  Queue(const Registry& registry, std::shared_ptr<Backend> backend);
   ~Queue();  // finishes the op that runs, forgets the others
 
   // Takes over one reference to each buffer in `values`. Returns the call's ticket: 1, 2, …
@@ -129,8 +128,7 @@ class Queue {
   // After all that is enqueued: copies the buffer's bytes (unless null; takes over a reference) to `target`, then calls `done`.
   void wait(Buffer* source, uint8_t* target, Done done);
 
-  const std::shared_ptr<Ledger>& ledger() const { return ledger_; }
-  const Context& context() const { return context_; }
+  const std::shared_ptr<Backend>& backend() const { return backend_; }
   // Tickets up to this one have run; failures since the start, by ticket.
   uint64_t progress(std::vector<uint64_t>& failed) const;
   std::vector<OpStats> stats() const;  // in the registry's order
@@ -148,9 +146,7 @@ class Queue {
   void answer(Task& task);
 
   const Registry& registry_;
-  const std::shared_ptr<Ledger> ledger_ = std::make_shared<Ledger>();
-  Pool pool_;
-  Context context_;
+  const std::shared_ptr<Backend> backend_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Task> tasks_;

@@ -1,13 +1,11 @@
 #include <chrono>
-#include <cstring>
 
 #include "queue.h"
 
 namespace ops {
 
-Queue::Queue(const Registry& registry, Context context, int threads)
-    : registry_(registry), pool_(threads), context_(context), stats_(registry.ops().size()) {
-  context_.pool = &pool_;
+Queue::Queue(const Registry& registry, std::shared_ptr<Backend> backend)
+    : registry_(registry), backend_(std::move(backend)), stats_(registry.ops().size()) {
   thread_ = std::thread([this] { work(); });
 }
 
@@ -58,7 +56,7 @@ std::vector<OpStats> Queue::stats() const {
 }
 
 void Queue::work() {
-  set_context(context_);
+  backend_->enter();
   std::unique_lock lock(mutex_);
   while (true) {
     sleeping_ = true;
@@ -111,9 +109,10 @@ void Queue::answer(Task& task) {
   std::shared_ptr<const Failure> failure = std::move(failure_);
   failure_ = nullptr;
   if (!failure && source) failure = source->failure;
-  if (!failure && source) {
+  if (!failure) {
     try {
-      if (source->bytes()) std::memcpy(task.target, source->data(), source->bytes());  // an empty array has no address
+      const bool some = source && source->bytes();  // an empty array has no address
+      backend_->read(some ? source->data() : nullptr, task.target, some ? source->bytes() : 0);
     } catch (const std::exception& error) {
       failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what()});
     }

@@ -1,10 +1,15 @@
+#include "backend.h"
+
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
+#include "blas.h"
 #include "error.h"
-#include "memory.h"
+#include "parallel.h"
 
 namespace ops {
 
@@ -31,7 +36,7 @@ uint8_t* map_pages(size_t bytes) {
 }
 #endif
 
-uint8_t* allocate(size_t bytes) {
+uint8_t* take(size_t bytes) {
 #if defined(__linux__)
   if (bytes >= kHuge) return map_pages(bytes);
 #endif
@@ -51,46 +56,41 @@ void release(uint8_t* data, size_t bytes) {
 
 }  // namespace
 
-void Ledger::add(size_t bytes) {
-  const size_t live = live_.fetch_add(bytes) + bytes;
-  size_t peak = peak_.load();
-  while (live > peak && !peak_.compare_exchange_weak(peak, live)) {
+struct Backend::State {
+  Pool pool{detect_threads()};
+  Context context{detect_level(), &pool, detect_blas()};
+};
+
+Backend::Backend(int) : state_(std::make_unique<State>()) {}
+Backend::~Backend() = default;
+
+void Backend::enter() { set_context(state_->context); }
+
+uint8_t* Backend::allocate(size_t bytes) {
+  uint8_t* const data = take(bytes);
+  if (!data) {
+    fail("out of memory: %.1f MB are needed, %.1f MB of tensors are alive. Lower --memory, or use a machine with more.", bytes / 1e6,
+         ledger_.live() / 1e6);
   }
+  return data;
 }
 
-void Ledger::subtract(size_t bytes) { live_.fetch_sub(bytes); }
-
-Buffer::Buffer(std::shared_ptr<Ledger> ledger, size_t bytes) : ledger_(std::move(ledger)), bytes_(bytes) { ledger_->add(bytes_); }
-
-Buffer::~Buffer() {
-  if (!data_) return;
-  ledger_->subtract(bytes_);
-  release(data_, bytes_);
+uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
+  uint8_t* data = allocate(bytes);
+  std::copy_n(source, bytes, data);
+  return data;
 }
 
-void Buffer::drop() {
-  if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes) {
+  if (bytes) std::copy_n(source, bytes, target);
 }
 
-void Buffer::disown() {
-  {
-    std::lock_guard lock(mutex_);
-    owned_ = false;
-    if (!data_) ledger_->subtract(bytes_);
-  }
-  drop();
+void Backend::free(uint8_t* data, size_t bytes) { release(data, bytes); }
+
+std::map<std::string, std::string> Backend::texts() const {
+  return {{"isa", name(state_->context.level)}, {"blas", state_->context.blas ? state_->context.blas->path : "built-in"}};
 }
 
-uint8_t* Buffer::data() {
-  std::lock_guard lock(mutex_);
-  if (data_) return data_;
-  data_ = allocate(bytes_);
-  if (!data_) {
-    fail("out of memory: %.1f MB are needed, %.1f MB of tensors are alive. Lower --memory, or use a machine with more.", bytes_ / 1e6,
-         ledger_->live() / 1e6);
-  }
-  if (!owned_) ledger_->add(bytes_);
-  return data_;
-}
+std::map<std::string, double> Backend::numbers() const { return {{"threads", state_->pool.threads()}}; }
 
 }  // namespace ops

@@ -1,0 +1,43 @@
+// defines: ops::Backend, what a device is to its queue: memory, and the settings that ops ask for. One implementation an addon.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "memory.h"
+
+namespace ops {
+
+class Backend {
+ public:
+  // The device of this number, under the machine's settings as the PIPE_… variables say now. Throws a sentence when it
+  // cannot be used.
+  explicit Backend(int number);
+  ~Backend();
+
+  void enter();  // on the queue's thread, before its first op
+
+  // Unspecified bytes for the op that is about to run; throws when memory is out. On the queue's thread.
+  uint8_t* allocate(size_t bytes);
+  // A copy of host bytes, complete before any op enqueued later reads it. `source` may change afterwards. On any thread.
+  uint8_t* upload(const uint8_t* source, size_t bytes);
+  // Waits for all that has run, then copies to the host (0 bytes: nothing, and the pointers may be null). Throws what the device reports. On the queue's thread.
+  void read(const uint8_t* source, uint8_t* target, size_t bytes);
+  // Back for others, once the ops that have run are done with it. On any thread.
+  void free(uint8_t* data, size_t bytes);
+
+  Ledger& ledger() { return ledger_; }
+  // What it runs on, for people: isa, blas, …, and how many threads or multiprocessors.
+  std::map<std::string, std::string> texts() const;
+  std::map<std::string, double> numbers() const;
+
+  struct State;
+
+ private:
+  Ledger ledger_;
+  const std::unique_ptr<State> state_;
+};
+
+}  // namespace ops

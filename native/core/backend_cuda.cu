@@ -1,0 +1,242 @@
+#include <array>
+#include <cstring>
+#include <mutex>
+#include <optional>
+
+#include "backend.h"
+#include "cublas.h"
+#include "cuda.cuh"
+#include "error.h"
+
+namespace ops {
+
+namespace {
+
+constexpr size_t kChunk = 8 << 20;  // bytes of pinned memory that one transfer uses: 0.3 ms of PCIe 5
+constexpr int kChunks = 4;
+
+std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
+
+// Pinned memory in a ring: while one chunk is on its way another is filled or emptied.
+class Ring {
+ public:
+  ~Ring() {
+    for (Chunk& chunk : chunks_) {
+      cudaFreeHost(chunk.data);
+      if (chunk.done) cudaEventDestroy(chunk.done);
+    }
+  }
+  struct Chunk {
+    uint8_t* data = nullptr;
+    cudaEvent_t done = nullptr;  // the transfer that used it last
+    void wait() const { check(cudaEventSynchronize(done)); }
+  };
+  // The chunk of the i-th transfer; made at first use, so that a device that is only asked about pins nothing.
+  Chunk& operator[](size_t i) {
+    Chunk& chunk = chunks_[i % kChunks];
+    if (!chunk.data) {
+      check(cudaEventCreateWithFlags(&chunk.done, cudaEventDisableTiming | cudaEventBlockingSync));
+      check(cudaMallocHost(&chunk.data, kChunk));
+    }
+    return chunk;
+  }
+
+ private:
+  std::array<Chunk, kChunks> chunks_;
+};
+
+}  // namespace
+
+struct Backend::State {
+  explicit State(int number);
+  ~State();
+  void* take(size_t bytes, cudaStream_t on);
+
+  int number;
+  cudaDeviceProp card;
+  int driver = 0, runtime = 0;
+  cudaStream_t work = nullptr, copies = nullptr;
+  cudaEvent_t copied = nullptr;
+  std::mutex uploading;  // of the ring below and `copied`
+  Ring up;
+  Ring down;  // the queue's thread only
+  std::optional<Cublas> cublas{std::in_place};
+};
+
+namespace {
+thread_local Backend::State* current = nullptr;  // of the queue's thread
+}
+
+void check(cudaError_t code) {
+  if (code == cudaSuccess) return;
+  cudaGetLastError();  // one that is not the device's end is reported once
+  const char* what = cudaGetErrorString(code);
+  switch (code) {
+    case cudaErrorMemoryAllocation: fail("out of device memory. Lower --memory, or give the device to this program alone.");
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorAssert:
+    case cudaErrorLaunchFailure:
+    case cudaErrorIllegalInstruction:
+      fail("a kernel failed (%s). This is a bug; with CUDA_LAUNCH_BLOCKING=1 the message names the op.", what);
+    case cudaErrorECCUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorUnknown:
+      fail("the device was lost (%s). nvidia-smi tells more; the same command goes on from what is finished.", what);
+    default: fail("the CUDA runtime reports: %s (%s)", what, cudaGetErrorName(code));
+  }
+}
+
+cudaStream_t stream() { return current->work; }
+int multiprocessors() { return current->card.multiProcessorCount; }
+size_t shared_limit() { return current->card.sharedMemPerBlockOptin; }
+void* borrow(size_t bytes) { return current->take(bytes, current->work); }
+void give_back(void* data) { cudaFreeAsync(data, current->work); }
+Cublas& cublas() { return *current->cublas; }
+
+Backend::State::State(int wanted) : number(wanted) {
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (driver == 0) fail("this machine has no NVIDIA driver (libcuda.so.1 was not found)");
+  if (code == cudaErrorInsufficientDriver) {
+    fail("the NVIDIA driver is too old: it serves CUDA %s, and %s is needed", version(driver).c_str(), version(runtime).c_str());
+  }
+  if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0)) {
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    if (visible) fail("the NVIDIA driver shows no GPU, with CUDA_VISIBLE_DEVICES=\"%s\"", visible);
+    fail("the NVIDIA driver finds no GPU");
+  }
+  check(code);
+  if (number >= count) fail("this machine has %d GPU%s: cuda:0%s", count, count == 1 ? "" : "s", count == 1 ? "" : (" to cuda:" + std::to_string(count - 1)).c_str());
+  check(cudaGetDeviceProperties(&card, number));
+  if (card.major < 8) fail("%s has compute capability %d.%d, and 8.0 is needed (A100, RTX 30 or newer)", card.name, card.major, card.minor);
+  check(cudaSetDevice(number));
+  if (!card.memoryPoolsSupported) fail("%s, as this machine offers it, has no memory pools (cudaMallocAsync)", card.name);
+  check(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
+  check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
+  check(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
+  cudaMemPool_t pool;
+  check(cudaDeviceGetDefaultMemPool(&pool, number));
+  uint64_t keep = UINT64_MAX;  // what was freed stays ours: asking the driver again costs 0.1–1 ms
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+}
+
+Backend::State::~State() {
+  cudaSetDevice(number);
+  if (work) cudaStreamSynchronize(work);
+  cublas.reset();
+  if (copied) cudaEventDestroy(copied);
+  if (copies) cudaStreamDestroy(copies);
+  if (work) cudaStreamDestroy(work);
+}
+
+// Memory in the order of a stream. When there is none: everything is finished, what lies idle goes back, once more.
+void* Backend::State::take(size_t bytes, cudaStream_t on) {
+  void* data = nullptr;
+  cudaError_t code = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), on);
+  if (code == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    check(cudaDeviceSynchronize());
+    cudaMemPool_t pool;
+    check(cudaDeviceGetDefaultMemPool(&pool, number));
+    check(cudaMemPoolTrimTo(pool, 0));
+    code = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), on);
+  }
+  if (code == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    fail("out of device memory on cuda:%d: %.1f MB are needed, %.1f of %.1f MB are free. Lower --memory, or use a larger card.", number,
+         bytes / 1e6, free / 1e6, total / 1e6);
+  }
+  check(code);
+  return data;
+}
+
+Backend::Backend(int number) : state_(std::make_unique<State>(number)) {}
+Backend::~Backend() = default;
+
+void Backend::enter() {
+  check(cudaSetDevice(state_->number));
+  current = state_.get();
+}
+
+uint8_t* Backend::allocate(size_t bytes) { return static_cast<uint8_t*>(state_->take(bytes, state_->work)); }
+
+// On a stream of its own, so that weights arrive while the work stream is busy; what is launched later waits for them.
+uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
+  State& state = *state_;
+  std::lock_guard lock(state.uploading);
+  check(cudaSetDevice(state.number));
+  auto* data = static_cast<uint8_t*>(state.take(bytes, state.copies));
+  try {
+    for (size_t i = 0, done = 0; done < bytes; ++i, done += kChunk) {
+      const size_t size = std::min(kChunk, bytes - done);
+      Ring::Chunk& chunk = state.up[i];
+      chunk.wait();
+      std::memcpy(chunk.data, source + done, size);
+      check(cudaMemcpyAsync(data + done, chunk.data, size, cudaMemcpyHostToDevice, state.copies));
+      check(cudaEventRecord(chunk.done, state.copies));
+    }
+    check(cudaEventRecord(state.copied, state.copies));
+    check(cudaStreamWaitEvent(state.work, state.copied));
+  } catch (...) {
+    cudaFreeAsync(data, state.copies);
+    throw;
+  }
+  return data;
+}
+
+void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes) {
+  State& state = *state_;
+  const size_t count = (bytes + kChunk - 1) / kChunk;
+  const auto size = [&](size_t i) { return std::min(kChunk, bytes - i * kChunk); };
+  for (size_t i = 0; i < count + kChunks - 1; ++i) {
+    if (i < count) {
+      Ring::Chunk& chunk = state.down[i];
+      check(cudaMemcpyAsync(chunk.data, source + i * kChunk, size(i), cudaMemcpyDeviceToHost, state.work));
+      check(cudaEventRecord(chunk.done, state.work));
+    }
+    if (i + 1 < kChunks) continue;
+    const size_t ready = i + 1 - kChunks;
+    if (ready >= count) break;
+    state.down[ready].wait();
+    std::memcpy(target + ready * kChunk, state.down[ready].data, size(ready));
+  }
+  if (count == 0) {
+    Ring::Chunk& chunk = state.down[0];
+    check(cudaEventRecord(chunk.done, state.work));
+    chunk.wait();
+  }
+}
+
+// Nothing to do about an error here: the process is ending, or the next op reports the device's end.
+void Backend::free(uint8_t* data, size_t) {
+  int before = 0;
+  cudaGetDevice(&before);
+  cudaSetDevice(state_->number);
+  cudaFreeAsync(data, state_->work);
+  cudaSetDevice(before);
+}
+
+std::map<std::string, std::string> Backend::texts() const {
+  const cudaDeviceProp& card = state_->card;
+  return {{"isa", "sm_" + std::to_string(card.major * 10 + card.minor)},
+          {"blas", cublas_description()},
+          {"card", card.name},
+          {"driver", "CUDA " + version(state_->driver)},
+          {"runtime", "CUDA " + version(state_->runtime)}};
+}
+
+std::map<std::string, double> Backend::numbers() const {
+  size_t free = 0, total = 0;
+  cudaSetDevice(state_->number);
+  cudaMemGetInfo(&free, &total);
+  return {{"threads", state_->card.multiProcessorCount}, {"freeBytes", static_cast<double>(free)}, {"totalBytes", static_cast<double>(total)}};
+}
+
+}  // namespace ops

@@ -1,0 +1,158 @@
+#include "cublas.h"
+
+#include <dlfcn.h>
+#include <glob.h>
+
+#include <climits>
+#include <cstdlib>
+#include <mutex>
+#include <sstream>
+#include <vector>
+
+#include "cuda.cuh"
+#include "error.h"
+
+namespace ops {
+
+namespace {
+
+// cuBLAS's own numbers.
+constexpr int kPlain = 0, kTransposed = 1, kDefaultMath = 0;
+constexpr size_t kWorkspace = 32 << 20;  // bytes: what cuBLAS takes itself on Hopper; given, so that a result never depends on what is free
+
+struct Library {
+  std::string path;  // empty: not found
+  std::string looked;  // where it was looked for
+  int (*create)(void**) = nullptr;
+  int (*destroy)(void*) = nullptr;
+  int (*set_stream)(void*, cudaStream_t) = nullptr;
+  int (*set_math)(void*, int) = nullptr;
+  int (*set_workspace)(void*, void*, size_t) = nullptr;
+  int (*sgemm)(void*, int, int, int, int, int, const float*, const float*, int, const float*, int, const float*, float*, int) = nullptr;
+  int (*dgemm)(void*, int, int, int, int, int, const double*, const double*, int, const double*, int, const double*, double*, int) = nullptr;
+  const char* (*text)(int) = nullptr;
+};
+
+void split(const char* list, std::vector<std::string>& into, const std::string& suffix = "") {
+  std::stringstream stream(list ? list : "");
+  for (std::string part; std::getline(stream, part, ':');) {
+    if (!part.empty()) into.push_back(part + suffix);
+  }
+}
+
+// Folders that may hold it, best first; "" is the loader's own path. Patterns as of a shell.
+std::vector<std::string> folders() {
+  std::vector<std::string> list;
+  split(std::getenv("PIPE_CUDA_LIBS"), list);
+  list.push_back("");
+  for (const char* name : {"CUDA_HOME", "CUDA_PATH"}) split(std::getenv(name), list, "/lib64");
+  list.insert(list.end(), {"/usr/local/cuda/lib64", "/usr/local/cuda-*/lib64"});
+  // A Python that is on the PATH, and the system's, may have the wheels nvidia-cublas, nvidia-cublas-cu12.
+  std::vector<std::string> prefixes;
+  split(std::getenv("PATH"), prefixes, "/../lib/python3*/site-packages");
+  prefixes.insert(prefixes.end(), {"/usr/lib/python3/dist-packages", "/usr/local/lib/python3*/dist-packages"});
+  split(std::getenv("HOME"), prefixes, "/.local/lib/python3*/site-packages");
+  for (const std::string& prefix : prefixes) {
+    for (const char* wheel : {"/nvidia/cu13/lib", "/nvidia/cublas/lib"}) list.push_back(prefix + wheel);
+  }
+  return list;
+}
+
+bool load(const std::string& path, Library& library) {
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) return false;
+  const auto find = [&](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, name));
+    return function != nullptr;
+  };
+  if (find(library.create, "cublasCreate_v2") && find(library.destroy, "cublasDestroy_v2") && find(library.set_stream, "cublasSetStream_v2") &&
+      find(library.set_math, "cublasSetMathMode") && find(library.set_workspace, "cublasSetWorkspace_v2") &&
+      find(library.sgemm, "cublasSgemm_v2") && find(library.dgemm, "cublasDgemm_v2") && find(library.text, "cublasGetStatusString")) {
+    library.path = path;
+    return true;
+  }
+  dlclose(handle);
+  return false;
+}
+
+const Library& library() {
+  static const Library found = [] {
+    Library library;
+    for (const std::string& folder : folders()) {
+      std::vector<std::string> places;
+      if (folder.empty()) {
+        places.push_back("");
+      } else {
+        glob_t matches{};
+        if (glob(folder.c_str(), 0, nullptr, &matches) == 0) {
+          for (size_t i = 0; i < matches.gl_pathc; ++i) places.push_back(std::string(matches.gl_pathv[i]) + "/");
+        }
+        globfree(&matches);
+      }
+      for (const std::string& place : places) {
+        library.looked += (library.looked.empty() ? "" : ", ") + (place.empty() ? "the loader's path" : place);
+        for (const char* name : {"libcublas.so.13", "libcublas.so.12"}) {
+          if (load(place + name, library)) return library;
+        }
+      }
+    }
+    return library;
+  }();
+  return found;
+}
+
+void check_status(int status) {
+  if (status != 0) fail("cuBLAS (%s) reports: %s", library().path.c_str(), library().text(status));
+}
+
+int call(void* handle, int ta, int tb, int m, int n, int k, const float* alpha, const float* a, int lda, const float* b, int ldb, const float* beta,
+         float* c, int ldc) {
+  return library().sgemm(handle, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+int call(void* handle, int ta, int tb, int m, int n, int k, const double* alpha, const double* a, int lda, const double* b, int ldb,
+         const double* beta, double* c, int ldc) {
+  return library().dgemm(handle, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+}  // namespace
+
+std::string cublas_description() {
+  const Library& found = library();
+  return found.path.empty() ? "cuBLAS was not found in " + found.looked : found.path;
+}
+
+Cublas::~Cublas() {
+  if (handle_) library().destroy(handle_);
+  if (workspace_) cudaFree(workspace_);
+}
+
+void* Cublas::handle() {
+  if (handle_) return handle_;
+  const Library& found = library();
+  if (found.path.empty()) {
+    throw std::runtime_error("cuBLAS is needed and was not found (libcublas.so.13 or .12). Looked in: " + found.looked +
+                             ". Install the CUDA toolkit or the Python wheel nvidia-cublas, or name its folder in PIPE_CUDA_LIBS.");
+  }
+  check_status(found.create(&handle_));
+  check_status(found.set_stream(handle_, stream()));
+  check_status(found.set_math(handle_, kDefaultMath));
+  check(cudaMalloc(&workspace_, kWorkspace));
+  check_status(found.set_workspace(handle_, workspace_, kWorkspace));
+  return handle_;
+}
+
+template <class T>
+void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb,
+                 T beta, T* c, int64_t ldc) {
+  if (m <= 0 || n <= 0) return;
+  if (std::max({m, n, k, lda, ldb, ldc}) > INT_MAX) fail("a matrix product of [%ld, %ld] by [%ld, %ld] is beyond cuBLAS's sizes", m, k, k, n);
+  // cuBLAS is column-major: it makes cᵀ = op(b)ᵀ · op(a)ᵀ.
+  check_status(call(cublas().handle(), transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b,
+                    std::max<int64_t>(ldb, 1), a, std::max<int64_t>(lda, 1), &beta, c, ldc));
+}
+
+template void cublas_gemm(bool, bool, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t, float, float*, int64_t);
+template void cublas_gemm(bool, bool, int64_t, int64_t, int64_t, double, const double*, int64_t, const double*, int64_t, double, double*, int64_t);
+
+}  // namespace ops
