@@ -1,4 +1,5 @@
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -61,6 +62,7 @@ struct Backend::State {
   Ring up;
   Ring down;  // the queue's thread only
   std::optional<Cublas> cublas{std::in_place};
+  std::map<std::string, float*> constants;  // the queue's thread only
 };
 
 namespace {
@@ -91,9 +93,24 @@ void check(cudaError_t code) {
 
 cudaStream_t stream() { return current->work; }
 int multiprocessors() { return current->card.multiProcessorCount; }
-size_t shared_limit() { return current->card.sharedMemPerBlockOptin; }
+static size_t shared_limit() { return current->card.sharedMemPerBlockOptin; }
 void* borrow(size_t bytes) { return current->take(bytes, current->work); }
 void give_back(void* data) { cudaFreeAsync(data, current->work); }
+
+const float* constant(const std::string& name, const std::function<std::vector<float>()>& make) {
+  float*& data = current->constants[name];
+  if (data) return data;
+  const std::vector<float> values = make();
+  data = static_cast<float*>(borrow(values.size() * sizeof(float)));
+  check(cudaMemcpyAsync(data, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice, current->work));
+  return data;
+}
+
+void allow_shared_bytes(const void* kernel, size_t bytes) {
+  if (bytes > shared_limit()) fail("%.1f KB of shared memory are needed, and %s has %.1f", bytes / 1024.0, current->card.name, shared_limit() / 1024.0);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
 Cublas& cublas() { return *current->cublas; }
 
 Backend::State::State(int wanted) : number(wanted) {
@@ -129,6 +146,7 @@ Backend::State::~State() {
   cudaSetDevice(number);
   if (work) cudaStreamSynchronize(work);
   cublas.reset();
+  for (const auto& [name, data] : constants) cudaFreeAsync(data, work);
   if (copied) cudaEventDestroy(copied);
   if (copies) cudaStreamDestroy(copies);
   if (work) cudaStreamDestroy(work);

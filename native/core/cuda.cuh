@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 namespace ops {
@@ -18,7 +20,6 @@ inline void launched() { check(cudaGetLastError()); }
 // The stream of the device whose queue runs the calling op, and what the device has.
 cudaStream_t stream();
 int multiprocessors();
-size_t shared_limit();  // bytes of shared memory that one block may have
 
 // Device memory for as long as an op enqueues; free for the next op after that.
 void* borrow(size_t bytes);
@@ -45,10 +46,14 @@ std::vector<T> to_host(const T* data, int64_t count) {
   return values;
 }
 
-// Copies host values into device memory in stream order; `source` may change afterwards.
-template <class T>
-void to_device(T* target, const T* source, int64_t count) {
-  check(cudaMemcpyAsync(target, source, count * sizeof(T), cudaMemcpyHostToDevice, stream()));
+// Values that `make` gives at the first call with this name; they stay on the device as long as it is open.
+const float* constant(const std::string& name, const std::function<std::vector<float>()>& make);
+
+// More than 48 KB of shared memory has to be asked for. Throws when the card has less.
+void allow_shared_bytes(const void* kernel, size_t bytes);
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  if (bytes > 48 << 10) allow_shared_bytes(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 constexpr int kThreads = 256;

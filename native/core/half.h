@@ -1,19 +1,19 @@
-// defines: conversions between f32 and the two-byte floats, rounding to nearest even; NaN stays a (quiet) NaN.
+// defines: conversions between f32 and the two-byte floats, rounding to nearest even; NaN stays a (quiet) NaN. On every backend the same code (constexpr).
 #pragma once
 #include <bit>
 #include <cstdint>
 
 namespace ops {
 
-inline float bf16_to_f32(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
+constexpr float bf16_to_f32(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
 
-inline uint16_t f32_to_bf16(float x) {
+constexpr uint16_t f32_to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
 }
 
-inline float f16_to_f32(uint16_t x) {
+constexpr float f16_to_f32(uint16_t x) {
   const uint32_t sign = static_cast<uint32_t>(x & 0x8000) << 16, magnitude = x & 0x7fff;
   if (magnitude >= 0x7c00) {  // infinite, or NaN made quiet
     return std::bit_cast<float>(sign | 0x7f800000 | (magnitude & 0x3ff) << 13 | (magnitude > 0x7c00 ? 0x400000 : 0));
@@ -23,7 +23,7 @@ inline float f16_to_f32(uint16_t x) {
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(value));
 }
 
-inline uint16_t f32_to_f16(float x) {
+constexpr uint16_t f32_to_f16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
   if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);  // 65536 and above
@@ -36,7 +36,7 @@ inline uint16_t f32_to_f16(float x) {
 }
 
 // f64 → f32 with the last bit set when inexact: rounding the result to fewer bits rounds x itself to nearest even.
-inline float f64_to_f32_odd(double x) {
+constexpr float f64_to_f32_odd(double x) {
   const float nearest = static_cast<float>(x);
   uint32_t bits = std::bit_cast<uint32_t>(nearest);
   const double back = nearest;

@@ -5,8 +5,7 @@
 namespace ops {
 
 void add(const AddArgs& args) {
-  const auto [x, y, out, n, alpha, beta] = args;
-  each(n, [=] __device__(int64_t i) { out[i] = alpha * x[i] + beta * y[i]; });
+  each(args.n, [args] __device__(int64_t i) { args.out[i] = args.alpha * args.x[i] + args.beta * args.y[i]; });
 }
 
 }  // namespace ops
