@@ -46,6 +46,19 @@ const valuesOf = (code: TrellisCode, { L, V }: TileShape, lookup: Lookup | undef
   return values
 }
 
+/** Whether a state's value depends on (s(s+1) >> 6) mod 1024 alone, as HYB's does up to Q = 9. */
+const isHashed = (values: Float32Array, { L, V }: TileShape): boolean => {
+  if (L !== 16 || V !== 2) return false
+  const first = new Int32Array(1024).fill(-1)
+  for (let s = 0; s < 65536; s++) {
+    const hash = ((s * (s + 1)) >>> 6) & 1023
+    if (first[hash] === -1) first[hash] = s
+    const at = first[hash]!
+    if (values[2 * at] !== values[2 * s] || values[2 * at + 1] !== values[2 * s + 1]) return false
+  }
+  return true
+}
+
 /** A codec that only decodes: its table is the checkpoint's, and stays on the device. */
 const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, stored: Tensor): Codec => {
   const { L, V, Tx, Ty } = shape
@@ -109,6 +122,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   const order = ops.tensor(plan.order, [plan.order.length])
   const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries, [lookup.rows, V], 'f16') } : {}
   const { shift, unit, target, limit, radius } = plan
+  const hashed = isHashed(values, shape)
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
@@ -119,7 +133,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
       const codes = device.empty('u16', [m / Tx, stepsOf(shape)])
       const out = device.empty('f32', [m, Ty])
       device.run('trellis_encode', {
-        z, table, pairs, norms, order, codes, values: out, m, Tx, Ty, L, KV, V, bins: plan.pairs.length, shift, unit, target, limit, radius,
+        z, table, pairs, norms, order, codes, values: out, m, Tx, Ty, L, KV, V, bins: plan.pairs.length, shift, unit, target, limit, radius, hashed,
       })
       return { codes, values: out }
     },

@@ -1,0 +1,21 @@
+// The op trellis_encode on a GPU: memory from the device's pool, work on its stream.
+#include "../../core/cuda.cuh"
+#include "trellis_cuda.h"
+#include "trellis_encode.h"
+
+namespace ops {
+
+void trellis_encode(const TrellisEncodeArgs& a) {
+  TrellisEncodeCuda search{};
+  search.z = a.z, search.table = a.table, search.codes = a.codes, search.values = a.values;
+  search.m = a.m, search.Tx = a.Tx, search.Ty = a.Ty, search.L = a.L, search.KV = a.KV, search.V = a.V;
+  search.hashed = a.hashed;
+  search.limit = static_cast<float>(a.limit / 2);  // args.limit is twice the largest component
+  search.stream = stream();
+  search.workspace_bytes = trellis_encode_workspace(search);
+  Scratch<uint8_t> workspace(static_cast<int64_t>(search.workspace_bytes));
+  search.workspace = workspace;
+  trellis_encode_cuda(search);
+}
+
+}  // namespace ops
