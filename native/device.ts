@@ -10,6 +10,23 @@ export type OpArgs = Readonly<Record<string, Tensor | number | boolean | undefin
 /** How often an op ran and how long, in seconds on the queue's own thread. */
 export interface OpStats { calls: number; seconds: number }
 
+/** What a device runs on. */
+export interface DeviceInfo {
+  /** Instruction set: 'avx512', 'sm_90'. */
+  readonly isa: string
+  /** Threads of the CPU, multiprocessors of a GPU. */
+  readonly threads: number
+  /** The library for products of matrices that was found, 'built-in', or for a GPU where cuBLAS was looked for. */
+  readonly blas: string
+  /** Of a GPU: its name, and what driver and addon are for. */
+  readonly card?: string
+  readonly driver?: string
+  readonly runtime?: string
+  /** Of a GPU: memory, and what of it is free now. */
+  readonly totalBytes?: number
+  readonly freeBytes?: number
+}
+
 export interface Device {
   /** The backend's kind: part of cache keys, because results may differ in the last place between kinds. */
   readonly kind: 'cpu' | 'cuda'
@@ -32,8 +49,7 @@ export interface Device {
   finish(): Promise<void>
   read(tensor: Tensor): Promise<Uint8Array>
   release(handle: Handle): void
-  /** What it runs on: instruction set, threads, and the OpenBLAS that was found or 'built-in'. */
-  info(): { readonly isa: string; readonly threads: number; readonly blas: string }
+  info(): DeviceInfo
   /** Calls and seconds per op since the start. */
   stats(): Readonly<Record<string, OpStats>>
 }

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Device, OpArgs, OpStats } from './device.js'
+import type { Device, DeviceInfo, OpArgs, OpStats } from './device.js'
 import { type Ops, opsOn } from './ops.js'
 import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
 
@@ -12,7 +12,7 @@ interface Field { name: string; kind: 'tensor' | 'whole' | 'real' | 'flag'; type
 /** The class Device of an addon: native/core/node_device.h. */
 interface NativeDevice {
   ops(): { name: string; fields: Field[] }[]
-  info(): { isa: string; threads: number; blas: string }
+  info(): DeviceInfo
   empty(bytes: number): Handle
   upload(bytes: Uint8Array): Handle
   enqueue(op: number, ...values: unknown[]): number
@@ -157,19 +157,30 @@ const packageRoot = (): string => {
 }
 
 /**
- * Opens 'cpu'. Each call makes a device of its own: a queue, its thread and its pool. PIPE_ISA, PIPE_THREADS and
- * PIPE_OPENBLAS are read then. Rejects with a sentence when the addon cannot be loaded.
+ * Opens 'cpu', or 'cuda:0', 'cuda:1', … ('cuda' is the first). Each call makes a device of its own: a queue and its
+ * thread, with a pool of threads or a stream. PIPE_ISA, PIPE_THREADS, PIPE_OPENBLAS and PIPE_CUDA_LIBS are read then.
+ * Rejects with a sentence when the addon cannot be loaded, or the machine lacks what it needs.
  */
 export const openBackend = async (device: string): Promise<Ops> => {
-  const kind = /^cuda(:\d+)?$/.test(device) ? 'cuda' : device
-  if (kind !== 'cpu' && kind !== 'cuda') throw new Error(`unknown device "${device}"; it may be cpu or cuda:0, cuda:1, …`)
+  const match = /^(cpu|cuda)(?::(\d{1,3}))?$/.exec(device)
+  if (match === null || (match[1] === 'cpu' && match[2] !== undefined)) throw new Error(`unknown device "${device}"; it may be cpu or cuda:0, cuda:1, …`)
+  const kind = match[1] as 'cpu' | 'cuda'
+  const number = Number(match[2] ?? 0)
   const path = join(packageRoot(), 'build', 'Release', `${kind}.node`)
   let addon: Addon
   try {
     addon = createRequire(import.meta.url)(path) as Addon
   } catch (error) {
     const reason = (error as Error).message.split('\n')[0]
-    throw new Error(`The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder: npx cmake-js compile -d native -O build`)
+    const needs = kind === 'cuda' ? ', with nvcc (the CUDA toolkit) on the PATH' : ''
+    throw new Error(`The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`)
   }
-  return opsOn(new NativeQueue(kind, device, new addon.Device()))
+  let native: NativeDevice
+  try {
+    native = new addon.Device(number)
+  } catch (error) {
+    if (kind === 'cpu') throw error
+    throw new Error(`cuda:${number} cannot be used: ${(error as Error).message}.\n  --device cpu does without.`)
+  }
+  return opsOn(new NativeQueue(kind, kind === 'cuda' ? `cuda:${number}` : 'cpu', native))
 }

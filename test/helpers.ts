@@ -100,6 +100,8 @@ export function countingOps(ops: Ops): { ops: Ops; calls: Record<string, number>
   return { ops: counting, calls }
 }
 
+/** Where tests of ops, codebooks and stages run: PIPE_TEST_DEVICE, as npm run test:gpu sets it, or the CPU. */
+export const testDevice = process.env.PIPE_TEST_DEVICE ?? 'cpu'
 
 export interface Backend {
   readonly name: string

@@ -82,7 +82,8 @@ t.test('what run refuses', async t => {
 
 t.test('settings', async t => {
   await t.rejects(openBackend('tpu'), /unknown device "tpu"/)
-  await t.rejects(openBackend('cuda:0'), /cuda addon could not be loaded\.\n.*cuda\.node: .*\n.*npx cmake-js compile/)
+  await t.rejects(openBackend('cpu:1'), /unknown device "cpu:1"/)
+  await t.rejects(openBackend('cuda:99'), /^cuda:99 cannot be used: .*(GPU|driver).*\.\n {2}--device cpu|cuda addon could not be loaded\.\n.*cuda\.node: .*\n.*npx cmake-js compile/)
   await t.rejects(openWith({ PIPE_ISA: 'mmx' }), /PIPE_ISA is "mmx"; it may be portable, avx2 or avx512/)
   await t.rejects(openWith({ PIPE_THREADS: '0' }), /PIPE_THREADS is "0"/)
   await t.rejects(openWith({ PIPE_OPENBLAS: '/nowhere.so' }), /PIPE_OPENBLAS=\/nowhere\.so cannot be used: .*No such file/)

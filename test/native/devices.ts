@@ -2,6 +2,7 @@
 import { openBackend } from '../../native/index.js'
 import type { Ops } from '../../native/ops.js'
 import type { DType, Tensor } from '../../native/tensor.js'
+import { testDevice } from '../helpers.js'
 
 export interface Settings { PIPE_ISA?: string; PIPE_THREADS?: string; PIPE_OPENBLAS?: string }
 
@@ -19,8 +20,12 @@ export const openWith = (settings: Settings): Promise<Ops> => {
 
 const lacks = /has only/
 
-/** Every level of this machine, each with one thread and with two, on the built-in GEMM: [name, verbs]. */
+/**
+ * Every level of this machine, each with one thread and with two, on the built-in GEMM: [name, verbs]. With
+ * PIPE_TEST_DEVICE (npm run test:gpu) that device alone.
+ */
 export const everyDevice = async (): Promise<[string, Ops][]> => {
+  if (testDevice !== 'cpu') return [[testDevice, await openBackend(testDevice)]]
   const list: [string, Ops][] = []
   for (const PIPE_ISA of ['portable', 'avx2', 'avx512']) {
     for (const PIPE_THREADS of ['1', '2']) {

@@ -2,11 +2,12 @@ import t from 'tap'
 import { openBackend } from '../../native/index.js'
 import { bf16Format, decodeReference, f16Format, roundReference } from '../../native/ops/cast/reference.js'
 import { everyDevice, gaussian, same, uniform, values } from './devices.js'
+import { testDevice } from '../helpers.js'
 
 const integers = (length: number): Int32Array => Int32Array.from({ length }, (_, i) => i * 3 - 100)
 
 t.test('tensor: dtypes follow arrays; half floats and bytes are named', async t => {
-  const ops = await openBackend('cpu')
+  const ops = await openBackend(testDevice)
   t.equal(ops.tensor(new Float64Array(6), [2, 3]).dtype, 'f64')
   t.equal(ops.tensor(new Uint16Array(6), [6], 'bf16').dtype, 'bf16')
   t.equal(ops.tensor(new Uint8Array(24), [6], 'f32').dtype, 'f32')
@@ -55,7 +56,7 @@ t.test('copy, paste, concat, reshape, transpose: every shape', async t => {
 })
 
 t.test('moving: wrong arguments are refused with a sentence', async t => {
-  const ops = await openBackend('cpu')
+  const ops = await openBackend(testDevice)
   const x = ops.zeros('f32', [2, 3])
   t.throws(() => ops.paste(ops.zeros('f32', [3, 3]), x, { row: 2 }), { message: 'paste: x [2, 3] at row 2, column 0 does not fit into [3, 3]' })
   t.throws(() => ops.paste(ops.zeros('i32', [3, 3]), x, {}), { message: 'paste: x must be i32 [?, ?], got f32 [2, 3]' })

@@ -12,6 +12,7 @@ import { siluMulReference } from '../../native/ops/silu-mul/reference.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
+import { testDevice } from '../helpers.js'
 
 /** Runs a case on every device: error below the bound, equal to the bit on a second run and for any number of threads. */
 const check = async (t: Test, label: string, run: (ops: Ops) => Tensor, expected: Float64Array, bound: number) => {
@@ -157,7 +158,7 @@ t.test('NaN goes in, NaN comes out', async t => {
 })
 
 t.test('wrong arguments are refused with a sentence', async t => {
-  const ops = await openBackend('cpu')
+  const ops = await openBackend(testDevice)
   const x = ops.zeros('f32', [6, 8])
   t.throws(() => ops.attention(x, x, x, { heads: 3, kvHeads: 1, length: 6, scale: 1 }), { message: 'attention: 8 columns, 3 heads, 1 of keys do not divide' })
   t.throws(() => ops.attention(x, x, x, { heads: 2, kvHeads: 2, length: 4, scale: 1 }), { message: 'attention: 6 rows are no whole number of sequences of 4' })

@@ -14,7 +14,7 @@ import { embed, forwardBlock, openBlock, Rotary } from '../../../stages/model/fo
 import model from '../../../stages/model/model.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { concatenated, openTokenizer } from '../../../stages/model/text.js'
-import { countingOps, root, temporary } from '../../helpers.js'
+import { countingOps, root, temporary, testDevice } from '../../helpers.js'
 import { same } from '../../native/devices.js'
 import { contextWith, memoryCheckpoint } from '../context.js'
 import { floats, runStage } from '../run-stage.js'
@@ -22,7 +22,7 @@ import { floats, runStage } from '../run-stage.js'
 const folder = join(root, 'fixtures/tiny-llama')
 const text = join(folder, 'calibration.jsonl')
 const params = { text, sequences: 5, length: 40, batch: 2 }
-const ops = await openBackend('cpu')
+const ops = await openBackend(testDevice)
 type Out = NewRow<typeof activations>
 type In = Row<typeof linears>
 const rowsOf = async (path: string): Promise<In[]> => (await runStage(model, { path }, [{}], contextWith(ops))) as In[] // references all

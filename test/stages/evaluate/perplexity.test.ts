@@ -10,10 +10,10 @@ import { score } from '../../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
-import { pipe, root } from '../../helpers.js'
+import { pipe, root, testDevice } from '../../helpers.js'
 import { floats } from '../run-stage.js'
 
-const ops = await openBackend('cpu')
+const ops = await openBackend(testDevice)
 const family = (name: string): string => join(root, 'fixtures/hf-reference', name)
 
 const reference = async (name: string) => {

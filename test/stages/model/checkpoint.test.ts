@@ -8,7 +8,7 @@ import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { openBlock } from '../../../stages/model/forward.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { type NewEntry, readSafetensors, writeSafetensors } from '../../../stages/model/safetensors.js'
-import { root, temporary } from '../../helpers.js'
+import { root, temporary, testDevice } from '../../helpers.js'
 import { same } from '../../native/devices.js'
 
 const reference = (name: string): string => join(root, 'fixtures/hf-reference', name)
@@ -190,7 +190,7 @@ t.test('NaN weights are named when a block is opened', async t => {
       return new Uint8Array(values.buffer)
     },
   })))
-  const ops = await openBackend('cpu')
+  const ops = await openBackend(testDevice)
   using weights = await openWeights(ops, await openCheckpoint(folder))
   {
     using block = await openBlock(ops, weights, 0)

@@ -6,10 +6,10 @@ import { openBackend } from '../../../native/index.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { writeDense } from '../../../stages/model/dense.js'
 import { openWeights } from '../../../stages/model/quantized.js'
-import { pipe, root, temporary } from '../../helpers.js'
+import { pipe, root, temporary, testDevice } from '../../helpers.js'
 import { same } from '../../native/devices.js'
 
-const ops = await openBackend('cpu')
+const ops = await openBackend(testDevice)
 const reference = join(root, 'fixtures/hf-reference/qwen2-bias')
 type Json = Record<string, unknown>
 const config = (folder: string): Json => JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as Json

@@ -8,9 +8,9 @@ import { embed, forwardBlock, Head, openBlock, Rotary } from '../../../stages/mo
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
 import { fileTensor } from '../../../pipeline/define.js'
-import { root } from '../../helpers.js'
+import { root, testDevice } from '../../helpers.js'
 
-const ops = await openBackend('cpu')
+const ops = await openBackend(testDevice)
 const floats = async (x: { read(): Promise<Uint8Array> }): Promise<Float32Array> => new Float32Array((await x.read()).slice().buffer)
 
 /** The largest absolute difference; NaN if there is one. */

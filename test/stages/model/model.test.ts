@@ -4,10 +4,10 @@ import t from 'tap'
 import { openBackend } from '../../../native/index.js'
 import model from '../../../stages/model/model.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
-import { root } from '../../helpers.js'
+import { root, testDevice } from '../../helpers.js'
 import { contextOf, runStage } from '../run-stage.js'
 
-const ops = await openBackend('cpu')
+const ops = await openBackend(testDevice)
 const rowsOf = (folder: string) => runStage(model, { path: folder }, [{}], contextOf(ops))
 
 t.test('rows in the order of use, batches of neighbours', async t => {

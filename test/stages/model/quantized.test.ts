@@ -13,11 +13,11 @@ import { readConfig } from '../../../stages/model/config.js'
 import model from '../../../stages/model/model.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { type NewEntry, writeSafetensors } from '../../../stages/model/safetensors.js'
-import { close, pipe, temporary } from '../../helpers.js'
+import { close, pipe, temporary, testDevice } from '../../helpers.js'
 import { same } from '../../native/devices.js'
 import { contextOf, floats, runStage } from '../run-stage.js'
 
-const ops = await openBackend('cpu')
+const ops = await openBackend(testDevice)
 type Json = Record<string, unknown>
 const bytes = (x: NodeJS.ArrayBufferView) => async (): Promise<Uint8Array> => new Uint8Array(x.buffer, x.byteOffset, x.byteLength)
 
