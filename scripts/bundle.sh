@@ -29,6 +29,7 @@ copy() { tar -c --exclude='*.map' --exclude='*.d.ts' --exclude='*.d.mts' --exclu
 
 mkdir -p "$stage"/bin "$stage"/build/Release
 cp "$(readlink -f "$(node -p process.execPath)")" "$stage"/bin/node
+strip "$stage"/bin/node
 cp build/Release/*.node "$stage"/build/Release/
 strip --strip-unneeded "$stage"/build/Release/*.node
 copy package.json graphs schemas fixtures/tiny-llama
@@ -45,7 +46,7 @@ packages() {
   fi | sed -n "s|^$PWD/node_modules/||p" | grep -vE '^(cmake-js|node-addon-api)(/|$)' | sed 's|/node_modules/.*||' | sort -u
 }
 packages | sed 's|^|node_modules/|' > "$stage"/.packages
-copy --exclude='*.ts' --exclude='*.md' --exclude='*.umd.js' --exclude='*.min.js' -T "$stage"/.packages
+copy --exclude='*.ts' --exclude='*.md' --exclude='bundles' -T "$stage"/.packages
 rm "$stage"/.packages
 find "$stage"/node_modules -name '*.node' \( -path '*musl*' -o -path '*darwin*' -o -path '*win32*' -o -path '*arm*' \) -delete
 find "$stage"/node_modules -name '*.node' -exec strip --strip-unneeded {} + 2> /dev/null || true

@@ -156,16 +156,17 @@ Backend::State::~State() {
 void* Backend::State::take(size_t bytes, cudaStream_t on) {
   void* data = nullptr;
   cudaError_t code = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), on);
+  cudaMemPool_t pool;
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     check(cudaDeviceSynchronize());
-    cudaMemPool_t pool;
     check(cudaDeviceGetDefaultMemPool(&pool, number));
     check(cudaMemPoolTrimTo(pool, 0));
     code = cudaMallocAsync(&data, std::max<size_t>(bytes, 1), on);
   }
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();
+    cudaMemPoolTrimTo(pool, 0);  // a request that failed halfway leaves its half in the pool
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     fail("out of device memory on cuda:%d: %.1f MB are needed, %.1f of %.1f MB are free. Lower --memory, or use a larger card.", number,

@@ -1,6 +1,9 @@
 #include "node_device.h"
 
 #include <cmath>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace ops {
 
@@ -13,6 +16,15 @@ const char* kind_name(Field::Kind kind) {
     case Field::Kind::real: return "real";
     default: return "flag";
   }
+}
+
+// Fresh memory is written for the first time by a read: 2 MB at a page fault instead of 4 KB, 1 → 10 GB/s.
+void in_large_pages(uint8_t* data, size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage, end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 constexpr double kWhole = 9007199254740992.0;  // 2⁵³: beyond it a number no longer counts one by one
@@ -165,6 +177,7 @@ Napi::Value NodeDevice::wait(const Napi::CallbackInfo& info) {
     if (!source) throw Napi::Error::New(env, "read: the tensor was released");
     auto bytes = Napi::Uint8Array::New(env, source->bytes());
     target = bytes.Data();
+    in_large_pages(target, bytes.ByteLength());
     wait->bytes = Napi::Persistent(bytes);
     source->retain();
   }

@@ -15,7 +15,7 @@ struct Launch {
   int64_t sequences;
   int T, N, L, KV, V;  // weights and steps of a sequence
   float limit;
-  int blocks;
+  int blocks, multiprocessors;
   cudaStream_t stream;
 };
 
@@ -24,7 +24,7 @@ struct Family {
   bool (*serves)(const Launch&, int shared_bytes);
   size_t (*fixed_bytes)(const Launch&);                // workspace used once
   size_t (*block_bytes)(const Launch&);                // workspace of each block
-  int (*blocks)(const Launch&, int multiprocessors);   // as many as can work at once
+  int (*blocks)(const Launch&);                        // as many as can work at once
   cudaError_t (*run)(const Launch&);
 };
 

@@ -26,7 +26,7 @@ Device device() {
   return d;
 }
 
-Launch plan(const TrellisEncodeCuda& a) {
+Launch plan(const TrellisEncodeCuda& a, const Device& d) {
   const auto require = [](bool good, const std::string& sentence) {
     if (!good) throw std::invalid_argument("trellis_encode: " + sentence);
   };
@@ -44,7 +44,7 @@ Launch plan(const TrellisEncodeCuda& a) {
   l.workspace = static_cast<unsigned char*>(a.workspace);
   l.sequences = a.m / a.Tx;
   l.T = static_cast<int>(a.Tx * a.Ty), l.N = steps, l.L = static_cast<int>(a.L), l.KV = static_cast<int>(a.KV), l.V = static_cast<int>(a.V);
-  l.limit = a.limit, l.stream = a.stream;
+  l.limit = a.limit, l.multiprocessors = d.multiprocessors, l.stream = a.stream;
   return l;
 }
 
@@ -62,30 +62,30 @@ const Family& choose(const TrellisEncodeCuda& a, const Launch& l, const Device& 
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-int useful_blocks(const Family& family, const Launch& l, const Device& d) {
-  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(family.blocks(l, d.multiprocessors), l.sequences)));
+int useful_blocks(const Family& family, const Launch& l) {
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(family.blocks(l), l.sequences)));
 }
 
 }  // namespace
 
 size_t trellis_encode_workspace(const TrellisEncodeCuda& args) {
-  const Launch l = plan(args);
   const Device d = device();
+  const Launch l = plan(args, d);
   const Family& family = choose(args, l, d);
-  return aligned(family.fixed_bytes(l)) + useful_blocks(family, l, d) * aligned(family.block_bytes(l));
+  return aligned(family.fixed_bytes(l)) + useful_blocks(family, l) * aligned(family.block_bytes(l));
 }
 
 void trellis_encode_cuda(const TrellisEncodeCuda& args) {
-  Launch l = plan(args);
-  if (l.sequences == 0) return;
   const Device d = device();
+  Launch l = plan(args, d);
+  if (l.sequences == 0) return;
   const Family& family = choose(args, l, d);
   const size_t fixed = aligned(family.fixed_bytes(l)), each = aligned(family.block_bytes(l));
   if (args.workspace_bytes < fixed + each)
     throw std::invalid_argument("trellis_encode: the workspace has " + std::to_string(args.workspace_bytes) + " bytes, one block needs " +
                                 std::to_string(fixed + each));
   const size_t fit = (args.workspace_bytes - fixed) / each;
-  l.blocks = static_cast<int>(std::min<size_t>(useful_blocks(family, l, d), fit));
+  l.blocks = static_cast<int>(std::min<size_t>(useful_blocks(family, l), fit));
   check(family.run(l), "launch");
 }
 

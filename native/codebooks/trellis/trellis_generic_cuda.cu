@@ -93,7 +93,7 @@ const Family generic_family = {
     [](const Launch& a, int) { return a.T <= 8192; },
     [](const Launch&) { return size_t{0}; },
     [](const Launch& a) { return (size_t)a.N * sizeof(float) << (a.L - a.KV); },
-    [](const Launch&, int multiprocessors) { return 4 * multiprocessors; },
+    [](const Launch& a) { return 4 * a.multiprocessors; },
     [](const Launch& a) {
       generic_kernel<<<a.blocks, threads, a.T * sizeof(float), a.stream>>>(a);
       return cudaGetLastError();

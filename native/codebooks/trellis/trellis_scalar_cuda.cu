@@ -18,7 +18,7 @@
 namespace ops::trellis {
 namespace {
 
-constexpr int threads = 1024, states = 1 << 16, infinity = 0x7C00;
+constexpr int butterflies = 1024, threads = 512, share = butterflies / threads, states = 1 << 16, infinity = 0x7C00;
 
 // Words of 16 bytes trade places within pairs so that reads with a stride of 32 bytes meet all banks.
 __device__ int table_place(int bytes) { return bytes ^ (bytes >> 7 & 1) << 4; }
@@ -29,7 +29,7 @@ template <int KV> struct Shape {
   static constexpr int groups = states >> KV;
   static constexpr int turns = KV == 2 ? 2 : 1;        // steps taken at once
   static constexpr int bits = KV * turns;              // bits in and out of a turn
-  static constexpr int words = groups / threads;       // group minima that a thread ends a turn with
+  static constexpr int words = groups / butterflies;   // group minima that a butterfly (KV = 4: a quarter) ends a turn with
   static constexpr int period = 8 / turns;             // turns between rebasings
   static constexpr int buffers = KV == 2 ? 1 : 2;      // KV = 2 has room for one
 };
@@ -46,8 +46,8 @@ template <int half> __device__ unsigned cost(unsigned two, __half2 minus, unsign
 
 struct Shared {
   unsigned long long best[2];  // cost bits, then group
-  unsigned least[2];
-  int group[2];
+  unsigned least[2][2];  // of this period's last turn, and of the last period's
+  int group[2], overlap[2];
 };
 
 template <int KV> class Search {
@@ -63,11 +63,11 @@ template <int KV> class Search {
   __device__ uint4 read_costs(const unsigned* from, int place) const { return *reinterpret_cast<const uint4*>(from + place); }
 
   // ── one turn, up to the thread's new group minima ─────────────────────────────────────────────────────────────
-  __device__ void forward_turn(const unsigned* from, int t, unsigned base, unsigned (&out)[S::words]) const {
+  __device__ void forward_turn(int b, const unsigned* from, int t, unsigned base, unsigned (&out)[S::words]) const {
     const __half2 minus_base = as_half2(base ^ 0x80008000u);
     const __half2 x0 = x[t];
     if constexpr (KV == 2) {
-      const int place = cost_place(tid), read_a = table_place(tid << 3), read_b = table_place(tid << 5);
+      const int place = cost_place(b), read_a = table_place(b << 3), read_b = table_place(b << 5);
       const __half2 x1 = x[t + 1];
       unsigned mid[4][4];  // [low bits of the first group's j][first new bits]
 #pragma unroll
@@ -93,14 +93,14 @@ template <int KV> class Search {
 #pragma unroll
           for (int i = 0; i < 8; i++) {  // r1 = 2h + i/4, r0 = i mod 4
             const int r1 = 2 * h + i / 4;
-            const unsigned a = i & 1 ? cost<1>(two[0][i / 2], x1, mid[j][r1]) : cost<0>(two[0][i / 2], x1, mid[j][r1]);
-            const unsigned b = i & 1 ? cost<1>(two[1][i / 2], x1, mid[j + 1][r1]) : cost<0>(two[1][i / 2], x1, mid[j + 1][r1]);
-            out[8 * h + i] = j == 0 ? __vminu2(a, b) : __vimin3_u16x2(out[8 * h + i], a, b);
+            const unsigned first = i & 1 ? cost<1>(two[0][i / 2], x1, mid[j][r1]) : cost<0>(two[0][i / 2], x1, mid[j][r1]);
+            const unsigned second = i & 1 ? cost<1>(two[1][i / 2], x1, mid[j + 1][r1]) : cost<0>(two[1][i / 2], x1, mid[j + 1][r1]);
+            out[8 * h + i] = j == 0 ? __vminu2(first, second) : __vimin3_u16x2(out[8 * h + i], first, second);
           }
         }
       }
     } else if constexpr (KV == 3) {
-      const int place = cost_place(tid), read = table_place(tid << 4);
+      const int place = cost_place(b), read = table_place(b << 4);
 #pragma unroll
       for (int j = 0; j < 8; j += 2) {
         const unsigned g = as_bits(__hadd2(as_half2(from[j * 1024 + place]), minus_base));
@@ -109,13 +109,13 @@ template <int KV> class Search {
         const unsigned two[2][4] = {{p.x, p.y, p.z, p.w}, {q.x, q.y, q.z, q.w}};
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-          const unsigned a = i & 1 ? cost<1>(two[0][i / 2], x0, g) : cost<0>(two[0][i / 2], x0, g);
-          const unsigned b = i & 1 ? cost<1>(two[1][i / 2], x0, g1) : cost<0>(two[1][i / 2], x0, g1);
-          out[i] = j == 0 ? __vminu2(a, b) : __vimin3_u16x2(out[i], a, b);
+          const unsigned first = i & 1 ? cost<1>(two[0][i / 2], x0, g) : cost<0>(two[0][i / 2], x0, g);
+          const unsigned second = i & 1 ? cost<1>(two[1][i / 2], x0, g1) : cost<0>(two[1][i / 2], x0, g1);
+          out[i] = j == 0 ? __vminu2(first, second) : __vimin3_u16x2(out[i], first, second);
         }
       }
-    } else {  // butterfly tid/4, new bits 4·(tid mod 4) + i
-      const int p = tid >> 2, read = table_place(tid << 3);
+    } else {  // butterfly b/4, new bits 4·(b mod 4) + i
+      const int p = b >> 2, read = table_place(b << 3);
 #pragma unroll
       for (int j = 0; j < 16; j += 2) {
         const unsigned g = as_bits(__hadd2(as_half2(from[j * 256 + cost_place(p)]), minus_base));
@@ -124,21 +124,21 @@ template <int KV> class Search {
         const unsigned two[2][2] = {{c.x, c.y}, {d.x, d.y}};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          const unsigned a = i & 1 ? cost<1>(two[0][i / 2], x0, g) : cost<0>(two[0][i / 2], x0, g);
-          const unsigned b = i & 1 ? cost<1>(two[1][i / 2], x0, g1) : cost<0>(two[1][i / 2], x0, g1);
-          out[i] = j == 0 ? __vminu2(a, b) : __vimin3_u16x2(out[i], a, b);
+          const unsigned first = i & 1 ? cost<1>(two[0][i / 2], x0, g) : cost<0>(two[0][i / 2], x0, g);
+          const unsigned second = i & 1 ? cost<1>(two[1][i / 2], x0, g1) : cost<0>(two[1][i / 2], x0, g1);
+          out[i] = j == 0 ? __vminu2(first, second) : __vimin3_u16x2(out[i], first, second);
         }
       }
     }
   }
 
   // Steps t (and t + 1): from the group minima after them to those before.
-  __device__ void backward_turn(const unsigned* from, int t, unsigned base, unsigned (&out)[S::words]) const {
+  __device__ void backward_turn(int b, const unsigned* from, int t, unsigned base, unsigned (&out)[S::words]) const {
     const __half2 minus_base = as_half2(base ^ 0x80008000u);
     const auto rebased = [&](unsigned g) { return as_bits(__hadd2(as_half2(g), minus_base)); };
     const __half2 x0 = x[t];
     if constexpr (KV == 2) {
-      const int read_a = table_place(tid << 3), read_b = table_place(tid << 5), place = cost_place(16 * tid);
+      const int read_a = table_place(b << 3), read_b = table_place(b << 5), place = cost_place(16 * b);
       const __half2 x1 = x[t + 1];
       unsigned mid[4][4];  // [j0][r1]
 #pragma unroll
@@ -163,9 +163,9 @@ template <int KV> class Search {
         out[j] = __vminu2(__vimin3_u16x2(cost<0>(two.x, x0, m[0]), cost<1>(two.x, x0, m[1]), cost<0>(two.y, x0, m[2])), cost<1>(two.y, x0, m[3]));
       }
     } else if constexpr (KV == 3) {
-      const int place = cost_place(8 * tid), read = table_place(tid << 4);
-      const uint4 a = read_costs(from, place), b = read_costs(from, place ^ 4);
-      const unsigned g[8] = {rebased(a.x), rebased(a.y), rebased(a.z), rebased(a.w), rebased(b.x), rebased(b.y), rebased(b.z), rebased(b.w)};
+      const int place = cost_place(8 * b), read = table_place(b << 4);
+      const uint4 low = read_costs(from, place), high = read_costs(from, place ^ 4);
+      const unsigned g[8] = {rebased(low.x), rebased(low.y), rebased(low.z), rebased(low.w), rebased(high.x), rebased(high.y), rebased(high.z), rebased(high.w)};
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         const uint4 p = read_table<uint4>(read + (j << 14));
@@ -174,8 +174,8 @@ template <int KV> class Search {
         m = __vimin3_u16x2(m, cost<1>(p.z, x0, g[5]), cost<0>(p.w, x0, g[6]));
         out[j] = __vminu2(m, cost<1>(p.w, x0, g[7]));
       }
-    } else {  // butterfly tid mod 256, old bits 4·(tid/256) + i
-      const int p = tid & 255, read = table_place(p << 5), place = cost_place(16 * p), quarter = tid >> 8 << 2;
+    } else {  // butterfly b mod 256, old bits 4·(b/256) + i
+      const int p = b & 255, read = table_place(p << 5), place = cost_place(16 * p), quarter = b >> 8 << 2;
       unsigned g[16];
 #pragma unroll
       for (int v = 0; v < 4; v++) {
@@ -199,20 +199,18 @@ template <int KV> class Search {
   }
 
  public:
-  // The group of word i that this thread ends a turn with.
-  static __device__ int group_of(bool ahead, int i) {
-    const int tid = threadIdx.x;
-    if (ahead) return S::words * tid + i;
-    if constexpr (KV == 4) return ((tid >> 8 << 2) + i) * 256 + (tid & 255);
-    return i * 1024 + tid;
+  // The group of word i that butterfly b ends a backward turn with.
+  static __device__ int group_of(int b, int i) {
+    if constexpr (KV == 4) return ((b >> 8 << 2) + i) * 256 + (b & 255);
+    return i * 1024 + b;
   }
   // Where a turn's history holds a group.
   static __device__ int kept(bool ahead, int group) {
-    int thread, word;
-    if (ahead) thread = group / S::words, word = group % S::words;
-    else if constexpr (KV == 4) thread = (group >> 10 << 8) + (group & 255), word = group >> 8 & 3;
-    else thread = group & 1023, word = group >> 10;
-    return (word >> 2) * 4096 + 4 * thread + (word & 3);
+    int b, word;
+    if (ahead) b = group / S::words, word = group % S::words;
+    else if constexpr (KV == 4) b = (group >> 10 << 8) + (group & 255), word = group >> 8 & 3;
+    else b = group & 1023, word = group >> 10;
+    return (word >> 2) * 4096 + 4 * b + (word & 3);
   }
 
   __device__ Search(unsigned char* table, unsigned* costs, const __half2* x, Shared& shared)
@@ -220,55 +218,67 @@ template <int KV> class Search {
 
   // `turns` turns, from step `first` up or from step `first` down; fixed: from shared.group, or anywhere.
   // history: [turns][groups] or null. out: this thread's last group minima.
-  template <bool ahead> __device__ void half_pass(int first, int turns, bool fixed, unsigned* history, unsigned (&out)[S::words]) const {
+  template <bool ahead> __device__ void half_pass(int first, int turns, bool fixed, unsigned* history, unsigned (&out)[share][S::words]) const {
     __syncthreads();
     for (int k = tid; k < S::groups; k += threads)
       costs[cost_place(k)] = fixed ? (k == shared.group[0] ? 0 : infinity) | (k == shared.group[1] ? 0 : infinity) << 16 : 0;
-    if (tid < 2) shared.least[tid] = infinity;
+    if (tid < 2) shared.least[0][tid] = infinity;
     __syncthreads();
     for (int n = 0; n < turns; n++) {
-      const unsigned base = n % S::period == 0 && n > 0 ? shared.least[0] | shared.least[1] << 16 : 0;
-      if constexpr (ahead) forward_turn(buffer(n), first + n * S::turns, base, out);
-      else backward_turn(buffer(n), first - (n + 1) * S::turns + 1, base, out);
-      if (history) {
+      unsigned *const least_now = shared.least[n / S::period & 1], *const least_before = shared.least[n / S::period + 1 & 1];
+      const unsigned base = n % S::period == 0 && n > 0 ? least_before[0] | least_before[1] << 16 : 0;
 #pragma unroll
-        for (int i = 0; i < S::words; i += 4)
-          reinterpret_cast<uint4*>(history + (int64_t)n * S::groups)[i / 4 * 1024 + tid] = make_uint4(out[i], out[i + 1], out[i + 2], out[i + 3]);
+      for (int i = 0; i < share; i++) {
+        if constexpr (ahead) forward_turn(tid + i * threads, buffer(n), first + n * S::turns, base, out[i]);
+        else backward_turn(tid + i * threads, buffer(n), first - (n + 1) * S::turns + 1, base, out[i]);
       }
+      if (history) keep(history + (int64_t)n * S::groups, out);
       if constexpr (S::buffers == 1) __syncthreads();
       unsigned* to = buffer(n + 1);
-      if constexpr (ahead) {
 #pragma unroll
-        for (int i = 0; i < S::words; i += 4)
-          *reinterpret_cast<uint4*>(to + (cost_place(S::words * tid) ^ i)) = make_uint4(out[i], out[i + 1], out[i + 2], out[i + 3]);
-      } else {
+      for (int b = 0; b < share; b++) {
+        if constexpr (ahead) {
 #pragma unroll
-        for (int i = 0; i < S::words; i++) to[cost_place(group_of(false, i))] = out[i];
+          for (int i = 0; i < S::words; i += 4)
+            *reinterpret_cast<uint4*>(to + (cost_place(S::words * (tid + b * threads)) ^ i)) = make_uint4(out[b][i], out[b][i + 1], out[b][i + 2], out[b][i + 3]);
+        } else {
+#pragma unroll
+          for (int i = 0; i < S::words; i++) to[cost_place(group_of(tid + b * threads, i))] = out[b][i];
+        }
       }
       if (n % S::period == S::period - 1) {
-        unsigned least = out[0];
+        unsigned least = out[0][0];
 #pragma unroll
-        for (int i = 1; i < S::words; i++) least = __vminu2(least, out[i]);
+        for (int i = 1; i < share * S::words; i++) least = __vminu2(least, out[i / S::words][i % S::words]);
         const unsigned low = __reduce_min_sync(~0u, least & 0xFFFF), high = __reduce_min_sync(~0u, least >> 16);
-        if (lane == 0) atomicMin(&shared.least[0], low), atomicMin(&shared.least[1], high);
-      } else if (n % S::period == 1 && tid < 2) {
-        shared.least[tid] = infinity;
+        if (lane == 0) atomicMin(&least_now[0], low), atomicMin(&least_now[1], high);
+      } else if (n % S::period == 0 && n > 0 && tid < 2) {
+        least_now[tid] = infinity;
       }
       __syncthreads();
     }
   }
 
+  // Group minima to one turn's history.
+  __device__ void keep(unsigned* history, const unsigned (&out)[share][S::words]) const {
+#pragma unroll
+    for (int b = 0; b < share; b++)
+#pragma unroll
+      for (int i = 0; i < S::words; i += 4)
+        reinterpret_cast<uint4*>(history)[i / 4 * butterflies + tid + b * threads] = make_uint4(out[b][i], out[b][i + 1], out[b][i + 2], out[b][i + 3]);
+  }
+
   // shared.group = argmin over groups of ahead + out, for both sequences; ahead: the forward half's last history.
-  __device__ void meet(const unsigned* ahead, const unsigned (&out)[S::words]) const {
+  __device__ void meet(const unsigned* ahead, const unsigned (&out)[share][S::words]) const {
     if (tid < 2) shared.best[tid] = ~0ull;
     __syncthreads();
     float best[2] = {INFINITY, INFINITY};
     unsigned where[2] = {};
 #pragma unroll
-    for (int i = 0; i < S::words; i++) {
-      const int group = group_of(false, i);
+    for (int i = 0; i < share * S::words; i++) {
+      const int group = group_of(tid + i / S::words * threads, i % S::words);
       const float2 sum = [&] {
-        const float2 a = __half22float2(as_half2(ahead[kept(true, group)])), b = __half22float2(as_half2(out[i]));
+        const float2 a = __half22float2(as_half2(ahead[kept(true, group)])), b = __half22float2(as_half2(out[i / S::words][i % S::words]));
         return make_float2(a.x + b.x, a.y + b.y);
       }();
       if (sum.x < best[0]) best[0] = sum.x, where[0] = group;
@@ -333,8 +343,8 @@ template <int KV> __global__ void __launch_bounds__(threads, 1) scalar_kernel(co
   auto* path = reinterpret_cast<uint16_t*>(x + a.N);                     // [2][N]
   __shared__ Shared shared;
   const int tid = threadIdx.x, warp = tid >> 5, half = a.N / 2, turns = half / S::turns;
-  unsigned* history[2];
-  for (int i = 0; i < 2; i++) history[i] = reinterpret_cast<unsigned*>(a.workspace) + ((int64_t)blockIdx.x * 2 + i) * turns * S::groups;
+  unsigned* const ahead = reinterpret_cast<unsigned*>(a.workspace) + (int64_t)blockIdx.x * 2 * turns * S::groups;  // [turns][groups]
+  unsigned* const back = ahead + (int64_t)turns * S::groups;
   Search<KV> search(memory, costs, x, shared);
 
   for (int i = tid; i < states; i += threads) *reinterpret_cast<__half*>(memory + table_place(2 * i)) = __float2half_rn(a.table[i]);
@@ -342,19 +352,18 @@ template <int KV> __global__ void __launch_bounds__(threads, 1) scalar_kernel(co
     const int64_t second = min(2 * pair + 1, a.sequences - 1);  // an odd one out is searched twice
     const auto minus = [&](float z) { return -fminf(fmaxf(z, -a.limit), a.limit); };
     for (int t = tid; t < a.N; t += threads) x[t] = __floats2half2_rn(minus(a.z[2 * pair * a.N + t]), minus(a.z[second * a.N + t]));
-    unsigned out[S::words];
-    // The first pass, turned by half: forward over the second half, then backward over the first.
-    search.template half_pass<true>(half, turns, false, nullptr, out);
-#pragma unroll
-    for (int i = 0; i < S::words; i += 4) reinterpret_cast<uint4*>(history[0])[i / 4 * 1024 + tid] = make_uint4(out[i], out[i + 1], out[i + 2], out[i + 3]);
-    search.template half_pass<false>(half - 1, turns, false, nullptr, out);
-    search.meet(history[0], out);
-    const int overlap[2] = {shared.group[0], shared.group[1]};
-    search.template half_pass<true>(0, turns, true, history[0], out);
-    search.template half_pass<false>(a.N - 1, turns, true, history[1], out);
-    search.meet(history[0] + (int64_t)(turns - 1) * S::groups, out);
-    if (warp < 2) search.template trace<true>(warp, shared.group[warp], 0, turns, overlap[warp], history[0], path + warp * a.N);
-    else if (warp < 4) search.template trace<false>(warp - 2, shared.group[warp - 2], a.N - 1, turns, overlap[warp - 2], history[1], path + (warp - 2) * a.N);
+    unsigned out[share][S::words];
+    // The first pass turned by half: forward over the second half, backward over the first. The second pass as it is, between the overlaps.
+    for (int pass = 0; pass < 2; pass++) {
+      search.template half_pass<true>(pass ? 0 : half, turns, pass, pass ? ahead : nullptr, out);
+      unsigned* last = ahead + (int64_t)(turns - 1) * S::groups;
+      if (pass == 0) search.keep(last, out);
+      search.template half_pass<false>(pass ? a.N - 1 : half - 1, turns, pass, pass ? back : nullptr, out);
+      if (tid < 2) shared.overlap[tid] = shared.group[tid];
+      search.meet(last, out);
+    }
+    if (warp < 2) search.template trace<true>(warp, shared.group[warp], 0, turns, shared.overlap[warp], ahead, path + warp * a.N);
+    else if (warp < 4) search.template trace<false>(warp - 2, shared.group[warp - 2], a.N - 1, turns, shared.overlap[warp - 2], back, path + (warp - 2) * a.N);
     __syncthreads();
     for (int i = tid; i < 2 * a.N; i += threads) {
       const int which = i >= a.N, t = which ? i - a.N : i;
@@ -388,7 +397,7 @@ const Family scalar_family = {
     },
     [](const Launch&) { return size_t{0}; },
     [](const Launch& a) { return (size_t)(a.KV == 2 ? a.N / 2 : a.N) * sizeof(unsigned) * states >> a.KV; },
-    [](const Launch& a, int multiprocessors) { return (int)min((a.sequences + 1) / 2, (int64_t)multiprocessors); },
+    [](const Launch& a) { return (int)min((a.sequences + 1) / 2, (int64_t)a.multiprocessors); },
     [](const Launch& a) { return a.KV == 2 ? launch<2>(a) : a.KV == 3 ? launch<3>(a) : launch<4>(a); },
 };
 
