@@ -28,7 +28,7 @@ struct TrellisEncodeCuda {
   float* values;
   int64_t m, Tx, Ty, L, KV, V;
   bool hashed;       // the table has the structure that the hashed kernel needs
-  float limit;       // largest |component| in the table: targets beyond it count as it
+  float limit;       // targets beyond it count as it; errors are told apart up to a share of limit². Twice the largest |component|
   void* workspace;   // device memory, 256-byte aligned
   size_t workspace_bytes;
   cudaStream_t stream;
