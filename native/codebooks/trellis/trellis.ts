@@ -85,7 +85,13 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
 }
 
 /** What a code's parameters fix. */
-interface Prepared { readonly lookup: Lookup | undefined; readonly values: Float32Array; readonly plan: SearchPlan; readonly rms: number }
+interface Prepared {
+  readonly lookup: Lookup | undefined
+  readonly values: Float32Array
+  readonly plan: SearchPlan
+  readonly rms: number
+  readonly hashed: boolean
+}
 
 /** The last few: every batch of a run opens the same code, and working one out takes a tenth of a second. */
 const prepared = new Map<string, Prepared>()
@@ -97,7 +103,8 @@ const prepare = (name: string, code: TrellisCode, shape: TileShape, params: Trel
   if (found === undefined) {
     const lookup = code.table?.({ ...params, V: shape.V })
     const values = valuesOf(code, shape, lookup)
-    found = { lookup, values, plan: planSearch(values, shape), rms: Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length) }
+    const rms = Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length)
+    found = { lookup, values, plan: planSearch(values, shape), rms, hashed: isHashed(values, shape) }
     prepared.set(key, found)
     const [oldest] = prepared.keys()
     if (prepared.size > keptPrepared && oldest !== undefined) prepared.delete(oldest)
@@ -115,14 +122,13 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
     if (given === undefined) throw new Error(`${name}: the checkpoint lacks the table ${lookup.name}; it has ${Object.keys(stored).join(', ') || 'none'}`)
     return openStored(ops, name, shape, lookup, given)
   }
-  const { lookup, values, plan, rms } = prepare(name, code, shape, params)
+  const { lookup, values, plan, rms, hashed } = prepare(name, code, shape, params)
   const table = ops.tensor(values, [2 ** L, V])
   const pairs = ops.tensor(plan.pairs, [plan.pairs.length])
   const norms = ops.tensor(plan.norms, [plan.norms.length])
   const order = ops.tensor(plan.order, [plan.order.length])
   const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries, [lookup.rows, V], 'f16') } : {}
   const { shift, unit, target, limit, radius } = plan
-  const hashed = isHashed(values, shape)
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
