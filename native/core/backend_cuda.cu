@@ -128,7 +128,8 @@ Backend::State::State(int wanted) : number(wanted) {
     fail("the NVIDIA driver finds no GPU");
   }
   check(code);
-  if (number >= count) fail("this machine has %d GPU%s: cuda:0%s", count, count == 1 ? "" : "s", count == 1 ? "" : (" to cuda:" + std::to_string(count - 1)).c_str());
+  if (number >= count && count == 1) fail("this machine has 1 GPU: cuda:0");
+  if (number >= count) fail("this machine has %d GPUs: cuda:0 to cuda:%d", count, count - 1);
   check(cudaGetDeviceProperties(&card, number));
   if (card.major < 8) fail("%s has compute capability %d.%d, and 8.0 is needed (A100, RTX 30 or newer)", card.name, card.major, card.minor);
   check(cudaSetDevice(number));

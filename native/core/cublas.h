@@ -1,4 +1,4 @@
-// defines: ops::cublas_gemm, products of matrices by cuBLAS, which is found at run time and never linked.
+// defines: ops::cublas_gemm, products of f32 matrices by cuBLAS, which is found at run time and never linked.
 //
 // f32 products are true f32 (no TF32): 67 instead of some 400 TFLOP/s on an H100, for Hessians and feedback that need
 // their bits. cuBLAS gives the same bits every run on one kind of card.
@@ -10,9 +10,8 @@ namespace ops {
 
 // c [m, n] = alpha · op(a) [m, k] · op(b) [k, n] + beta · c, row-major with leading dimensions as in blas.h.
 // Throws a sentence that names where cuBLAS was looked for when there is none.
-template <class T>
-void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb,
-                 T beta, T* c, int64_t ldc);
+void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b,
+                 int64_t ldb, float beta, float* c, int64_t ldc);
 
 // The library that serves, or the sentence that says where it was looked for.
 std::string cublas_description();

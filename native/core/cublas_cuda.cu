@@ -18,7 +18,8 @@ namespace {
 
 // cuBLAS's own numbers.
 constexpr int kPlain = 0, kTransposed = 1, kDefaultMath = 0;
-constexpr size_t kWorkspace = 32 << 20;  // bytes: what cuBLAS takes itself on Hopper; given, so that a result never depends on what is free
+// Bytes: what cuBLAS takes itself on Hopper; given, so that a result never depends on what is free.
+constexpr size_t kWorkspace = 32 << 20;
 
 struct Library {
   std::string path;  // empty: not found
@@ -28,8 +29,8 @@ struct Library {
   int (*set_stream)(void*, cudaStream_t) = nullptr;
   int (*set_math)(void*, int) = nullptr;
   int (*set_workspace)(void*, void*, size_t) = nullptr;
-  int (*sgemm)(void*, int, int, int, int, int, const float*, const float*, int, const float*, int, const float*, float*, int) = nullptr;
-  int (*dgemm)(void*, int, int, int, int, int, const double*, const double*, int, const double*, int, const double*, double*, int) = nullptr;
+  int (*sgemm)(void*, int, int, int, int, int, const float*, const float*, int,
+               const float*, int, const float*, float*, int) = nullptr;
   const char* (*text)(int) = nullptr;
 };
 
@@ -67,7 +68,7 @@ bool load(const std::string& path, Library& library) {
   };
   if (find(library.create, "cublasCreate_v2") && find(library.destroy, "cublasDestroy_v2") && find(library.set_stream, "cublasSetStream_v2") &&
       find(library.set_math, "cublasSetMathMode") && find(library.set_workspace, "cublasSetWorkspace_v2") &&
-      find(library.sgemm, "cublasSgemm_v2") && find(library.dgemm, "cublasDgemm_v2") && find(library.text, "cublasGetStatusString")) {
+      find(library.sgemm, "cublasSgemm_v2") && find(library.text, "cublasGetStatusString")) {
     library.path = path;
     return true;
   }
@@ -105,16 +106,6 @@ void check_status(int status) {
   if (status != 0) fail("cuBLAS (%s) reports: %s", library().path.c_str(), library().text(status));
 }
 
-int call(void* handle, int ta, int tb, int m, int n, int k, const float* alpha, const float* a, int lda, const float* b, int ldb, const float* beta,
-         float* c, int ldc) {
-  return library().sgemm(handle, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-int call(void* handle, int ta, int tb, int m, int n, int k, const double* alpha, const double* a, int lda, const double* b, int ldb,
-         const double* beta, double* c, int ldc) {
-  return library().dgemm(handle, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
 }  // namespace
 
 std::string cublas_description() {
@@ -142,17 +133,14 @@ void* Cublas::handle() {
   return handle_;
 }
 
-template <class T>
-void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b, int64_t ldb,
-                 T beta, T* c, int64_t ldc) {
+void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b,
+                 int64_t ldb, float beta, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
   if (std::max({m, n, k, lda, ldb, ldc}) > INT_MAX) fail("a matrix product of [%ld, %ld] by [%ld, %ld] is beyond cuBLAS's sizes", m, k, k, n);
+  void* const handle = cublas().handle();
   // cuBLAS is column-major: it makes cᵀ = op(b)ᵀ · op(a)ᵀ.
-  check_status(call(cublas().handle(), transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b,
-                    std::max<int64_t>(ldb, 1), a, std::max<int64_t>(lda, 1), &beta, c, ldc));
+  check_status(library().sgemm(handle, transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b,
+                               std::max<int64_t>(ldb, 1), a, std::max<int64_t>(lda, 1), &beta, c, ldc));
 }
-
-template void cublas_gemm(bool, bool, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t, float, float*, int64_t);
-template void cublas_gemm(bool, bool, int64_t, int64_t, int64_t, double, const double*, int64_t, const double*, int64_t, double, double*, int64_t);
 
 }  // namespace ops

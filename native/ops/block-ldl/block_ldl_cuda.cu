@@ -112,7 +112,7 @@ void block_ldl(const BlockLdlArgs& args) {
     for (int64_t s = p; s < end; s += kStep) {
       const int64_t size = std::min<int64_t>(kStep, end - s), below = s + size;
       // c[s:, s:below] −= c[s:, p:s] · c[s:below, p:s]ᵀ
-      if (s > p) cublas_gemm<float>(false, true, n - s, size, s - p, -1, c + s * n + p, n, c + s * n + p, n, 1, c + s * n + s, n);
+      if (s > p) cublas_gemm(false, true, n - s, size, s - p, -1, c + s * n + p, n, c + s * n + p, n, 1, c + s * n + s, n);
       factor_kernel<<<1, dim3(kStep, kStep), 0, stream()>>>(c + s * n + s, n, static_cast<int>(size), s, inverse, pivot);
       launched();
       if (below == n) continue;
@@ -123,7 +123,7 @@ void block_ldl(const BlockLdlArgs& args) {
     }
     for (int64_t j = end; j < n; j += kUpdate) {  // c[j:, j:j+w] −= c[j:, p:end] · c[j:j+w, p:end]ᵀ
       const int64_t width = std::min(kUpdate, n - j);
-      cublas_gemm<float>(false, true, n - j, width, end - p, -1, c + j * n + p, n, c + j * n + p, n, 1, c + j * n + j, n);
+      cublas_gemm(false, true, n - j, width, end - p, -1, c + j * n + p, n, c + j * n + p, n, 1, c + j * n + j, n);
     }
   }
 

@@ -51,7 +51,7 @@ void gram(const GramArgs& args) {
     const int64_t height = std::min(kStripe, n - i0), width = n - i0;
     for (int64_t t0 = 0; t0 < t; t0 += kTokens) {
       const float* x = clean + t0 * n + i0;
-      cublas_gemm<float>(true, false, height, width, std::min(kTokens, t - t0), 1, x, n, x, n, 0, product, width);
+      cublas_gemm(true, false, height, width, std::min(kTokens, t - t0), 1, x, n, x, n, 0, product, width);
       double* const h = args.h + i0 * n + i0;
       const float* const part = product;
       each(height * width, [=] __device__(int64_t e) {

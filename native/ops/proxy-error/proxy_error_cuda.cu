@@ -11,7 +11,7 @@ constexpr int64_t kRows = 1024;  // of w at a time: bounds the memory for w − 
 
 // into[0] += tr(x·h·xᵀ), x [rows, n]; product [rows, n] is scratch.
 void add_trace(const float* x, const float* h, float* product, int64_t rows, int64_t n, double* into) {
-  cublas_gemm<float>(false, false, rows, n, n, 1, x, n, h, n, 0, product, n);
+  cublas_gemm(false, false, rows, n, n, 1, x, n, h, n, 0, product, n);
   sum(
       rows * n, [=] __device__(int64_t e) { return static_cast<double>(product[e]) * x[e]; },
       [=] __device__(double total) { *into += total; });
