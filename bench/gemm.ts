@@ -5,9 +5,14 @@ import type { Ops } from '../native/ops.js'
 import { printTable, type Row } from './table.js'
 
 const sizes: readonly [name: string, m: number, n: number, k: number][] = [
-  ['square', 256, 256, 256], ['square', 1024, 1024, 1024], ['square', 2048, 2048, 2048],
-  ['linear, 512 tokens', 512, 4096, 4096], ['linear, 512 tokens', 512, 688, 256],
-  ['LDLQ feedback', 4096, 16, 112], ['LDLQ buffer', 4096, 3968, 128], ['Gram tile', 256, 256, 512],
+  ['square', 256, 256, 256],
+  ['square', 1024, 1024, 1024],
+  ['square', 2048, 2048, 2048],
+  ['linear, 512 tokens', 512, 4096, 4096],
+  ['linear, 512 tokens', 512, 688, 256],
+  ['LDLQ feedback', 4096, 16, 112],
+  ['LDLQ buffer', 4096, 3968, 128],
+  ['Gram tile', 256, 256, 512],
 ]
 const budget = 0.4 // seconds a case
 

@@ -4,7 +4,15 @@ import { openBackend } from '../native/index.js'
 import { hadamardBlock, hadamardText } from '../native/ops/hadamard/hadamard.js'
 import { printTable, type Row } from './table.js'
 
-const sizes: readonly (readonly [m: number, n: number])[] = [[256, 688], [1024, 1024], [4096, 4096], [11008, 4096], [4096, 11008], [4096, 14336], [2048, 5632]]
+const sizes: readonly (readonly [m: number, n: number])[] = [
+  [256, 688],
+  [1024, 1024],
+  [4096, 4096],
+  [11008, 4096],
+  [4096, 11008],
+  [4096, 14336],
+  [2048, 5632],
+]
 const repeats = 5
 
 export async function run(): Promise<Row[]> {
@@ -36,9 +44,15 @@ export async function run(): Promise<Row[]> {
       'hadamard left': () => ops.hadamard(x, { side: 'left', signs: lines, block: left }),
     })
     rows.push({
-      m, n, 'copy, GB/s': (8 * m * n) / copied! / 1e9,
-      right: hadamardText(n, right), 'right, × copy': a! / copied!, left: hadamardText(m, left), 'left, × copy': b! / copied!,
-      isa, threads,
+      m,
+      n,
+      'copy, GB/s': (8 * m * n) / copied! / 1e9,
+      right: hadamardText(n, right),
+      'right, × copy': a! / copied!,
+      left: hadamardText(m, left),
+      'left, × copy': b! / copied!,
+      isa,
+      threads,
     })
   }
   return rows

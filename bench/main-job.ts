@@ -9,7 +9,13 @@ import type { Row } from './table.js'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 
-interface Result { seconds: number; peakRssBytes: number; bitsPerWeight: number; perplexity: { original: number; quantized: number }; stages: StageUsage[] }
+interface Result {
+  seconds: number
+  peakRssBytes: number
+  bitsPerWeight: number
+  perplexity: { original: number; quantized: number }
+  stages: StageUsage[]
+}
 
 export async function run(): Promise<Row[]> {
   const rows: Row[] = []
@@ -17,7 +23,10 @@ export async function run(): Promise<Row[]> {
     const out = mkdtempSync(join(tmpdir(), 'pipe-bench-'))
     try {
       const cli = join(root, 'dist/pipeline/cli.js')
-      const { status } = spawnSync(process.execPath, [cli, 'run', `graphs/${graph}.json`, '--out', out], { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] })
+      const { status } = spawnSync(process.execPath, [cli, 'run', `graphs/${graph}.json`, '--out', out], {
+        cwd: root,
+        stdio: ['ignore', 'ignore', 'inherit'],
+      })
       if (status !== 0) throw new Error(`pipe run graphs/${graph}.json ended with ${status}`)
       const result = JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as Result
       const row = (stage: string, seconds: number, rss: number): Row => ({ graph, stage, 'time s': seconds, 'peak RSS MB': rss / 1e6 })
@@ -25,7 +34,9 @@ export async function run(): Promise<Row[]> {
       const { original, quantized } = result.perplexity
       rows.push({
         ...row('all', result.seconds, result.peakRssBytes),
-        'bits a weight': result.bitsPerWeight, 'perplexity before': original, 'perplexity after': quantized,
+        'bits a weight': result.bitsPerWeight,
+        'perplexity before': original,
+        'perplexity after': quantized,
       })
     } finally {
       rmSync(out, { recursive: true, force: true })

@@ -28,7 +28,12 @@ export async function run(): Promise<Row[]> {
         await file.sync()
         await file.close()
       }
-      const write = (): Promise<number> => writeParquet(path, {}, data.map(one => ({ bytes, read: async () => one })))
+      const write = (): Promise<number> =>
+        writeParquet(
+          path,
+          {},
+          data.map(one => ({ bytes, read: async () => one })),
+        )
       const read = async (): Promise<void> => {
         const file = await ParquetFile.open(path)
         for (let i = 0; i < tensors; i++) await file.read(i)
@@ -40,9 +45,14 @@ export async function run(): Promise<Row[]> {
       const [plainSeconds = 0, writeSeconds = 0, readSeconds = 0, copySeconds = 0] = await best([plain, write, read, copy])
       const total = (tensors * bytes) / MiB
       rows.push({
-        tensors, 'MiB each': bytes / MiB,
-        'write, MiB/s': total / writeSeconds, 'plain write, MiB/s': total / plainSeconds, 'write, × plain': writeSeconds / plainSeconds,
-        'checked read, MiB/s': total / readSeconds, 'memcpy, MiB/s': total / copySeconds, 'read, × memcpy': readSeconds / copySeconds,
+        tensors,
+        'MiB each': bytes / MiB,
+        'write, MiB/s': total / writeSeconds,
+        'plain write, MiB/s': total / plainSeconds,
+        'write, × plain': writeSeconds / plainSeconds,
+        'checked read, MiB/s': total / readSeconds,
+        'memcpy, MiB/s': total / copySeconds,
+        'read, × memcpy': readSeconds / copySeconds,
       })
     }
     return rows

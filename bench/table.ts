@@ -5,11 +5,16 @@ export type Row = Readonly<Record<string, string | number>>
 export function printTable(rows: readonly Row[]): void {
   const columns = [...new Set(rows.flatMap(row => Object.keys(row)))]
   const show = (value: string | number | undefined) =>
-    typeof value === 'number' ? (Number.isInteger(value) ? `${value}` : `${Number(value.toPrecision(4))}`) : value ?? ''
+    typeof value === 'number' ? (Number.isInteger(value) ? `${value}` : `${Number(value.toPrecision(4))}`) : (value ?? '')
   const cells = rows.map(row => columns.map(column => show(row[column])))
   const numeric = columns.map(column => rows.every(row => typeof row[column] !== 'string'))
   const widths = columns.map((column, i) => Math.max(column.length, ...cells.map(line => (line[i] ?? '').length)))
   for (const line of [columns, ...cells]) {
-    console.log(line.map((cell, i) => numeric[i] ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd())
+    console.log(
+      line
+        .map((cell, i) => (numeric[i] ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))
+        .join('  ')
+        .trimEnd(),
+    )
   }
 }

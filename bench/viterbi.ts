@@ -25,7 +25,10 @@ export const run = async (): Promise<Row[]> => {
       const codec = codebooks[`trellis/${code}`]!.open(ops, params)
       const V = code === 'hyb' ? 2 : 1
       const scale = codec.rms * scales[K]!
-      const z = ops.tensor(Float32Array.from(gaussian(sequences * 256), x => x * scale), [sequences * 16, 16])
+      const z = ops.tensor(
+        Float32Array.from(gaussian(sequences * 256), x => x * scale),
+        [sequences * 16, 16],
+      )
       let best = Number.POSITIVE_INFINITY
       let error = 0
       for (let i = 0; i < 5; i++) {
@@ -44,16 +47,19 @@ export const run = async (): Promise<Row[]> => {
       const states = (2 * sequences * 256 * 65536) / V
       const cycles = (best * clock) / (states / lanes)
       rows.push({
-        code, K, 'Mweights/s a core': (sequences * 256) / best / 1e6, 'cycles a state and vector': cycles, 'of the bound': 1 / cycles, MSE: error, isa,
+        code,
+        K,
+        'Mweights/s a core': (sequences * 256) / best / 1e6,
+        'cycles a state and vector': cycles,
+        'of the bound': 1 / cycles,
+        MSE: error,
+        isa,
       })
       codec[Symbol.dispose]()
     }
   }
   return rows
 }
-
-
-
 
 const gaussian = (n: number): Float32Array => {
   let state = 1

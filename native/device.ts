@@ -8,7 +8,10 @@ import type { DType, Handle, Tensor } from './tensor.js'
 export type OpArgs = Readonly<Record<string, Tensor | number | boolean | undefined>>
 
 /** How often an op ran and how long, in seconds on the queue's own thread. */
-export interface OpStats { calls: number; seconds: number }
+export interface OpStats {
+  calls: number
+  seconds: number
+}
 
 /** What a device runs on. */
 export interface DeviceInfo {

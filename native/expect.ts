@@ -9,14 +9,21 @@ const text = (shape: Shape): string => `[${shape.map(size => size ?? '?').join('
 /** Throws unless x has one of these dtypes (all, if left out) and this shape (any, if left out). */
 export const expectTensor = (op: string, name: string, x: Tensor, dtypes?: readonly DType[], shape?: Shape): void => {
   const typed = dtypes === undefined || dtypes.includes(x.dtype)
-  const shaped = shape === undefined || (x.shape.length === shape.length && shape.every((size, i) => size === undefined || x.shape[i] === size))
+  const shaped =
+    shape === undefined || (x.shape.length === shape.length && shape.every((size, i) => size === undefined || x.shape[i] === size))
   if (typed && shaped) return
-  throw new TypeError(`${op}: ${name} must be ${dtypes?.join(' or ') ?? 'a tensor'}${shape ? ` ${text(shape)}` : ''}, got ${x.dtype} ${text(x.shape)}`)
+  throw new TypeError(
+    `${op}: ${name} must be ${dtypes?.join(' or ') ?? 'a tensor'}${shape ? ` ${text(shape)}` : ''}, got ${x.dtype} ${text(x.shape)}`,
+  )
 }
 
 /** The same for a matrix; gives its rows and columns. */
 export const expectMatrix = (
-  op: string, name: string, x: Tensor, dtypes?: readonly DType[], shape: Shape = [undefined, undefined],
+  op: string,
+  name: string,
+  x: Tensor,
+  dtypes?: readonly DType[],
+  shape: Shape = [undefined, undefined],
 ): readonly [number, number] => {
   expectTensor(op, name, x, dtypes, shape)
   return [x.shape[0]!, x.shape[1]!]
@@ -32,7 +39,9 @@ export const expectSquare = (op: string, name: string, x: Tensor, dtypes: readon
 /** A whole number within bounds. */
 export const expectWhole = (op: string, name: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): void => {
   if (!Number.isInteger(value) || value < least || value > most) {
-    throw new RangeError(`${op}: ${name} must be a whole number from ${least}${most === Number.MAX_SAFE_INTEGER ? '' : ` to ${most}`}, got ${value}`)
+    throw new RangeError(
+      `${op}: ${name} must be a whole number from ${least}${most === Number.MAX_SAFE_INTEGER ? '' : ` to ${most}`}, got ${value}`,
+    )
   }
 }
 

@@ -7,7 +7,13 @@ import type { Device, DeviceInfo, OpArgs, OpStats } from './device.js'
 import { type Ops, opsOn } from './ops.js'
 import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
 
-interface Field { name: string; kind: 'tensor' | 'whole' | 'real' | 'flag'; type: string; writes: boolean; required: boolean }
+interface Field {
+  name: string
+  kind: 'tensor' | 'whole' | 'real' | 'flag'
+  type: string
+  writes: boolean
+  required: boolean
+}
 
 /** The class Device of an addon: native/core/node_device.h. */
 interface NativeDevice {
@@ -23,15 +29,24 @@ interface NativeDevice {
   stats(): Record<string, OpStats>
   progress(): { done: number; failed: number[] }
 }
-interface Addon { Device: new (number: number) => NativeDevice }
+interface Addon {
+  Device: new (number: number) => NativeDevice
+}
 
 /** The stack of the call of `run` with this ticket; later calls of the same op may share it. */
-interface Trace { stack?: string; ticket: number }
+interface Trace {
+  stack?: string
+  ticket: number
+}
 
 /** An op as `run` needs it: where each named value goes, which dtypes a tensor may have (none listed: any), its calls since the last wait. */
 interface Entry {
-  index: number; fields: Field[]; place: Map<string, number>; dtypes: (readonly string[] | undefined)[]
-  calls: number; trace: Trace
+  index: number
+  fields: Field[]
+  place: Map<string, number>
+  dtypes: (readonly string[] | undefined)[]
+  calls: number
+  trace: Trace
 }
 
 /** Traces are looked through, and those of calls that ran well dropped, when so many are kept. */
@@ -47,7 +62,11 @@ class NativeQueue implements Device {
   readonly #traces = new Map<number, Trace>()
   #limit = kept
 
-  constructor(readonly kind: 'cpu' | 'cuda', readonly name: string, native: NativeDevice) {
+  constructor(
+    readonly kind: 'cpu' | 'cuda',
+    readonly name: string,
+    native: NativeDevice,
+  ) {
     this.#native = native
     for (const [index, { name, fields }] of native.ops().entries()) {
       const dtypes = fields.map(({ type }) => (type === 'any' || type === '' ? undefined : type === '16' ? ['f16', 'bf16', 'u16'] : [type]))
@@ -56,8 +75,12 @@ class NativeQueue implements Device {
     }
   }
 
-  get liveBytes(): number { return this.#native.liveBytes() }
-  get peakBytes(): number { return this.#native.peakBytes() }
+  get liveBytes(): number {
+    return this.#native.liveBytes()
+  }
+  get peakBytes(): number {
+    return this.#native.peakBytes()
+  }
 
   empty(dtype: DType, shape: readonly number[]): Tensor {
     return new Tensor(this, dtype, shape, this.#native.empty(expectShape(shape) * bytesPerElement[dtype]))
@@ -80,7 +103,8 @@ class NativeQueue implements Device {
       if (i === undefined) throw new TypeError(`${op}: no argument is called ${name}; it takes ${[...place.keys()].join(', ')}`)
       if (value instanceof Tensor) {
         if (fields[i]!.kind !== 'tensor') throw new TypeError(`${op}: ${name} must be a number, got a tensor`)
-        if (dtypes[i]?.includes(value.dtype) === false) throw new TypeError(`${op}: ${name} must be ${dtypes[i]!.join(' or ')}, got ${value.dtype}`)
+        if (dtypes[i]?.includes(value.dtype) === false)
+          throw new TypeError(`${op}: ${name} must be ${dtypes[i]!.join(' or ')}, got ${value.dtype}`)
         if (value.device !== this) throw new TypeError(`${op}: ${name} is on another device`)
         values[i] = value.handle
       } else if (value !== undefined) {
@@ -110,9 +134,15 @@ class NativeQueue implements Device {
     return (await this.#wait(tensor.handle))!
   }
 
-  release(handle: Handle): void { this.#native.release(handle) }
-  info() { return this.#native.info() }
-  stats(): Readonly<Record<string, OpStats>> { return this.#native.stats() }
+  release(handle: Handle): void {
+    this.#native.release(handle)
+  }
+  info() {
+    return this.#native.info()
+  }
+  stats(): Readonly<Record<string, OpStats>> {
+    return this.#native.stats()
+  }
 
   #wait(handle?: Handle): Promise<Uint8Array | undefined> {
     for (const entry of this.#entries.values()) entry.calls = 0
@@ -163,7 +193,8 @@ const packageRoot = (): string => {
  */
 export const openBackend = async (device: string): Promise<Ops> => {
   const match = /^(cpu|cuda)(?::(\d{1,3}))?$/.exec(device)
-  if (match === null || (match[1] === 'cpu' && match[2] !== undefined)) throw new Error(`unknown device "${device}"; it may be cpu or cuda:0, cuda:1, …`)
+  if (match === null || (match[1] === 'cpu' && match[2] !== undefined))
+    throw new Error(`unknown device "${device}"; it may be cpu or cuda:0, cuda:1, …`)
   const kind = match[1] as 'cpu' | 'cuda'
   const number = Number(match[2] ?? 0)
   const path = join(packageRoot(), 'build', 'Release', `${kind}.node`)
@@ -173,7 +204,9 @@ export const openBackend = async (device: string): Promise<Ops> => {
   } catch (error) {
     const reason = (error as Error).message.split('\n')[0]
     const needs = kind === 'cuda' ? ', with nvcc (the CUDA toolkit) on the PATH' : ''
-    throw new Error(`The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`)
+    throw new Error(
+      `The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`,
+    )
   }
   let native: NativeDevice
   try {

@@ -35,11 +35,35 @@ export type { TypedArray, Window } from './tensor.js'
 
 const verbs = {
   // making and moving
-  tensor, zeros, reshape, copy, paste, concat, transpose, cast,
+  tensor,
+  zeros,
+  reshape,
+  copy,
+  paste,
+  concat,
+  transpose,
+  cast,
   // algebra
-  matmul, gemm, add, scale, sumSquares, countNonFinite, hadamard, gram, damp, blockLdl, proxyError,
+  matmul,
+  gemm,
+  add,
+  scale,
+  sumSquares,
+  countNonFinite,
+  hadamard,
+  gram,
+  damp,
+  blockLdl,
+  proxyError,
   // transformer
-  embed, rmsnorm, addBias, rope, attention, siluMul, crossEntropy, klDivergence,
+  embed,
+  rmsnorm,
+  addBias,
+  rope,
+  attention,
+  siluMul,
+  crossEntropy,
+  klDivergence,
 }
 
 type Verbs = { readonly [K in keyof typeof verbs]: ReturnType<(typeof verbs)[K]> }

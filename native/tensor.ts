@@ -10,13 +10,25 @@ export type DType = 'f64' | 'f32' | 'f16' | 'bf16' | 'i64' | 'i32' | 'i16' | 'u1
 
 /** Bytes of one element. */
 export const bytesPerElement: Readonly<Record<DType, number>> = {
-  f64: 8, f32: 4, f16: 2, bf16: 2, i64: 8, i32: 4, i16: 2, u16: 2, i8: 1, u8: 1,
+  f64: 8,
+  f32: 4,
+  f16: 2,
+  bf16: 2,
+  i64: 8,
+  i32: 4,
+  i16: 2,
+  u16: 2,
+  i8: 1,
+  u8: 1,
 }
 
 export const elements = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
 
 /** A rectangle of a matrix; left out = all. Bounds as in slice: from inclusive, to exclusive. */
-export interface Window { readonly rows?: readonly [number, number]; readonly columns?: readonly [number, number] }
+export interface Window {
+  readonly rows?: readonly [number, number]
+  readonly columns?: readonly [number, number]
+}
 
 export type TypedArray = Float64Array | Float32Array | Int32Array | Int16Array | Uint16Array | Int8Array | Uint8Array
 

@@ -5,7 +5,21 @@
  * bytes are in the batch (data), or at a place (uri, offset). Arrow has no bf16, so data is raw bytes, and dtype says what they are.
  */
 import {
-  Binary, type Data, type DataType, Field, Float64, Int32, Int64, List, makeData, RecordBatch, Schema, Struct, Uint32, Utf8, vectorFromArray,
+  Binary,
+  type Data,
+  type DataType,
+  Field,
+  Float64,
+  Int32,
+  Int64,
+  List,
+  makeData,
+  RecordBatch,
+  Schema,
+  Struct,
+  Uint32,
+  Utf8,
+  vectorFromArray,
 } from 'apache-arrow'
 import { bytesPerElement, type DType, Tensor, type TensorRef } from '../native/tensor.js'
 import type { Column, Table } from './define.js'
@@ -42,7 +56,13 @@ export function schemaOf(table: Table): Schema {
     }
     return new Field(name, typeOf(column), column.optional, metadata)
   })
-  return new Schema(fields, new Map([['table', table.name], ['version', String(table.version)]]))
+  return new Schema(
+    fields,
+    new Map([
+      ['table', table.name],
+      ['version', String(table.version)],
+    ]),
+  )
 }
 
 const typeOf = ({ kind }: Column<unknown>): DataType =>
@@ -70,7 +90,10 @@ export async function encode(table: Table, rows: readonly AnyRow[], hold: (tenso
 }
 
 /** The rows of a batch; `locate` turns a place into a reference. Absent values are undefined. */
-export function decode(batch: RecordBatch, locate: (cell: Cell & { readonly uri: string; readonly offset: number }) => TensorRef): AnyRow[] {
+export function decode(
+  batch: RecordBatch,
+  locate: (cell: Cell & { readonly uri: string; readonly offset: number }) => TensorRef,
+): AnyRow[] {
   const columns = batch.schema.fields.map(({ name, type }) => ({ name, vector: batch.getChild(name), isTensor: type instanceof Struct }))
   const rows: AnyRow[] = []
   const known = new Map<string, TensorRef>() // one reference a place, so that a tensor shared by rows stays shared
@@ -86,7 +109,8 @@ export function decode(batch: RecordBatch, locate: (cell: Cell & { readonly uri:
     const row: Record<string, unknown> = {}
     for (const { name, vector, isTensor } of columns) {
       const value: unknown = vector?.get(i) ?? undefined
-      row[name] = value === undefined ? undefined : isTensor ? reference(cellFrom(value)) : typeof value === 'bigint' ? Number(value) : value
+      row[name] =
+        value === undefined ? undefined : isTensor ? reference(cellFrom(value)) : typeof value === 'bigint' ? Number(value) : value
     }
     rows.push(row)
   }
@@ -169,7 +193,10 @@ function tensors(cells: readonly (Cell | undefined)[]): Data {
   const bytes = (cell: Cell): bigint => BigInt(cell.shape.reduce((a, b) => a * b, 1) * bytesPerElement[cell.dtype])
   const child = (name: string, of: (cell: Cell) => unknown): Data => {
     const field = tensorType.children.find(f => f.name === name) as Field
-    return chunk(field.type, cells.map(cell => (cell === undefined ? null : (of(cell) ?? null))))
+    return chunk(
+      field.type,
+      cells.map(cell => (cell === undefined ? null : (of(cell) ?? null))),
+    )
   }
   const present = Uint8Array.from({ length: (cells.length + 7) >> 3 }, (_, byte) => {
     let bits = 0

@@ -38,7 +38,10 @@ export class Cache {
   #closed = false
 
   /** discarded: told when a stored file turns out to be damaged and is deleted. */
-  constructor(readonly folder: string, private readonly discarded: (text: string) => void = () => {}) {}
+  constructor(
+    readonly folder: string,
+    private readonly discarded: (text: string) => void = () => {},
+  ) {}
 
   path(key: string): string {
     return join(this.folder, key.slice(0, 2), `${key}.parquet`)
@@ -174,9 +177,12 @@ export class Cache {
     }
     const known = this.#files.get(key) ?? open()
     this.#files.set(key, known)
-    known.then(file => {
-      if (file === undefined) this.#files.delete(key)
-    }, () => this.#files.delete(key))
+    known.then(
+      file => {
+        if (file === undefined) this.#files.delete(key)
+      },
+      () => this.#files.delete(key),
+    )
     return known
   }
 
@@ -193,7 +199,12 @@ export class Cache {
   async #isThere(cell: { dtype: DType; shape: number[]; uri: string; offset: number }): Promise<boolean> {
     if (cell.uri.startsWith('cache:')) return this.has(cell.uri.slice(6))
     const path = cell.uri.slice(5)
-    const size = this.#sizes.get(path) ?? stat(path).then(s => s.size, () => -1)
+    const size =
+      this.#sizes.get(path) ??
+      stat(path).then(
+        s => s.size,
+        () => -1,
+      )
     this.#sizes.set(path, size)
     return (await size) >= cell.offset + elements(cell.shape) * bytesPerElement[cell.dtype]
   }

@@ -18,7 +18,10 @@ interface Saved {
 export class Checkpoints implements Checkpoint {
   readonly #folder: string
 
-  constructor(private readonly cache: Cache, key: string) {
+  constructor(
+    private readonly cache: Cache,
+    key: string,
+  ) {
     this.#folder = join(cache.folder, 'checkpoints', key)
   }
 
@@ -27,12 +30,18 @@ export class Checkpoints implements Checkpoint {
     const saved: Saved = { value, tensors: entries.map(([name, { dtype, shape }]) => ({ name, dtype, shape })) }
     await writing(`checkpoint ${name}`, this.#folder, async () => {
       await mkdir(this.#folder, { recursive: true })
-      await writeParquet(this.#path(name), saved, entries.map(([, tensor]) => ({ bytes: tensor.bytes, read: () => tensor.read() })))
+      await writeParquet(
+        this.#path(name),
+        saved,
+        entries.map(([, tensor]) => ({ bytes: tensor.bytes, read: () => tensor.read() })),
+      )
     })
   }
 
   /** Undefined: there is none, or it was damaged and is deleted now. */
-  async load(name: string): Promise<{ value: Readonly<Record<string, unknown>>; tensors: Readonly<Record<string, LazyTensor>> } | undefined> {
+  async load(
+    name: string,
+  ): Promise<{ value: Readonly<Record<string, unknown>>; tensors: Readonly<Record<string, LazyTensor>> } | undefined> {
     const path = this.#path(name)
     try {
       const file = await ParquetFile.open(path)
@@ -52,7 +61,9 @@ export class Checkpoints implements Checkpoint {
 
   async list(): Promise<string[]> {
     const files = (await readdir(this.#folder).catch(() => [])).filter(file => file.endsWith('.parquet'))
-    const dated = await Promise.all(files.map(async file => ({ file, time: (await stat(join(this.#folder, file), { bigint: true })).mtimeNs })))
+    const dated = await Promise.all(
+      files.map(async file => ({ file, time: (await stat(join(this.#folder, file), { bigint: true })).mtimeNs })),
+    )
     return dated.sort((a, b) => (a.time < b.time ? -1 : 1)).map(({ file }) => decodeURIComponent(file.slice(0, -'.parquet'.length)))
   }
 

@@ -18,7 +18,9 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   })
 }
 // `pipe stages | head -1`: the reader has gone, and nobody is left to tell.
-process.stdout.on('error', error => { if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0) })
+process.stdout.on('error', error => {
+  if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
+})
 
 /** In the order of the help. Loaded when asked for: all together take half a second. */
 const commands: Readonly<Record<string, () => Promise<{ register: Register }>>> = {
@@ -46,7 +48,9 @@ const wiring: Wiring = {
     const { codebooks } = await import('../native/codebooks/index.js')
     return use => codebooks[use]?.version
   },
-  print: text => { process.stdout.write(text) },
+  print: text => {
+    process.stdout.write(text)
+  },
   stderr: process.stderr,
   color: process.stderr.isTTY === true && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb',
   signal: stop.signal,

@@ -62,9 +62,15 @@ export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoin
 function recipeOf({ graph, nodes }: Engine, node: Node): Readonly<Record<string, unknown>> {
   const above = new Set<Node>([node])
   for (const one of above) for (const from of one.from) above.add(from)
-  const stages = nodes.filter(one => above.has(one)).map(({ id, stage, print, from }) => ({
-    id, use: stage.use, version: stage.stage.version, from: from.map(one => one.id), params: print.params,
-  }))
+  const stages = nodes
+    .filter(one => above.has(one))
+    .map(({ id, stage, print, from }) => ({
+      id,
+      use: stage.use,
+      version: stage.stage.version,
+      from: from.map(one => one.id),
+      params: print.params,
+    }))
   return { graph: graph.name, seed: graph.seed, stages, sha256: hashOf(stages) }
 }
 

@@ -84,8 +84,13 @@ export function utf8<S extends string>(doc: string): Column<S>
 export function utf8(doc: string): Column<string> {
   return { kind: 'utf8', doc, optional: false }
 }
-export const tensor = (dtype: DType | 'float', shape: string, doc: string): Column<TensorRef, TensorRef | Tensor> =>
-  ({ kind: 'tensor', doc, dtype, shape, optional: false })
+export const tensor = (dtype: DType | 'float', shape: string, doc: string): Column<TensorRef, TensorRef | Tensor> => ({
+  kind: 'tensor',
+  doc,
+  dtype,
+  shape,
+  optional: false,
+})
 /** The same column, absent from rows to which it does not apply. */
 export const optional = <R, W>(column: Column<R, W>): Column<R | undefined, W | undefined> => ({ ...column, optional: true })
 

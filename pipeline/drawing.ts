@@ -22,10 +22,10 @@ export interface Drawing {
   readonly arrows: readonly Arrow[]
 }
 
-const heading = ({ table, live }: Arrow) => live ? `${table} (live)` : table
-const names = ({ columns }: Arrow) => columns.map(({ name, added }) => added ? `+${name}` : name)
+const heading = ({ table, live }: Arrow) => (live ? `${table} (live)` : table)
+const names = ({ columns }: Arrow) => columns.map(({ name, added }) => (added ? `+${name}` : name))
 
-const clip = (text: string, width: number) => text.length > width ? `${text.slice(0, width - 1)}…` : text
+const clip = (text: string, width: number) => (text.length > width ? `${text.slice(0, width - 1)}…` : text)
 /** A line broken between words; a word that is too long is cut. */
 const broken = (line: string, width: number) => wrap(line.split(' '), width).map(part => clip(part, width))
 
@@ -56,17 +56,33 @@ export function drawText({ title, boxes, arrows }: Drawing, width = 80): string 
 /** Mermaid flowchart text, as Markdown viewers draw it. */
 export function drawMermaid({ title, boxes, arrows }: Drawing): string {
   const ids = new Map(boxes.map(({ id }, i) => [id, `s${i}`]))
-  const quote = (text: string) => `"${text.replaceAll('&', '&amp;').replaceAll('"', '#quot;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')}"`
+  const quote = (text: string) =>
+    `"${text.replaceAll('&', '&amp;').replaceAll('"', '#quot;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')}"`
   return [
-    '---', `title: ${JSON.stringify(title)}`, '---', 'flowchart TD',
-    ...boxes.map(({ id, lines }) => `  ${ids.get(id)}[${[id, ...lines].map(line => quote(line).slice(1, -1)).join('<br>').replace(/^.*$/, '"$&"')}]`),
+    '---',
+    `title: ${JSON.stringify(title)}`,
+    '---',
+    'flowchart TD',
+    ...boxes.map(
+      ({ id, lines }) =>
+        `  ${ids.get(id)}[${[id, ...lines]
+          .map(line => quote(line).slice(1, -1))
+          .join('<br>')
+          .replace(/^.*$/, '"$&"')}]`,
+    ),
     ...arrows.map(arrow => `  ${ids.get(arrow.from)} -->|${quote(`${heading(arrow)}: ${names(arrow).join(' ')}`)}| ${ids.get(arrow.to)}`),
-  ].join('\n').concat('\n')
+  ]
+    .join('\n')
+    .concat('\n')
 }
 
 const escapeXml = (text: string) =>
-  text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: XML 1.0 has no way to write these
+  text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('>', '&gt;')
+    .replaceAll('"', '&quot;')
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: XML 1.0 has no way to write these
     .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f]/g, '\ufffd')
 
 /** How deep each box lies: the longest way to it. Boxes of one depth are drawn side by side. */
@@ -99,9 +115,13 @@ export function drawSvg(drawing: Drawing): string {
   for (const row of rows) {
     const left = (width - row.length * (boxWidth + gapX) + gapX) / 2
     const heights = row.map(({ lines }) => (lines.length + 1) * lineHeight + 2 * pad)
-    row.forEach(({ id }, i) => { at.set(id, { x: left + i * (boxWidth + gapX), y, height: heights[i] ?? 0 }) })
+    row.forEach(({ id }, i) => {
+      at.set(id, { x: left + i * (boxWidth + gapX), y, height: heights[i] ?? 0 })
+    })
     // Below a row: room for the longest list of labels that leaves one of its boxes.
-    const leaving = row.map(({ id }) => arrows.filter(arrow => arrow.from === id).reduce((sum, arrow) => sum + (labels.get(arrow)?.length ?? 0) + 1, 0))
+    const leaving = row.map(({ id }) =>
+      arrows.filter(arrow => arrow.from === id).reduce((sum, arrow) => sum + (labels.get(arrow)?.length ?? 0) + 1, 0),
+    )
     y += Math.max(...heights) + Math.max(...leaving) * lineHeight + 30
   }
 
@@ -120,7 +140,9 @@ export function drawSvg(drawing: Drawing): string {
     const place = () => y0 + ++line * lineHeight
     parts.push(text(x0 + 14, place(), escapeXml(heading(arrow)), 'table'))
     for (const words of labels.get(arrow) ?? []) {
-      const spans = words.split(' ').map(word => word.startsWith('+') ? `<tspan class="added">${escapeXml(word)}</tspan>` : escapeXml(word))
+      const spans = words
+        .split(' ')
+        .map(word => (word.startsWith('+') ? `<tspan class="added">${escapeXml(word)}</tspan>` : escapeXml(word)))
       parts.push(text(x0 + 14, place(), spans.join(' '), 'column'))
     }
     used.set(arrow.from, line)
@@ -129,7 +151,9 @@ export function drawSvg(drawing: Drawing): string {
     const { x, y: top, height } = at.get(id) ?? { x: 0, y: 0, height: 0 }
     parts.push(`<rect x="${x}" y="${top}" width="${boxWidth}" height="${height}" rx="6"/>`)
     parts.push(text(x + pad, top + pad + 13, escapeXml(id), 'id'))
-    lines.forEach((line, i) => { parts.push(text(x + pad, top + pad + 13 + (i + 1) * lineHeight, escapeXml(line))) })
+    lines.forEach((line, i) => {
+      parts.push(text(x + pad, top + pad + 13 + (i + 1) * lineHeight, escapeXml(line)))
+    })
   }
   return `<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}">

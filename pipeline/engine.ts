@@ -111,7 +111,13 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       const { report } = node.stage.stage
       if (node.kind !== 'last' || report === undefined) return
       const batches = unstored.get(node) ?? new Map<string, Report[]>()
-      unstored.set(node, batches.set(batch, rows.map(row => report(row))))
+      unstored.set(
+        node,
+        batches.set(
+          batch,
+          rows.map(row => report(row)),
+        ),
+      )
     },
     reports: async node => {
       const { report } = node.stage.stage

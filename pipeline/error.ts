@@ -26,7 +26,11 @@ export class PipeError extends Error {
   /** More than one when a graph has several. */
   readonly mistakes: readonly Mistake[]
 
-  constructor(readonly code: ErrorCode, mistake: Mistake | readonly Mistake[], options?: { cause?: unknown }) {
+  constructor(
+    readonly code: ErrorCode,
+    mistake: Mistake | readonly Mistake[],
+    options?: { cause?: unknown },
+  ) {
     const mistakes = Array.isArray(mistake) ? (mistake as readonly Mistake[]) : [mistake as Mistake]
     const [first] = mistakes
     super(mistakes.map(m => m.message).join('\n'), options)

@@ -59,7 +59,8 @@ export async function costOf(node: Node, segment: Segment, known: Known): Promis
           : cost.batches > 0
             ? missing.length / cost.batches
             : undefined
-  const measured = share === undefined || cost === undefined ? undefined : { seconds: share * cost.seconds, disk: Math.round(share * cost.diskBytes) }
+  const measured =
+    share === undefined || cost === undefined ? undefined : { seconds: share * cost.seconds, disk: Math.round(share * cost.diskBytes) }
   // Measured are the rows that were stored; files that a stage writes beside them are in its guess alone.
   const writesFiles = node.stage.stage.intact !== undefined
   const diskBytes = writesFiles ? (guess?.disk ?? measured?.disk) : (measured?.disk ?? guess?.disk)
@@ -72,7 +73,11 @@ export async function costOf(node: Node, segment: Segment, known: Known): Promis
   }
 }
 
-interface Guess { readonly seconds: number; readonly memory: number; readonly disk: number }
+interface Guess {
+  readonly seconds: number
+  readonly memory: number
+  readonly disk: number
+}
 
 async function guessOf(node: Node, missing: readonly string[] | undefined, known: Known): Promise<Guess | undefined> {
   const estimate = (await estimates(node, missing, known)).estimate
@@ -84,7 +89,11 @@ async function guessOf(node: Node, missing: readonly string[] | undefined, known
 }
 
 /** The stage's own estimate, on the rows of its sources as the stages between say they change. */
-async function estimates(node: Node, missing: readonly string[] | undefined, known: Known): Promise<{ estimate?: Estimate; rows: readonly KnownRow[] }> {
+async function estimates(
+  node: Node,
+  missing: readonly string[] | undefined,
+  known: Known,
+): Promise<{ estimate?: Estimate; rows: readonly KnownRow[] }> {
   if (node.from.length === 0) {
     if (node.kind !== 'source') return { rows: [] } // known when it has run
     const batches = await known.sourceRows(node)

@@ -5,17 +5,33 @@ import type { Observable } from 'rxjs'
 import type { Plan } from './plan.js'
 
 /** Common to all: seconds since the run began. */
-interface Timed { readonly seconds: number }
+interface Timed {
+  readonly seconds: number
+}
 
 export type Happening =
   | { readonly kind: 'plan'; readonly plan: Plan }
   | { readonly kind: 'stage-started'; readonly stage: string }
   /** How far a stage is, in its own unit; batch: the one it speaks of, absent for stages that see the whole stream. */
-  | { readonly kind: 'stage-progress'; readonly stage: string; readonly batch?: string; readonly done: number; readonly total: number; readonly unit: string }
+  | {
+      readonly kind: 'stage-progress'
+      readonly stage: string
+      readonly batch?: string
+      readonly done: number
+      readonly total: number
+      readonly unit: string
+    }
   | { readonly kind: 'stage-finished'; readonly stage: string; readonly usage: StageUsage }
   | { readonly kind: 'batch-started'; readonly stage: string; readonly batch: string }
   /** bytes: of the stored file; 0 for stages that store nothing. of: batches in all, where that is known. */
-  | { readonly kind: 'batch-finished'; readonly stage: string; readonly batch: string; readonly cached: boolean; readonly bytes: number; readonly of?: number }
+  | {
+      readonly kind: 'batch-finished'
+      readonly stage: string
+      readonly batch: string
+      readonly cached: boolean
+      readonly bytes: number
+      readonly of?: number
+    }
   /** One sentence of a stage (or of the engine, without stage). */
   | { readonly kind: 'note'; readonly stage?: string; readonly batch?: string; readonly text: string }
   | { readonly kind: 'warning'; readonly stage?: string; readonly batch?: string; readonly text: string }

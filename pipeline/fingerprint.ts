@@ -70,7 +70,10 @@ export async function fingerprint(
 function wiring({ stages }: Graph, stage: GraphStage): string {
   const above = new Set([stage.id])
   for (const { id, from } of [...stages].reverse()) if (above.has(id)) for (const one of from) above.add(one)
-  return stages.filter(({ id }) => above.has(id)).map(({ id, from }) => [id, ...from].join(' ← ')).join(', ')
+  return stages
+    .filter(({ id }) => above.has(id))
+    .map(({ id, from }) => [id, ...from].join(' ← '))
+    .join(', ')
 }
 
 /** What differs, a line each: 'codebook.K: 2 → 3'. */

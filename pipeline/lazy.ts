@@ -131,7 +131,8 @@ export async function readRange(path: string, offset: number, length: number): P
 }
 
 export async function readFrom(file: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
-  if (length > 2 ** 32) throw new PipeError('input', { where: path, message: `A tensor of ${length} bytes does not fit into one array of at most 4 GiB.` })
+  if (length > 2 ** 32)
+    throw new PipeError('input', { where: path, message: `A tensor of ${length} bytes does not fit into one array of at most 4 GiB.` })
   // Asked before memory is taken: a lying header must not make us allocate what the file can't hold.
   const { size } = await file.stat()
   if (offset + length > size) {
@@ -144,7 +145,8 @@ export async function readFrom(file: FileHandle, path: string, offset: number, l
   const bytes = new Uint8Array(length)
   for (let done = 0; done < length; ) {
     const { bytesRead } = await file.read(bytes, done, Math.min(pieceBytes, length - done), offset + done)
-    if (bytesRead === 0) throw new PipeError('input', { where: path, message: `The file ended at byte ${offset + done} while it was read.` })
+    if (bytesRead === 0)
+      throw new PipeError('input', { where: path, message: `The file ended at byte ${offset + done} while it was read.` })
     done += bytesRead
   }
   return bytes

@@ -13,8 +13,15 @@ const lookMs = 5
 /** With nothing running, nobody will free any more: longer than any pause of garbage collection or disk. */
 const defaultStuckMs = 30_000
 
-interface Slot { readonly holder: string; readonly bytes: number; readonly covers: boolean }
-interface Waiter extends Slot { readonly admit: (slot: Disposable) => void; readonly refuse: (error: unknown) => void }
+interface Slot {
+  readonly holder: string
+  readonly bytes: number
+  readonly covers: boolean
+}
+interface Waiter extends Slot {
+  readonly admit: (slot: Disposable) => void
+  readonly refuse: (error: unknown) => void
+}
 
 export class Memory {
   readonly #slots = new Set<Slot>()

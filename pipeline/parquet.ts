@@ -21,7 +21,10 @@ const maxPiece = 64 * 2 ** 20
 
 /** Stored content that is not what was written. */
 export class Damaged extends PipeError {
-  constructor(readonly path: string, why: string) {
+  constructor(
+    readonly path: string,
+    why: string,
+  ) {
     super('damaged', { where: path, message: `The stored file is damaged: ${why}.`, hint: 'Run again: it is discarded and computed anew.' })
   }
 }
@@ -132,18 +135,23 @@ let loaded: Promise<Thrift> | undefined
 
 /** On first use: the package takes a tenth of a second to load. */
 const loadThrift = (): Promise<Thrift> => {
-  loaded ??= Promise.all([
-    import('parquetjs/dist/gen-nodejs/parquet_types.js'), import('parquetjs/dist/lib/util.js'),
-  ]).then(([types, util]) => ({
-    types: types.default as unknown as Thrift['types'], // CommonJS: what it exports is the default
-    int64: value => util.cloneInteger(value as never) as never,
-    serialize: util.serializeThrift as Thrift['serialize'],
-    decode: util.decodeThrift as unknown as Thrift['decode'],
-  }))
+  loaded ??= Promise.all([import('parquetjs/dist/gen-nodejs/parquet_types.js'), import('parquetjs/dist/lib/util.js')]).then(
+    ([types, util]) => ({
+      types: types.default as unknown as Thrift['types'], // CommonJS: what it exports is the default
+      int64: value => util.cloneInteger(value as never) as never,
+      serialize: util.serializeThrift as Thrift['serialize'],
+      decode: util.decodeThrift as unknown as Thrift['decode'],
+    }),
+  )
   return loaded
 }
 
-interface Chunk { readonly column: string; readonly type: 'INT32' | 'BYTE_ARRAY'; readonly header: Buffer; readonly bytes: number }
+interface Chunk {
+  readonly column: string
+  readonly type: 'INT32' | 'BYTE_ARRAY'
+  readonly header: Buffer
+  readonly bytes: number
+}
 const sha256Bytes = 64 // in hex
 
 /** What stands before the data of one row; of `data` only the length matters to the sizes. */
@@ -175,11 +183,19 @@ function byteArray(length: number, value: Buffer = Buffer.alloc(0)): Buffer {
 function pageHeader({ types, serialize }: Thrift, bytes: number): Buffer {
   const plain = types.Encoding.PLAIN
   const data = new types.DataPageHeader({
-    num_values: 1, encoding: plain, definition_level_encoding: types.Encoding.RLE, repetition_level_encoding: types.Encoding.RLE,
+    num_values: 1,
+    encoding: plain,
+    definition_level_encoding: types.Encoding.RLE,
+    repetition_level_encoding: types.Encoding.RLE,
   })
-  return serialize(new types.PageHeader({
-    type: types.PageType.DATA_PAGE, uncompressed_page_size: bytes, compressed_page_size: bytes, data_page_header: data,
-  }))
+  return serialize(
+    new types.PageHeader({
+      type: types.PageType.DATA_PAGE,
+      uncompressed_page_size: bytes,
+      compressed_page_size: bytes,
+      data_page_header: data,
+    }),
+  )
 }
 
 const headLengths = new Map<number, number>()
@@ -215,8 +231,13 @@ function rowGroups(thrift: Thrift, sizes: readonly number[]): unknown[] {
         return new types.ColumnChunk({
           file_offset: int64(offset),
           meta_data: new types.ColumnMetaData({
-            type: types.Type[type], encodings: [types.Encoding.PLAIN], path_in_schema: [column], codec: types.CompressionCodec.UNCOMPRESSED,
-            num_values: int64(1), total_uncompressed_size: int64(total), total_compressed_size: int64(total),
+            type: types.Type[type],
+            encodings: [types.Encoding.PLAIN],
+            path_in_schema: [column],
+            codec: types.CompressionCodec.UNCOMPRESSED,
+            num_values: int64(1),
+            total_uncompressed_size: int64(total),
+            total_compressed_size: int64(total),
             data_page_offset: int64(offset),
           }),
         })
@@ -232,23 +253,39 @@ function tail(thrift: Thrift, json: string): Buffer {
   const { types, int64, serialize } = thrift
   const list = rowGroups(thrift, (JSON.parse(json) as { sizes: number[] }).sizes)
   const root = new types.SchemaElement({ name: 'root', num_children: columns.length })
-  const fields = columns.map(({ name, type }) => new types.SchemaElement({
-    name, type: types.Type[type], repetition_type: types.FieldRepetitionType.REQUIRED,
-    ...(name === 'sha256' ? { converted_type: types.ConvertedType.UTF8 } : {}),
-  }))
-  const metadata = serialize(new types.FileMetaData({
-    version: 1, schema: [root, ...fields], num_rows: int64(list.length), row_groups: list as never[], created_by: 'pipe',
-    key_value_metadata: [
-      new types.KeyValue({ key: 'pipe', value: json }),
-      new types.KeyValue({ key: 'pipe.sha256', value: createHash('sha256').update(json).digest('hex') }),
-    ],
-  }))
+  const fields = columns.map(
+    ({ name, type }) =>
+      new types.SchemaElement({
+        name,
+        type: types.Type[type],
+        repetition_type: types.FieldRepetitionType.REQUIRED,
+        ...(name === 'sha256' ? { converted_type: types.ConvertedType.UTF8 } : {}),
+      }),
+  )
+  const metadata = serialize(
+    new types.FileMetaData({
+      version: 1,
+      schema: [root, ...fields],
+      num_rows: int64(list.length),
+      row_groups: list as never[],
+      created_by: 'pipe',
+      key_value_metadata: [
+        new types.KeyValue({ key: 'pipe', value: json }),
+        new types.KeyValue({ key: 'pipe.sha256', value: createHash('sha256').update(json).digest('hex') }),
+      ],
+    }),
+  )
   const length = Buffer.alloc(4)
   length.writeUInt32LE(metadata.byteLength)
   return Buffer.concat([metadata, length, magic])
 }
 
-function jsonOf(thrift: Thrift, path: string, fileBytes: number, footer: Buffer): { text: string; parsed: { value: unknown; sizes: number[] } } {
+function jsonOf(
+  thrift: Thrift,
+  path: string,
+  fileBytes: number,
+  footer: Buffer,
+): { text: string; parsed: { value: unknown; sizes: number[] } } {
   const { types, decode } = thrift
   try {
     const metadata = new types.FileMetaData()
@@ -287,4 +324,3 @@ async function readInto(file: FileHandle, path: string, offset: number, bytes: U
     done += bytesRead
   }
 }
-

@@ -39,10 +39,12 @@ export function idOf(stage: AnyStage, row: Tagged): string {
 /** Live tensors read to the host and disposed; the same tensor in several rows stays one. */
 export function onHost(table: Table, rows: readonly AnyRow[], known = new WeakMap<Tensor, Promise<TensorRef>>()): Promise<AnyRow>[] {
   const read = (tensor: Tensor): Promise<TensorRef> => {
-    const ref = known.get(tensor) ?? (async () => {
-      using held = tensor
-      return bytesTensor(await held.read(), held.dtype, held.shape)
-    })()
+    const ref =
+      known.get(tensor) ??
+      (async () => {
+        using held = tensor
+        return bytesTensor(await held.read(), held.dtype, held.shape)
+      })()
     known.set(tensor, ref)
     return ref
   }
@@ -57,10 +59,12 @@ export function onHost(table: Table, rows: readonly AnyRow[], known = new WeakMa
 }
 
 const mapTensors = (row: AnyRow, f: (tensor: Tensor) => TensorRef): AnyRow =>
-  Object.fromEntries(Reflect.ownKeys(row).map(name => {
-    const value = (row as Record<PropertyKey, unknown>)[name]
-    return [name, value instanceof Tensor ? f(value) : value]
-  }))
+  Object.fromEntries(
+    Reflect.ownKeys(row).map(name => {
+      const value = (row as Record<PropertyKey, unknown>)[name]
+      return [name, value instanceof Tensor ? f(value) : value]
+    }),
+  )
 
 export function disposeAll(rows: readonly AnyRow[]): void {
   for (const row of rows) for (const value of Object.values(row)) if (value instanceof Tensor) value[Symbol.dispose]()

@@ -3,7 +3,11 @@ import type { Event } from './events.js'
 import { count, duration, plural } from './text.js'
 
 /** Where lines go: process.stderr, or a stand-in. */
-export interface Screen { readonly isTTY?: boolean; readonly columns?: number; write(text: string): unknown }
+export interface Screen {
+  readonly isTTY?: boolean
+  readonly columns?: number
+  write(text: string): unknown
+}
 
 /** Seconds between two plain lines about progress. */
 const quiet = 5
@@ -39,7 +43,10 @@ export class Progress {
   #clock = performance.now()
   #said = 0
 
-  constructor(private readonly screen: Screen, o: { color: boolean }) {
+  constructor(
+    private readonly screen: Screen,
+    o: { color: boolean },
+  ) {
     this.#live = screen.isTTY === true
     this.#color = o.color
     if (this.#live) this.#timer = setInterval(() => this.#draw(), frame).unref()
@@ -54,7 +61,17 @@ export class Progress {
           if (action === 'skipped') continue
           const of = batches === undefined ? undefined : batches.cached + batches.missing
           this.#lines.set(id, {
-            id, state: action === 'source' ? 'read' : 'waiting', began: 0, of, cached: 0, run: 0, finished: 0, under: new Map(), whole: undefined, unit: '', took: 0,
+            id,
+            state: action === 'source' ? 'read' : 'waiting',
+            began: 0,
+            of,
+            cached: 0,
+            run: 0,
+            finished: 0,
+            under: new Map(),
+            whole: undefined,
+            unit: '',
+            took: 0,
           })
         }
         break
@@ -195,9 +212,9 @@ function fraction(line: Line): number | undefined {
   return undefined
 }
 
-const percent = (done: number | undefined): string => done === undefined ? '' : `${Math.floor(done * 100)} %`
+const percent = (done: number | undefined): string => (done === undefined ? '' : `${Math.floor(done * 100)} %`)
 
-const batches = ({ run, cached, of }: Line): string => run + cached === 0 && of === undefined ? '' : `${run + cached}/${of ?? '?'}`
+const batches = ({ run, cached, of }: Line): string => (run + cached === 0 && of === undefined ? '' : `${run + cached}/${of ?? '?'}`)
 
 function finished({ run, cached, took }: Line): string {
   if (run === 0 && cached > 0) return `cached (${plural(cached, 'batch', 'batches')})`

@@ -50,7 +50,9 @@ function multiplyHigh(a: number, b: number): number {
 
 /** The stream of this seed and name. The first two words of the name's SHA-256 are the key, the next two the upper half of the counter. */
 export function rng(seed: number, ...name: (string | number)[]): Random {
-  const digest = createHash('sha256').update(JSON.stringify([seed, ...name])).digest()
+  const digest = createHash('sha256')
+    .update(JSON.stringify([seed, ...name]))
+    .digest()
   const key: [number, number] = [digest.readUInt32LE(0), digest.readUInt32LE(4)]
   const high: [number, number] = [digest.readUInt32LE(8), digest.readUInt32LE(12)]
   let block = 0

@@ -15,15 +15,19 @@ export const shortPath = (path: string): string => {
 export function planText(plan: Plan, o: { edges: boolean }): string {
   const runs = plan.stages.filter(({ action }) => action === 'run' || action === 'partly')
   const rows = plan.stages.map(stage => [
-    stage.id, what(stage, plan), batches(stage),
+    stage.id,
+    what(stage, plan),
+    batches(stage),
     stage.segment < 0 ? '' : stage.seconds === undefined ? '?' : `${stage.isGuess ? '~' : ''}${duration(stage.seconds)}`,
     stage.memoryBytes === undefined || stage.action === 'cached' ? '' : bytes(stage.memoryBytes),
     stage.diskBytes === undefined || stage.diskBytes === 0 ? '' : bytes(stage.diskBytes),
     stage.why.join('; ').replaceAll(`${process.cwd()}/`, ''),
   ])
   const lines = [
-    `${plan.graph}  →  ${shortPath(plan.out)}  on ${plan.backend}`, '',
-    ...table(['stage', 'will', 'batches', 'time', 'memory', 'disk', 'why'], rows), '',
+    `${plan.graph}  →  ${shortPath(plan.out)}  on ${plan.backend}`,
+    '',
+    ...table(['stage', 'will', 'batches', 'time', 'memory', 'disk', 'why'], rows),
+    '',
   ]
   if (runs.length === 0) lines.push('Nothing will run: everything is stored.')
   else {
@@ -31,12 +35,15 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
     const known = parts.reduce((sum, { seconds = 0 }) => sum + seconds, 0)
     const unknown = parts.filter(({ seconds }) => seconds === undefined).map(({ id }) => id)
     const facts = [
-      known === 0 ? 'time unknown until they have run once' : `about ${duration(known)}${unknown.length > 0 ? ` and what ${unknown.join(', ')} will take` : ''}`,
+      known === 0
+        ? 'time unknown until they have run once'
+        : `about ${duration(known)}${unknown.length > 0 ? ` and what ${unknown.join(', ')} will take` : ''}`,
       ...(plan.memoryBytes === undefined ? [] : [`${bytes(plan.memoryBytes)} of tensors at a time`]),
       ...(plan.diskBytes === undefined ? [] : [`${bytes(plan.diskBytes)} of disk`]),
     ]
     lines.push(`${plural(runs.length, 'stage')} of ${plan.stages.length} will run: ${facts.join(', ')}.`)
-    if (parts.some(({ isGuess }) => isGuess)) lines.push('~ Estimated from sizes, within a factor of 3 or so; measured once the stage has run here.')
+    if (parts.some(({ isGuess }) => isGuess))
+      lines.push('~ Estimated from sizes, within a factor of 3 or so; measured once the stage has run here.')
   }
   if (o.edges) lines.push('', 'Columns on the edges', ...edges(plan))
   return `${lines.join('\n')}\n`
@@ -48,19 +55,24 @@ function edges({ stages }: Plan): string[] {
     const readers = stages.filter(({ from }) => from.includes(stage.id)).map(({ id }) => id)
     const name = (column: string) => column.split(' ')[0]
     const known = new Set(stages.filter(({ id }) => stage.from.includes(id)).flatMap(({ gives }) => gives.map(name)))
-    const columns = stage.gives.map(column => known.size > 0 && !known.has(name(column)) ? `+${column}` : column)
-    const words = columns.map((column, i) => i < columns.length - 1 ? `${column},` : column)
+    const columns = stage.gives.map(column => (known.size > 0 && !known.has(name(column)) ? `+${column}` : column))
+    const words = columns.map((column, i) => (i < columns.length - 1 ? `${column},` : column))
     return [`  ${stage.id} → ${readers.join(', ') || 'the end'}: ${stage.table}`, ...wrap(words, 96).map(line => `    ${line}`)]
   })
 }
 
 function what(stage: StagePlan, plan: Plan): string {
   switch (stage.action) {
-    case 'run': return 'run'
-    case 'partly': return 'run, in part'
-    case 'cached': return 'be taken from the cache'
-    case 'source': return 'be read'
-    case 'skipped': return 'not be needed'
+    case 'run':
+      return 'run'
+    case 'partly':
+      return 'run, in part'
+    case 'cached':
+      return 'be taken from the cache'
+    case 'source':
+      return 'be read'
+    case 'skipped':
+      return 'not be needed'
     case 'inline': {
       if (stage.segment < 0) return 'not be needed'
       const last = plan.stages.filter(({ segment }) => segment === stage.segment).at(-1)
@@ -75,11 +87,12 @@ function batches({ batches: known, action }: StagePlan): string {
   return `${known.missing} of ${known.cached + known.missing}`
 }
 
-const perCall = (seconds: number): string => seconds < 1e-3 ? `${count(seconds * 1e6)} µs` : duration(seconds)
+const perCall = (seconds: number): string => (seconds < 1e-3 ? `${count(seconds * 1e6)} µs` : duration(seconds))
 
 /** Native ops by the time they took. */
 export function opsText(stats: Readonly<Record<string, OpStats>>): string {
-  const rows = Object.entries(stats).sort(([, a], [, b]) => b.seconds - a.seconds)
+  const rows = Object.entries(stats)
+    .sort(([, a], [, b]) => b.seconds - a.seconds)
     .map(([name, { calls, seconds }]) => [name, `${calls}`, duration(seconds), perCall(seconds / calls)])
   return rows.length === 0 ? '' : `\n${table(['op', 'calls', 'time', 'a call'], rows).join('\n')}\n`
 }
@@ -96,11 +109,24 @@ export function resultText(result: RunResult, stages: Plan['stages'], paths: rea
   const lines: string[] = []
   for (const { columns, rows } of last(result.tables, stages)) lines.push('', ...table(columns, rows))
   const rows = result.stages.map(({ id, seconds, peakRssBytes, batches: { run, cached } }) => [
-    id, seconds > 0 ? duration(seconds) : '–', peakRssBytes > 0 ? bytes(peakRssBytes) : '–',
+    id,
+    seconds > 0 ? duration(seconds) : '–',
+    peakRssBytes > 0 ? bytes(peakRssBytes) : '–',
     ...(run + cached > 0 ? [`${run}`, `${cached}`] : ['', '']),
   ])
-  lines.push('', ...table(['stage', 'time', 'peak memory', 'run', 'cached'],
-    [...rows, ['all', duration(result.seconds), bytes(result.peakRssBytes), '', '']]))
-  lines.push('', ...table([], paths.map(([name, path]) => [name, shortPath(path)])))
+  lines.push(
+    '',
+    ...table(
+      ['stage', 'time', 'peak memory', 'run', 'cached'],
+      [...rows, ['all', duration(result.seconds), bytes(result.peakRssBytes), '', '']],
+    ),
+  )
+  lines.push(
+    '',
+    ...table(
+      [],
+      paths.map(([name, path]) => [name, shortPath(path)]),
+    ),
+  )
   return `${lines.join('\n')}\n`
 }

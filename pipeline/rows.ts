@@ -62,7 +62,8 @@ export interface Folding<A, S, B> {
  * Rows of one key → one. A state with [Symbol.dispose] is disposed when its key is over: when another key ends (with
  * role), at the end, on failure, on unsubscription.
  */
-export const fold = <A extends object, S, B>({ key, role }: FoldOptions<A>, { zero, step, end }: Folding<A, S, B>): OperatorFunction<A, B> =>
+export const fold =
+  <A extends object, S, B>({ key, role }: FoldOptions<A>, { zero, step, end }: Folding<A, S, B>): OperatorFunction<A, B> =>
   source =>
     new Observable<B>(out => {
       const open = new Map<string, { state: S; last: A }>()
@@ -85,18 +86,22 @@ export const fold = <A extends object, S, B>({ key, role }: FoldOptions<A>, { ze
           close(name)
         }
       }
-      const fold1 = inOrder<A, B>(1, async (row, emit) => {
-        const name = key(row)
-        if (role === undefined) {
-          if (!open.has(name)) await finish(emit)
-          return take(name, row)
-        }
-        if (roleOf(row) === role) return take(name, row)
-        if (ending !== undefined && ending !== name) close(ending)
-        const group = open.get(name)
-        ending = group === undefined ? undefined : name
-        emit(group === undefined ? (row as unknown as B) : await end(group.state, row))
-      }, finish)
+      const fold1 = inOrder<A, B>(
+        1,
+        async (row, emit) => {
+          const name = key(row)
+          if (role === undefined) {
+            if (!open.has(name)) await finish(emit)
+            return take(name, row)
+          }
+          if (roleOf(row) === role) return take(name, row)
+          if (ending !== undefined && ending !== name) close(ending)
+          const group = open.get(name)
+          ending = group === undefined ? undefined : name
+          emit(group === undefined ? (row as unknown as B) : await end(group.state, row))
+        },
+        finish,
+      )
       const inner = fold1(source).subscribe(out)
       return () => {
         inner.unsubscribe()
@@ -184,7 +189,11 @@ function inOrder<A, B>(
         while (running < concurrency && waiting.length > 0 && !out.closed) start(waiting.shift() as A)
         if (!ended || running > 0 || waiting.length > 0 || out.closed) return
         if (atEnd === undefined) out.complete()
-        else atEnd(value => out.next(value)).then(() => out.complete(), error => out.error(error))
+        else
+          atEnd(value => out.next(value)).then(
+            () => out.complete(),
+            error => out.error(error),
+          )
       }
       const inner = source.subscribe({
         next: row => {

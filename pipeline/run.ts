@@ -64,13 +64,18 @@ const stopped = (engine: OpenEngine | undefined): PipeError => {
 async function chain(engine: OpenEngine, signal: AbortSignal | undefined): Promise<void> {
   const anchors = engine.nodes.filter(node => node.kind === 'stored' || node.kind === 'last')
   const segments = from(anchors).pipe(
-    concatMap(anchor => defer(async () => {
-      await engine.survey()
-      return segmentsOf(engine.nodes).find(segment => segment.anchor === anchor)
-    }).pipe(concatMap(segment => (segment === undefined ? tellCached(engine, anchor) : tell(engine, segment))))),
+    concatMap(anchor =>
+      defer(async () => {
+        await engine.survey()
+        return segmentsOf(engine.nodes).find(segment => segment.anchor === anchor)
+      }).pipe(concatMap(segment => (segment === undefined ? tellCached(engine, anchor) : tell(engine, segment)))),
+    ),
     retry({
       count: mostDamaged,
-      delay: error => (error instanceof Damaged ? defer(() => engine.cache.discard(error.path, sentence(error)).then(() => true)) : throwError(() => error)),
+      delay: error =>
+        error instanceof Damaged
+          ? defer(() => engine.cache.discard(error.path, sentence(error)).then(() => true))
+          : throwError(() => error),
     }),
   )
   const done = concat(segments.pipe(ignoreElements()), of(true))
@@ -101,7 +106,8 @@ const samples = (engine: OpenEngine): Observable<never> =>
       const rssBytes = process.memoryUsage.rss()
       for (const usage of engine.usages) usage.sample(rssBytes)
       const { device } = engine.ops
-      if (i % (memoryEventMs / sampleMs) === 0) engine.emit({ kind: 'memory', liveBytes: device.liveBytes, limitBytes: engine.memory.limitBytes, rssBytes })
+      if (i % (memoryEventMs / sampleMs) === 0)
+        engine.emit({ kind: 'memory', liveBytes: device.liveBytes, limitBytes: engine.memory.limitBytes, rssBytes })
     }),
     ignoreElements(),
   )
@@ -111,7 +117,8 @@ function tell(engine: OpenEngine, segment: Segment): Observable<string> {
   const { anchor, members } = segment
   if (engine.isBefore(anchor)) {
     throw new PipeError('graph', {
-      where: anchor.stage.where, message: `--from leaves ${anchor.id} to what is stored, and ${segment.missing?.length ?? 'all'} of its batches are not.`,
+      where: anchor.stage.where,
+      message: `--from leaves ${anchor.id} to what is stored, and ${segment.missing?.length ?? 'all'} of its batches are not.`,
       hint: `Run it: --from ${anchor.id}, or without --from.`,
     })
   }
@@ -166,7 +173,12 @@ async function report(engine: OpenEngine, seconds: number): Promise<RunResult> {
 /** Fingerprints and costs: what the next plan compares with. */
 async function remember(engine: OpenEngine): Promise<void> {
   const records = engine.nodes.map((node): [string, StageRecord] => {
-    const { run, inputBytes, diskBytes, value: { seconds } } = engine.usage(node)
+    const {
+      run,
+      inputBytes,
+      diskBytes,
+      value: { seconds },
+    } = engine.usage(node)
     const { hash, parts, paths } = node.print
     const cost = run > 0 ? { seconds, inputBytes, batches: run, diskBytes } : engine.lastRun[node.id]?.cost
     return [node.id, { hash, parts, paths, ...(cost === undefined ? {} : { cost }) }]

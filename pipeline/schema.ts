@@ -16,21 +16,29 @@ export function parameters(schema: TObject): Parameter[] {
   const required = new Set<string>(schema.required ?? [])
   return Object.entries<TSchema>(schema.properties).flatMap(([name, property]) => {
     const row: Parameter = {
-      name, type: typeText(property), about: property.description ?? '',
+      name,
+      type: typeText(property),
+      about: property.description ?? '',
       default: property.default !== undefined ? JSON.stringify(property.default) : required.has(name) ? '' : 'none',
     }
-    const inner = objects(property).flatMap(variant => parameters(variant)
-      .filter(parameter => parameter.name !== 'use')
-      .map(parameter => ({
-        ...parameter, name: `${name}.${parameter.name}`, about: of(variant, objects(property).length) + parameter.about,
-      })))
+    const inner = objects(property).flatMap(variant =>
+      parameters(variant)
+        .filter(parameter => parameter.name !== 'use')
+        .map(parameter => ({
+          ...parameter,
+          name: `${name}.${parameter.name}`,
+          about: of(variant, objects(property).length) + parameter.about,
+        })),
+    )
     return [row, ...merge(inner)]
   })
 }
 
 /** The object schemas that a property may hold. */
 const objects = (schema: TSchema): TObject[] =>
-  schema.type === 'object' && schema.properties !== undefined ? [schema as TObject] : (schema.anyOf as TSchema[] | undefined ?? []).flatMap(objects)
+  schema.type === 'object' && schema.properties !== undefined
+    ? [schema as TObject]
+    : ((schema.anyOf as TSchema[] | undefined) ?? []).flatMap(objects)
 
 const of = (variant: TObject, variants: number): string => {
   const use: unknown = variant.properties.use?.const
@@ -55,7 +63,9 @@ function typeText(schema: TSchema): string {
   if (schema.const !== undefined) return JSON.stringify(schema.const)
   if (Array.isArray(schema.enum)) return schema.enum.map(value => JSON.stringify(value)).join(' or ')
   if (Array.isArray(schema.anyOf)) {
-    const uses = objects(schema).map(variant => variant.properties.use?.const).filter(use => typeof use === 'string')
+    const uses = objects(schema)
+      .map(variant => variant.properties.use?.const)
+      .filter(use => typeof use === 'string')
     const rest = (schema.anyOf as TSchema[]).filter(inner => inner.type !== 'object').map(typeText)
     return [...new Set([...rest, ...(uses.length > 0 ? [`{ use: ${uses.join(' or ')} }`] : [])])].join(' or ')
   }
@@ -68,7 +78,10 @@ function range({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: TSchema
   const low = minimum !== undefined ? `≥ ${minimum}` : exclusiveMinimum !== undefined ? `> ${exclusiveMinimum}` : ''
   const high = maximum !== undefined ? `≤ ${maximum}` : exclusiveMaximum !== undefined ? `< ${exclusiveMaximum}` : ''
   if (minimum !== undefined && maximum !== undefined) return ` ${minimum}–${maximum}`
-  return [low, high].filter(text => text !== '').map(text => ` ${text}`).join(',')
+  return [low, high]
+    .filter(text => text !== '')
+    .map(text => ` ${text}`)
+    .join(',')
 }
 
 /** 'f32 [m n]', 'utf8', 'f64, optional'. */
@@ -95,7 +108,9 @@ export function graphSchema(stages: readonly AnyStage[]): object {
     id: { type: 'string', description: 'Name of this stage in the graph; default: the name of the stage' },
     from: {
       description: 'The stages whose rows it reads, by id; default: the stage above',
-      type: 'array', items: { type: 'string' }, minItems: 1,
+      type: 'array',
+      items: { type: 'string' },
+      minItems: 1,
     },
   }
   return {
@@ -134,7 +149,10 @@ export function graphSchema(stages: readonly AnyStage[]): object {
         items: {
           type: 'object',
           required: ['use'],
-          properties: { ...place, use: { ...place.use, anyOf: [{ enum: stages.map(({ name }) => name) }, { type: 'string', pattern: '[./@-]' }] } },
+          properties: {
+            ...place,
+            use: { ...place.use, anyOf: [{ enum: stages.map(({ name }) => name) }, { type: 'string', pattern: '[./@-]' }] },
+          },
           allOf: stages.map(({ name, about, params }) => {
             const { required = [], properties } = asWritten(params) as TSchema
             return {

@@ -75,8 +75,15 @@ export function nodesOf(stages: readonly GraphStage[], prints: ReadonlyMap<strin
     const kind = stores ? 'stored' : isSource ? 'source' : hasReader ? 'inline' : 'last'
     const from = stage.from.map(id => nodes.get(id) as Node)
     nodes.set(stage.id, {
-      stage, id: stage.id, kind, isStream: isSource || scope === 'stream', print: prints.get(stage.id) as Fingerprint, from, cached: new Set(),
-      hasLostFiles: false, isForced: false,
+      stage,
+      id: stage.id,
+      kind,
+      isStream: isSource || scope === 'stream',
+      print: prints.get(stage.id) as Fingerprint,
+      from,
+      cached: new Set(),
+      hasLostFiles: false,
+      isForced: false,
     })
   }
   return [...nodes.values()]
@@ -175,7 +182,8 @@ export function segmentsOf(nodes: readonly Node[]): Segment[] {
         const { node, place: root } = rootOf(place)
         need(node, [root.id])
       }
-      if (missing === undefined) for (const member of members) for (const above of member.from) if (!members.includes(above)) need(above, 'all')
+      if (missing === undefined)
+        for (const member of members) for (const above of member.from) if (!members.includes(above)) need(above, 'all')
     }
     segments.unshift({ anchor, members, isStream, missing: missing?.map(place => place.id) })
   }

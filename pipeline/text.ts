@@ -6,7 +6,10 @@ export function bytes(n: number): string {
   let value = n
   let unit = 0
   // 999.5 rounds to four digits: the next unit.
-  while (value >= 999.5 && unit < units.length - 1) { value /= 1000; unit += 1 }
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000
+    unit += 1
+  }
   return `${digits(value)} ${units[unit]}`
 }
 
@@ -23,7 +26,11 @@ export function duration(seconds: number): string {
 
 /** 12.3k, 4.56M: a count or a rate in three digits. */
 export function count(n: number): string {
-  for (const [size, letter] of [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']] as const) {
+  for (const [size, letter] of [
+    [1e9, 'G'],
+    [1e6, 'M'],
+    [1e3, 'k'],
+  ] as const) {
     if (n >= size * 0.9995) return `${digits(n / size)}${letter}`
   }
   return digits(n)
@@ -45,11 +52,16 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
     width: Math.max(...[head, ...rows].map(row => cells(row[i] ?? ''))),
     right: rows.length > 0 && rows.every(row => figure.test(row[i] ?? '')),
   }))
-  return [...(head.length > 0 ? [head] : []), ...rows].map(row => columns.map(({ width, right }, i) => {
-    const cell = row[i] ?? ''
-    const blank = ' '.repeat(width - cells(cell))
-    return right ? blank + cell : cell + blank
-  }).join('  ').trimEnd())
+  return [...(head.length > 0 ? [head] : []), ...rows].map(row =>
+    columns
+      .map(({ width, right }, i) => {
+        const cell = row[i] ?? ''
+        const blank = ' '.repeat(width - cells(cell))
+        return right ? blank + cell : cell + blank
+      })
+      .join('  ')
+      .trimEnd(),
+  )
 }
 
 /** Words joined to lines of at most `width` characters; a longer word has a line of its own. */

@@ -20,7 +20,10 @@ export class Usage {
   #since = 0
   #seconds = 0
 
-  constructor(readonly id: string, readonly use: string) {}
+  constructor(
+    readonly id: string,
+    readonly use: string,
+  ) {}
 
   get isActive(): boolean {
     return this.#active > 0
@@ -35,7 +38,8 @@ export class Usage {
       [Symbol.dispose]: () => {
         if (over) return
         over = true
-        if (batch === undefined) this.batches.clear() // a stream: it noted its batches itself
+        if (batch === undefined)
+          this.batches.clear() // a stream: it noted its batches itself
         else this.batches.delete(batch)
         this.sample(process.memoryUsage.rss()) // work may be over between two looks
         if (--this.#active === 0) this.#seconds += (performance.now() - this.#since) / 1000

@@ -27,7 +27,10 @@ if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`CMAKE_CACHEFILE_
 
 // cmake-js reads package.json beside CMakeLists.txt: "napi_versions" there means that no Node header is downloaded.
 const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js')
-const build = spawnSync(process.execPath, [cmakeJs, 'compile', '-d', 'native', '-O', 'build', '-l', 'warn'], { cwd: root, stdio: 'inherit' })
+const build = spawnSync(process.execPath, [cmakeJs, 'compile', '-d', 'native', '-O', 'build', '-l', 'warn'], {
+  cwd: root,
+  stdio: 'inherit',
+})
 if (build.status !== 0) {
   console.error('pipe: the native addon did not build; the reason is above. Once more, with every command:')
   console.error('  npx cmake-js compile -d native -O build -l verbose')

@@ -24,8 +24,10 @@ function page(name: string): string {
   const [open, end] = [`<!-- params:${name} -->`, '<!-- /params -->']
   const [from, to] = [text.indexOf(open), text.indexOf(end)]
   if (from < 0 || to < from) throw new Error(`stages/${name}/README.md has no marks ${open} … ${end}`)
-  const rows = parameters(loaded.find(stage => stage.name === name)?.params).map(parameter =>
-    `| \`${parameter.name}\` | ${[parameter.type, parameter.default, parameter.about].map(cell => cell.replaceAll('|', '\\|')).join(' | ')} |`)
+  const rows = parameters(loaded.find(stage => stage.name === name)?.params).map(
+    parameter =>
+      `| \`${parameter.name}\` | ${[parameter.type, parameter.default, parameter.about].map(cell => cell.replaceAll('|', '\\|')).join(' | ')} |`,
+  )
   const table = ['| parameter | type | default | |', '|---|---|---|---|', ...rows].join('\n')
   return `${text.slice(0, from)}${open}\n${table}\n${text.slice(to)}`
 }

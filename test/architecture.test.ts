@@ -5,14 +5,19 @@ import t, { type Test } from 'tap'
 import { root } from './helpers.js'
 
 const rooms = ['pipeline', 'stages', 'native', 'schemas', 'scripts', 'test', 'bench', 'fixtures/make']
-const files = rooms.filter(room => existsSync(join(root, room)))
+const files = rooms
+  .filter(room => existsSync(join(root, room)))
   .flatMap(room => readdirSync(join(root, room), { recursive: true, encoding: 'utf8' }).map(name => `${room}/${name}`))
   .filter(name => /\.(ts|js|cc|h|cu|cuh|py)$/.test(name))
   .map(name => ({ name, text: readFileSync(join(root, name), 'utf8') }))
 const typescript = files.filter(({ name }) => name.endsWith('.ts'))
 const within = (...folders: string[]) => typescript.filter(({ name }) => folders.some(folder => name.startsWith(folder)))
 
-interface Import { from: string; to: string; typeOnly: boolean }
+interface Import {
+  from: string
+  to: string
+  typeOnly: boolean
+}
 
 /** What a file imports: files of this package by path (with .ts), everything else as written. */
 function imports({ name, text }: { name: string; text: string }): Import[] {
@@ -26,35 +31,58 @@ function imports({ name, text }: { name: string; text: string }): Import[] {
 
 /** Fails with the sentence for each import that is not allowed. */
 function obey(t: Test, folder: string, sentence: string, allowed: (to: string, it: Import) => boolean): void {
-  const bad = within(`${folder}/`).flatMap(imports).filter(it => !allowed(it.to, it)).map(({ from, to }) => `${from} imports ${to}`)
+  const bad = within(`${folder}/`)
+    .flatMap(imports)
+    .filter(it => !allowed(it.to, it))
+    .map(({ from, to }) => `${from} imports ${to}`)
   t.strictSame(bad, [], sentence)
 }
 const isPackage = (to: string) => !/^(pipeline|stages|native|schemas|scripts|test|bench|fixtures|node:)/.test(to)
 const inRoom = (room: string) => (to: string) => to.startsWith(`${room}/`)
 
 t.test('the reader of imports sees every form', async t => {
-  const text = "import a from './a.js'\nimport type { B } from '../b.js'\nexport { c } from 'c'\nconst d = () => import('./d/d.js')\nimport 'e'"
-  t.strictSame(imports({ name: 'stages/x/y.ts', text }).map(({ to, typeOnly }) => `${to}${typeOnly ? ' type' : ''}`),
-    ['stages/x/a.ts', 'stages/b.ts type', 'c', 'stages/x/d/d.ts', 'e'])
+  const text =
+    "import a from './a.js'\nimport type { B } from '../b.js'\nexport { c } from 'c'\nconst d = () => import('./d/d.js')\nimport 'e'"
+  t.strictSame(
+    imports({ name: 'stages/x/y.ts', text }).map(({ to, typeOnly }) => `${to}${typeOnly ? ' type' : ''}`),
+    ['stages/x/a.ts', 'stages/b.ts type', 'c', 'stages/x/d/d.ts', 'e'],
+  )
 })
 
 t.test('imports go one way', async t => {
   const library = (to: string) => /^stages\/model\/(?!model\.ts)/.test(to)
   obey(t, 'native', 'native knows no graphs, rows, layers, models', to => isPackage(to) || /^node:/.test(to) || inRoom('native')(to))
   obey(t, 'schemas/tables', 'tables are only calls of defineTable', to => to === 'pipeline/define.ts' || inRoom('schemas/tables')(to))
-  obey(t, 'stages', 'stages know define, native, schemas, and no other stage', (to, { from }) =>
-    isPackage(to) || /^node:/.test(to) || to === 'pipeline/define.ts' || inRoom('native')(to) || inRoom('schemas')(to)
-    || library(to) || inRoom(dirname(from))(to) || from === 'stages/index.ts')
-  obey(t, 'pipeline', 'pipeline knows of native what a tensor is and the types of ops and device, and no stage', (to, { from, typeOnly }) => {
-    if (isPackage(to) || /^node:/.test(to) || inRoom('pipeline')(to)) return true
-    if (from === 'pipeline/cli.ts') return true // the one wiring place
-    if (/^pipeline\/commands\/(eval|export)\.ts$/.test(from)) return inRoom('native')(to) || library(to) || inRoom('stages/evaluate')(to)
-    return to === 'native/tensor.ts' || (typeOnly && /^native\/(device|ops)\.ts$/.test(to))
-  })
+  obey(
+    t,
+    'stages',
+    'stages know define, native, schemas, and no other stage',
+    (to, { from }) =>
+      isPackage(to) ||
+      /^node:/.test(to) ||
+      to === 'pipeline/define.ts' ||
+      inRoom('native')(to) ||
+      inRoom('schemas')(to) ||
+      library(to) ||
+      inRoom(dirname(from))(to) ||
+      from === 'stages/index.ts',
+  )
+  obey(
+    t,
+    'pipeline',
+    'pipeline knows of native what a tensor is and the types of ops and device, and no stage',
+    (to, { from, typeOnly }) => {
+      if (isPackage(to) || /^node:/.test(to) || inRoom('pipeline')(to)) return true
+      if (from === 'pipeline/cli.ts') return true // the one wiring place
+      if (/^pipeline\/commands\/(eval|export)\.ts$/.test(from)) return inRoom('native')(to) || library(to) || inRoom('stages/evaluate')(to)
+      return to === 'native/tensor.ts' || (typeOnly && /^native\/(device|ops)\.ts$/.test(to))
+    },
+  )
 })
 
 t.test('references are for tests', async t => {
-  const bad = within('pipeline/', 'stages/', 'native/', 'schemas/').flatMap(imports)
+  const bad = within('pipeline/', 'stages/', 'native/', 'schemas/')
+    .flatMap(imports)
     .filter(({ from, to }) => to.endsWith('/reference.ts') && !from.endsWith('/reference.ts'))
   t.strictSame(bad, [])
 })
@@ -104,7 +132,9 @@ t.test('no export *, no any', async t => {
 
 t.test('every stage has a page with the six headings, and is in the index', async t => {
   const index = readFileSync(join(root, 'stages/index.ts'), 'utf8')
-  const folders = readdirSync(join(root, 'stages'), { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+  const folders = readdirSync(join(root, 'stages'), { withFileTypes: true })
+    .filter(entry => entry.isDirectory())
+    .map(entry => entry.name)
   for (const name of folders) {
     t.ok(index.includes(`${name}: () => import('./${name}/${name}.js')`), `${name} is in stages/index.ts`)
     const page = readFileSync(join(root, `stages/${name}/README.md`), 'utf8')

@@ -10,7 +10,12 @@ import type { Ops } from '../native/ops.js'
 /** The package's folder. */
 export const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 
-export interface Finished { code: number | null; signal: NodeJS.Signals | null; stdout: string; stderr: string }
+export interface Finished {
+  code: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+}
 export interface Running {
   readonly pid: number
   kill(signal: NodeJS.Signals): void
@@ -22,31 +27,47 @@ export interface Running {
 /** Starts `pipe` with these arguments, off a terminal. */
 export function startPipe(args: readonly string[], o: { cwd?: string; env?: NodeJS.ProcessEnv } = {}): Running {
   const child = spawn(process.execPath, [join(root, 'dist/pipeline/cli.js'), ...args], {
-    cwd: o.cwd ?? root, env: { ...process.env, NO_COLOR: '1', ...o.env }, stdio: ['ignore', 'pipe', 'pipe'],
+    cwd: o.cwd ?? root,
+    env: { ...process.env, NO_COLOR: '1', ...o.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
   let stdout = ''
   let stderr = ''
   const watchers = new Set<() => void>()
-  const tell = () => { for (const watcher of watchers) watcher() }
-  child.stdout.setEncoding('utf8').on('data', text => { stdout += text; tell() })
-  child.stderr.setEncoding('utf8').on('data', text => { stderr += text; tell() })
+  const tell = () => {
+    for (const watcher of watchers) watcher()
+  }
+  child.stdout.setEncoding('utf8').on('data', text => {
+    stdout += text
+    tell()
+  })
+  child.stderr.setEncoding('utf8').on('data', text => {
+    stderr += text
+    tell()
+  })
   const finished = new Promise<Finished>((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr }))
   })
   return {
     pid: child.pid ?? 0,
-    kill: signal => { child.kill(signal) },
-    saw: text => new Promise((resolve, reject) => {
-      const look = () => {
-        if (!(typeof text === 'string' ? `${stdout}\n${stderr}`.includes(text) : text.test(`${stdout}\n${stderr}`))) return
-        watchers.delete(look)
-        resolve()
-      }
-      watchers.add(look)
-      void finished.then(() => { look(); reject(new Error(`ended without ${text}:\n${stdout}\n${stderr}`)) }, reject)
-      look()
-    }),
+    kill: signal => {
+      child.kill(signal)
+    },
+    saw: text =>
+      new Promise((resolve, reject) => {
+        const look = () => {
+          if (!(typeof text === 'string' ? `${stdout}\n${stderr}`.includes(text) : text.test(`${stdout}\n${stderr}`))) return
+          watchers.delete(look)
+          resolve()
+        }
+        watchers.add(look)
+        void finished.then(() => {
+          look()
+          reject(new Error(`ended without ${text}:\n${stdout}\n${stderr}`))
+        }, reject)
+        look()
+      }),
     finished,
   }
 }
@@ -78,7 +99,10 @@ export function nmse(actual: ArrayLike<number>, expected: ArrayLike<number>): nu
 /** Asserts that the normalized mean squared error is at most `bound`. */
 export function close(
   t: { ok(value: unknown, message: string): boolean },
-  actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number, message = 'close',
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  bound: number,
+  message = 'close',
 ): boolean {
   const error = nmse(actual, expected)
   return t.ok(error <= bound, `${message}: NMSE ${error.toExponential(2)}, allowed ${bound}`)
@@ -110,7 +134,10 @@ export interface Backend {
   open(): Promise<Ops>
 }
 
-const lacks = await openBackend('cuda:0').then(() => false as const, error => `no CUDA device: ${error.message.split('\n')[0]}`)
+const lacks = await openBackend('cuda:0').then(
+  () => false as const,
+  error => `no CUDA device: ${error.message.split('\n')[0]}`,
+)
 
 /** The backends to loop over: `for (const { name, skip, open } of backends) t.test(`${name}: …`, { skip }, async t => …)`. */
 export const backends: readonly Backend[] = [

@@ -23,7 +23,11 @@ t.test('the lockfile says the same, and names no registry', async t => {
     if (/resolved|https?:/.test(JSON.stringify(entry))) t.fail(`${path} says where it came from`)
   }
   const unlocked = packages.filter(([path, entry]) => path !== '' && entry.integrity === undefined && entry.optional !== true)
-  t.strictSame(unlocked.map(([path]) => path), [], 'every package that is not for some platforms only has a hash')
+  t.strictSame(
+    unlocked.map(([path]) => path),
+    [],
+    'every package that is not for some platforms only has a hash',
+  )
 })
 
 t.test('bin, files, engines', async t => {

@@ -5,10 +5,14 @@ import { Reporter } from './reporter.js'
 function report(...files: { name: string; body: string; ok: boolean }[]): { lines: string[]; ok: boolean } {
   const lines: string[] = []
   const reporter = new Reporter(line => lines.push(line))
-  const text = files.map(({ name, body, ok }, i) =>
-    `# Subtest: ${name}\n${body.trim().replace(/^/gm, '    ')}\n${ok ? 'ok' : 'not ok'} ${i + 1} - ${name} # time=${1500 * (i + 1)}ms\n`)
+  const text = files.map(
+    ({ name, body, ok }, i) =>
+      `# Subtest: ${name}\n${body.trim().replace(/^/gm, '    ')}\n${ok ? 'ok' : 'not ok'} ${i + 1} - ${name} # time=${1500 * (i + 1)}ms\n`,
+  )
   let passed = false
-  reporter.parser.on('complete', () => { passed = reporter.end() })
+  reporter.parser.on('complete', () => {
+    passed = reporter.end()
+  })
   reporter.parser.end(`TAP version 14\n${text.join('\n')}\n1..${files.length}\n`)
   return { lines: lines.join('\n').split('\n'), ok: passed }
 }

@@ -6,7 +6,11 @@
  */
 import { Parser, type Result } from 'tap-parser'
 
-interface Counts { passed: number; failed: number; skipped: number }
+interface Counts {
+  passed: number
+  failed: number
+  skipped: number
+}
 
 export class Reporter {
   readonly parser = new Parser()
@@ -21,14 +25,18 @@ export class Reporter {
       this.#close()
       this.#file = { name: parser.name, parser, before: { ...this.counts } }
     })
-    this.parser.on('pass', () => { this.counts.passed += 1 })
+    this.parser.on('pass', () => {
+      this.counts.passed += 1
+    })
     this.parser.on('fail', (result: Result) => this.#fail(result.fullname, explain(result.diag)))
     this.parser.on('todo', (result: Result) => this.#skip(result, result.todo === true ? 'to do' : `to do: ${result.todo}`))
     this.parser.on('skip', (result: Result) => {
       if (result.skip === 'no tests found') this.#fail(result.fullname, 'holds no test')
       else this.#skip(result, result.skip === true ? '' : `${result.skip}`)
     })
-    this.parser.on('assert', (result: Result) => { this.#files.push({ name: result.name, seconds: (result.time ?? 0) / 1000 }) })
+    this.parser.on('assert', (result: Result) => {
+      this.#files.push({ name: result.name, seconds: (result.time ?? 0) / 1000 })
+    })
     this.parser.on('bailout', (reason: string) => this.#fail(this.#file?.name ?? '', `bailed out: ${reason}`))
   }
 

@@ -20,19 +20,34 @@ const timeout = 600
 
 // Listed by source, so that what was compiled from a file now deleted is not run.
 const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
-  .filter(name => name.endsWith('.test.ts') && (testDevice === 'cpu' || /^(native|stages)\//.test(name)) && process.argv.slice(2).every(part => `test/${name}`.includes(part)))
+  .filter(
+    name =>
+      name.endsWith('.test.ts') &&
+      (testDevice === 'cpu' || /^(native|stages)\//.test(name)) &&
+      process.argv.slice(2).every(part => `test/${name}`.includes(part)),
+  )
   .map(name => `test/${name.replaceAll('\\', '/')}`)
   .sort()
 if (files.length === 0) throw new Error(`no test file has ${process.argv.slice(2).join(' and ')} in its path`)
 
 const reporter = new Reporter(line => process.stdout.write(`${line}\n`))
-reporter.parser.on('complete', () => { process.exitCode = reporter.end() ? 0 : 1 })
-process.on('exit', code => { if (reporter.parser.results === null && code === 0) process.exitCode = 1 })
+reporter.parser.on('complete', () => {
+  process.exitCode = reporter.end() ? 0 : 1
+})
+process.on('exit', code => {
+  if (reporter.parser.results === null && code === 0) process.exitCode = 1
+})
 
 t.jobs = jobs
 t.setTimeout(0)
 t.pipe(reporter.parser)
-const lacks = testDevice === 'cpu' ? undefined : await openBackend(testDevice).then(() => undefined, error => (error as Error).message.split('\n')[0])
+const lacks =
+  testDevice === 'cpu'
+    ? undefined
+    : await openBackend(testDevice).then(
+        () => undefined,
+        error => (error as Error).message.split('\n')[0],
+      )
 for (const file of files) {
   if (lacks !== undefined) {
     void t.test(file, { skip: lacks }, async () => {})
@@ -40,8 +55,15 @@ for (const file of files) {
   }
   const compiled = join(root, 'dist', file.replace(/\.ts$/, '.js'))
   if (!existsSync(compiled)) throw new Error(`${file} is not compiled; run: npm run build`)
-  void t.spawn(process.execPath, ['--enable-source-maps', compiled], {
-    cwd: root, timeout: timeout * 1000, env: { ...process.env, TAP_TIMEOUT: `${timeout}`, NO_COLOR: '1' },
-  }, file)
+  void t.spawn(
+    process.execPath,
+    ['--enable-source-maps', compiled],
+    {
+      cwd: root,
+      timeout: timeout * 1000,
+      env: { ...process.env, TAP_TIMEOUT: `${timeout}`, NO_COLOR: '1' },
+    },
+    file,
+  )
 }
 t.end()

@@ -4,9 +4,6 @@ import { scalar } from './scalar/scalar.js'
 import { trellisCodes } from './trellis/codes.js'
 import { trellis } from './trellis/trellis.js'
 
-const list: Codebook[] = [
-  scalar as Codebook,
-  ...Object.entries(trellisCodes).map(([name, code]) => trellis(name, code)),
-]
+const list: Codebook[] = [scalar as Codebook, ...Object.entries(trellisCodes).map(([name, code]) => trellis(name, code))]
 
 export const codebooks: Readonly<Record<string, Codebook>> = Object.fromEntries(list.map(codebook => [codebook.name, codebook]))

@@ -23,7 +23,8 @@ class Backend {
   uint8_t* allocate(size_t bytes);
   // A copy of host bytes, complete before any op enqueued later reads it. `source` may change afterwards. On any thread.
   uint8_t* upload(const uint8_t* source, size_t bytes);
-  // Waits for all that has run, then copies to the host (0 bytes: nothing, and the pointers may be null). Throws what the device reports. On the queue's thread.
+  // Waits for all that has run, then copies to the host (0 bytes: nothing, and the pointers may be null). Throws what the
+  // device reports. On the queue's thread.
   void read(const uint8_t* source, uint8_t* target, size_t bytes);
   // Back for others, once the ops that have run are done with it. On any thread.
   void free(uint8_t* data, size_t bytes);

@@ -10,17 +10,29 @@ import { bytes, duration, plural, table } from '../text.js'
 import { openGraph } from './open.js'
 import { collect, examples, type Register, type Wiring } from './wiring.js'
 
-interface Options { out?: string; set: string[]; device: string; dryRun?: true }
+interface Options {
+  out?: string
+  set: string[]
+  device: string
+  dryRun?: true
+}
 
 export const register: Register = (program, wiring) => {
-  const cache = program.command('cache').description('What is stored, whether it is intact, and what the graph does not use any more.')
-    .addHelpText('after', examples(
-      ['Stage, batch, size, age, and whether the graph uses it', 'pipe cache ls graphs/qtip-2bit.json'],
-      ['Read everything and check every hash', 'pipe cache verify --out out/qtip-2bit'],
-      ['What could be deleted', 'pipe cache gc graphs/qtip-2bit.json --dry-run'],
-    ))
+  const cache = program
+    .command('cache')
+    .description('What is stored, whether it is intact, and what the graph does not use any more.')
+    .addHelpText(
+      'after',
+      examples(
+        ['Stage, batch, size, age, and whether the graph uses it', 'pipe cache ls graphs/qtip-2bit.json'],
+        ['Read everything and check every hash', 'pipe cache verify --out out/qtip-2bit'],
+        ['What could be deleted', 'pipe cache gc graphs/qtip-2bit.json --dry-run'],
+      ),
+    )
   const command = (name: string, about: string, act: (wiring: Wiring, file: string | undefined, o: Options) => Promise<void>): Command =>
-    cache.command(`${name} [graph.json]`).description(about)
+    cache
+      .command(`${name} [graph.json]`)
+      .description(about)
       .option('--out <dir>', 'the folder of the outputs (default: out/<name of the graph>)')
       .option('--set <name=value>', 'an input or a parameter, as for pipe run', collect, [])
       .option('--device <name>', 'as for pipe run: results of different devices are stored apart', 'cpu')
@@ -44,10 +56,17 @@ const sum = (entries: readonly CacheEntry[]): string =>
   `${plural(entries.length, 'batch', 'batches')}, ${bytes(entries.reduce((total, entry) => total + entry.bytes, 0))}`
 
 const list = (entries: readonly CacheEntry[], used?: ReadonlySet<string>): string[] =>
-  table(['stage', 'batch', 'size', 'age', ...(used === undefined ? [] : ['in use']), 'key'], entries.map(entry => [
-    entry.lineage?.stage ?? 'damaged', entry.lineage?.id ?? '', bytes(entry.bytes), duration(Math.max(0, Date.now() - entry.time.getTime()) / 1000),
-    ...(used === undefined ? [] : [used.has(entry.key) ? 'yes' : 'no']), entry.key.slice(0, 12),
-  ]))
+  table(
+    ['stage', 'batch', 'size', 'age', ...(used === undefined ? [] : ['in use']), 'key'],
+    entries.map(entry => [
+      entry.lineage?.stage ?? 'damaged',
+      entry.lineage?.id ?? '',
+      bytes(entry.bytes),
+      duration(Math.max(0, Date.now() - entry.time.getTime()) / 1000),
+      ...(used === undefined ? [] : [used.has(entry.key) ? 'yes' : 'no']),
+      entry.key.slice(0, 12),
+    ]),
+  )
 
 async function ls(wiring: Wiring, file: string | undefined, o: Options): Promise<void> {
   const { out, used } = await open(wiring, file, o)
@@ -63,7 +82,7 @@ async function verify(wiring: Wiring, file: string | undefined, o: Options): Pro
   const entries = await listCache(out)
   const damaged: string[] = []
   for (const entry of entries) {
-    const damage = entry.damage ?? await verifyEntry(entry)
+    const damage = entry.damage ?? (await verifyEntry(entry))
     if (damage !== undefined) damaged.push(`${shortPath(entry.path)}: ${damage}`)
   }
   if (damaged.length > 0) {

@@ -6,17 +6,27 @@ import { openWeights } from '../../stages/model/quantized.js'
 import { checkLength, documentWindows, modelWindows, openTokenizer } from '../../stages/model/text.js'
 import { examples, type Register } from './wiring.js'
 
-interface Options { text: string; length?: number; sequences?: number; lines?: number; device: string; json: boolean }
-
-/** Parser of an option that counts something. */
-const count = (least: number) => (text: string): number => {
-  const value = Number(text)
-  if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`Give a whole number, at least ${least}.`)
-  return value
+interface Options {
+  text: string
+  length?: number
+  sequences?: number
+  lines?: number
+  device: string
+  json: boolean
 }
 
+/** Parser of an option that counts something. */
+const count =
+  (least: number) =>
+  (text: string): number => {
+    const value = Number(text)
+    if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`Give a whole number, at least ${least}.`)
+    return value
+  }
+
 export const register: Register = (program: Command, wiring) => {
-  program.command('eval <dir>')
+  program
+    .command('eval <dir>')
     .description('Perplexity of a checkpoint, original or quantized, on a text.')
     .requiredOption('--text <file>', 'UTF-8: .jsonl with one {"text": …} a line, or plain text')
     .option('--length <tokens>', 'tokens of a window (default: 2048, or what the model was made for)', count(2))
@@ -24,32 +34,50 @@ export const register: Register = (program: Command, wiring) => {
     .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
     .option('--device <name>', 'where ops run', 'cpu')
     .option('--json', 'the result as JSON', false)
-    .addHelpText('after', examples(
-      ['Documents concatenated, cut into windows of 2048 tokens, every token but the first of each predicted', 'pipe eval Llama-3.2-1B --text wiki.test.raw'],
-      ['Each of the last 200 stories by itself, cut off at 256 tokens', 'pipe eval stories260K --text stories.jsonl --lines 200 --length 256'],
-      ['What a run has written', 'pipe eval out/qtip-2bit/model --text test.txt'],
-    ))
+    .addHelpText(
+      'after',
+      examples(
+        [
+          'Documents concatenated, cut into windows of 2048 tokens, every token but the first of each predicted',
+          'pipe eval Llama-3.2-1B --text wiki.test.raw',
+        ],
+        [
+          'Each of the last 200 stories by itself, cut off at 256 tokens',
+          'pipe eval stories260K --text stories.jsonl --lines 200 --length 256',
+        ],
+        ['What a run has written', 'pipe eval out/qtip-2bit/model --text test.txt'],
+      ),
+    )
     .action(async (dir: string, o: Options) => {
       const started = performance.now()
       const checkpoint = await openCheckpoint(dir)
       const { positions, sizes } = checkpoint.config
       const length = o.length ?? Math.min(2048, positions ?? 2048)
       checkLength(dir, checkpoint.config, length)
-      const note = (text: string): void => { wiring.stderr.write(`${text}\n`) }
-      const windows = o.lines === undefined
-        ? await modelWindows(checkpoint, o.text, { length, count: o.sequences, from: o.sequences === undefined ? 'start' : 'end' }, note)
-        : (await documentWindows(await openTokenizer(dir, sizes.vocab), o.text, { length, lines: o.lines })).windows
+      const note = (text: string): void => {
+        wiring.stderr.write(`${text}\n`)
+      }
+      const windows =
+        o.lines === undefined
+          ? await modelWindows(checkpoint, o.text, { length, count: o.sequences, from: o.sequences === undefined ? 'start' : 'end' }, note)
+          : (await documentWindows(await openTokenizer(dir, sizes.vocab), o.text, { length, lines: o.lines })).windows
       const ops = await wiring.openBackend(o.device)
       using weights = await openWeights(ops, checkpoint)
       const { nll, predictions } = await score(ops, [weights], windows, { signal: wiring.signal })
       const mean = (nll[0] ?? Number.NaN) / predictions
       const seconds = (performance.now() - started) / 1000
-      if (o.json) return wiring.print(`${JSON.stringify({ perplexity: Math.exp(mean), nll: mean, predictions, windows: windows.length, length, seconds })}\n`)
-      wiring.print([
-        `perplexity   ${Math.exp(mean).toFixed(4)}`,
-        `NLL          ${mean.toFixed(4)} nats a token`,
-        `predictions  ${predictions}, in ${windows.length} windows of ${o.lines === undefined ? '' : 'at most '}${length} tokens`,
-        `seconds      ${seconds.toFixed(1)}`, '',
-      ].join('\n'))
+      if (o.json)
+        return wiring.print(
+          `${JSON.stringify({ perplexity: Math.exp(mean), nll: mean, predictions, windows: windows.length, length, seconds })}\n`,
+        )
+      wiring.print(
+        [
+          `perplexity   ${Math.exp(mean).toFixed(4)}`,
+          `NLL          ${mean.toFixed(4)} nats a token`,
+          `predictions  ${predictions}, in ${windows.length} windows of ${o.lines === undefined ? '' : 'at most '}${length} tokens`,
+          `seconds      ${seconds.toFixed(1)}`,
+          '',
+        ].join('\n'),
+      )
     })
 }

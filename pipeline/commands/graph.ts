@@ -7,15 +7,19 @@ import { type Graph, loadGraph } from '../graph.js'
 import { collect, examples, type Register } from './wiring.js'
 
 export const register: Register = (program, { stages, print }) => {
-  program.command('graph <graph.json>')
+  program
+    .command('graph <graph.json>')
     .description('Draw the pipeline: stages, and on the edges the tables with their columns.')
     .option('--set <name=value>', 'an input or a parameter, as for pipe run', collect, [])
     .option('--svg <file>', 'write a picture')
     .option('--mermaid', 'print a Mermaid flowchart, for Markdown')
-    .addHelpText('after', examples(
-      ['In the terminal', 'pipe graph graphs/qtip-2bit.json'],
-      ['As a picture', 'pipe graph graphs/qtip-2bit.json --svg qtip.svg'],
-    ))
+    .addHelpText(
+      'after',
+      examples(
+        ['In the terminal', 'pipe graph graphs/qtip-2bit.json'],
+        ['As a picture', 'pipe graph graphs/qtip-2bit.json --svg qtip.svg'],
+      ),
+    )
     .action(async (file: string, o: { set: string[]; svg?: string; mermaid?: true }) => {
       const drawing = draw(await loadGraph(file, { stages, set: o.set }))
       if (o.svg !== undefined) {
@@ -27,14 +31,19 @@ export const register: Register = (program, { stages, print }) => {
 
 function draw({ name, about, stages }: Graph): Drawing {
   const output = (id: string): Table | undefined => stages.find(stage => stage.id === id)?.stage.output
-  const arrows = stages.flatMap(stage => stage.from.map((from): Arrow => {
-    const table = output(from)
-    const known = new Set(stages.find(({ id }) => id === from)?.from.flatMap(above => Object.keys(output(above)?.columns ?? {})))
-    return {
-      from, to: stage.id, table: table?.name ?? '', live: table?.live ?? false,
-      columns: Object.keys(table?.columns ?? {}).map(column => ({ name: column, added: known.size > 0 && !known.has(column) })),
-    }
-  }))
+  const arrows = stages.flatMap(stage =>
+    stage.from.map((from): Arrow => {
+      const table = output(from)
+      const known = new Set(stages.find(({ id }) => id === from)?.from.flatMap(above => Object.keys(output(above)?.columns ?? {})))
+      return {
+        from,
+        to: stage.id,
+        table: table?.name ?? '',
+        live: table?.live ?? false,
+        columns: Object.keys(table?.columns ?? {}).map(column => ({ name: column, added: known.size > 0 && !known.has(column) })),
+      }
+    }),
+  )
   const boxes = stages.map(({ id, use, params, stage }) => ({
     id: id === use ? id : `${id} (${use})`,
     lines: [stage.about, ...Object.entries(params as Static<typeof stage.params>).map(([key, value]) => `${key} ${show(value)}`)],

@@ -36,12 +36,32 @@ Examples:
 export function formatHelp(command: Command, helper: Help): string {
   if (command.parent === null) return top
   const rows = (title: string, lines: [string, string][]) =>
-    lines.length === 0 ? [] : [title, ...table([], lines.map(([term, text]) => [`  ${term}`, text])), '']
+    lines.length === 0
+      ? []
+      : [
+          title,
+          ...table(
+            [],
+            lines.map(([term, text]) => [`  ${term}`, text]),
+          ),
+          '',
+        ]
   return [
-    'Usage:', `  ${helper.commandUsage(command)}`, '',
-    ...wrap(helper.commandDescription(command).split(' '), 100), '',
-    ...rows('Commands:', helper.visibleCommands(command).filter(inner => inner.name() !== 'help')
-      .map(inner => [helper.subcommandTerm(inner), helper.subcommandDescription(inner)])),
-    ...rows('Options:', helper.visibleOptions(command).map(option => [helper.optionTerm(option), helper.optionDescription(option)])),
+    'Usage:',
+    `  ${helper.commandUsage(command)}`,
+    '',
+    ...wrap(helper.commandDescription(command).split(' '), 100),
+    '',
+    ...rows(
+      'Commands:',
+      helper
+        .visibleCommands(command)
+        .filter(inner => inner.name() !== 'help')
+        .map(inner => [helper.subcommandTerm(inner), helper.subcommandDescription(inner)]),
+    ),
+    ...rows(
+      'Options:',
+      helper.visibleOptions(command).map(option => [helper.optionTerm(option), helper.optionDescription(option)]),
+    ),
   ].join('\n')
 }

@@ -24,6 +24,13 @@ export async function openGraph(wiring: Wiring, file: string, o: OpenOptions): P
   const versions = await wiring.versions()
   return {
     graph,
-    options: { out: resolve(o.out ?? `out/${graph.name}`), ops, part, signal, versions, ...(o.memory === undefined ? {} : { memory: o.memory }) },
+    options: {
+      out: resolve(o.out ?? `out/${graph.name}`),
+      ops,
+      part,
+      signal,
+      versions,
+      ...(o.memory === undefined ? {} : { memory: o.memory }),
+    },
   }
 }

@@ -6,12 +6,17 @@ import { examples, type Register, runOptions } from './wiring.js'
 
 export const register: Register = (program, wiring) => {
   runOptions(program.command('plan <graph.json>'))
-    .description('What would run, what is cached, and why: which input of which stage changed, old → new. With estimated time, memory and disk. Runs nothing.')
+    .description(
+      'What would run, what is cached, and why: which input of which stage changed, old → new. With estimated time, memory and disk. Runs nothing.',
+    )
     .option('--json', 'the plan as JSON')
-    .addHelpText('after', examples(
-      ['Before the first run', 'pipe plan graphs/qtip-2bit.json'],
-      ['What another code would change', 'pipe plan graphs/qtip-2bit.json --set round.codebook.K=3'],
-    ))
+    .addHelpText(
+      'after',
+      examples(
+        ['Before the first run', 'pipe plan graphs/qtip-2bit.json'],
+        ['What another code would change', 'pipe plan graphs/qtip-2bit.json --set round.codebook.K=3'],
+      ),
+    )
     .action(async (file: string, o: OpenOptions & { json?: true }) => {
       const { graph, options } = await openGraph(wiring, file, o)
       const plan = await planGraph(graph, options)

@@ -11,25 +11,33 @@ import { runGraph } from '../run.js'
 import { type OpenOptions, openGraph } from './open.js'
 import { examples, type Register, runOptions, type Wiring } from './wiring.js'
 
-interface Options extends OpenOptions { json?: true; verbose?: true }
+interface Options extends OpenOptions {
+  json?: true
+  verbose?: true
+}
 
 export const register: Register = (program, wiring) => {
   runOptions(program.command('run <graph.json>'))
     .description('Run the graph. What is stored already is not computed again: the same command goes on where it stopped.')
     .option('--json', 'events as JSON lines on stdout, and nothing else there')
     .option('--verbose', 'each native op with its time; stacks of errors')
-    .addHelpText('after', examples(
-      ['The bundled model at 2 bits a weight with QTIP', 'pipe run graphs/qtip-2bit.json'],
-      ['Your model, your text', 'pipe run graphs/qtip-2bit.json --set model=Llama-3.2-1B --set text=c4.txt'],
-      ['Another code, and where to put it', 'pipe run graphs/qtip-2bit.json --set round.codebook.K=3 --out out/three'],
-      ['Round again, whatever is stored', 'pipe run graphs/qtip-2bit.json --force round'],
-    ))
+    .addHelpText(
+      'after',
+      examples(
+        ['The bundled model at 2 bits a weight with QTIP', 'pipe run graphs/qtip-2bit.json'],
+        ['Your model, your text', 'pipe run graphs/qtip-2bit.json --set model=Llama-3.2-1B --set text=c4.txt'],
+        ['Another code, and where to put it', 'pipe run graphs/qtip-2bit.json --set round.codebook.K=3 --out out/three'],
+        ['Round again, whatever is stored', 'pipe run graphs/qtip-2bit.json --force round'],
+      ),
+    )
     .action((file: string, o: Options) => run(wiring, file, o))
 }
 
 async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
   const events = new Subject<Event>()
-  const line = (event: Event) => { if (o.json) wiring.print(`${JSON.stringify(event)}\n`) }
+  const line = (event: Event) => {
+    if (o.json) wiring.print(`${JSON.stringify(event)}\n`)
+  }
   const progress = new Progress(wiring.stderr, { color: wiring.color })
   events.subscribe(event => {
     line(event)
@@ -47,7 +55,14 @@ async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
     const result = await runGraph(graph, { ...options, events })
     progress.close()
     if (o.json) return
-    const paths = ([['checkpoint', 'model'], ['results', 'result.json'], ['events', 'events.jsonl'], ['cache', 'cache']] as const)
+    const paths = (
+      [
+        ['checkpoint', 'model'],
+        ['results', 'result.json'],
+        ['events', 'events.jsonl'],
+        ['cache', 'cache'],
+      ] as const
+    )
       .map(([name, path]) => [name, join(options.out, path)] as const)
       .filter(([, path]) => existsSync(path))
     wiring.print(resultText(result, stages, paths))

@@ -29,21 +29,27 @@ export const collect = (value: string, before: string[]): string[] => [...before
 /** '4GB', '512 MiB', '1.5g', '800000000' → bytes. */
 export function memorySize(text: string): number {
   const [, figure, prefix = '', binary] = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$/i.exec(text) ?? []
-  const bytes = Number(figure) * (binary ? 1024 : 1000) ** (' kmgt'.indexOf(prefix.toLowerCase() || ' '))
+  const bytes = Number(figure) * (binary ? 1024 : 1000) ** ' kmgt'.indexOf(prefix.toLowerCase() || ' ')
   if (!Number.isFinite(bytes) || bytes < 1e6) throw new InvalidArgumentError('Give a size of at least 1 MB, such as 4GB or 512MiB.')
   return Math.floor(bytes)
 }
 
 /** The options that run and plan have in common: the plan is of the run that they describe. */
-export const runOptions = (command: Command): Command => command
-  .option('--set <name=value>', 'an input of the graph (model=DIR) or a parameter of a stage (round.codebook.K=3); repeat for more', collect, [])
-  .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)')
-  .option('--device <name>', 'where ops run', 'cpu')
-  .option('--memory <size>', 'most bytes of tensors at a time, 4GB say (default: 60 % of the memory that is free)', memorySize)
-  .option('--from <id>', 'begin with this stage: what comes before has to be stored')
-  .option('--to <id>', 'end with this stage')
-  .option('--only <id>', 'this stage alone')
-  .option('--force <id>', 'compute this stage again, whatever is stored; repeat for more', collect, [])
+export const runOptions = (command: Command): Command =>
+  command
+    .option(
+      '--set <name=value>',
+      'an input of the graph (model=DIR) or a parameter of a stage (round.codebook.K=3); repeat for more',
+      collect,
+      [],
+    )
+    .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)')
+    .option('--device <name>', 'where ops run', 'cpu')
+    .option('--memory <size>', 'most bytes of tensors at a time, 4GB say (default: 60 % of the memory that is free)', memorySize)
+    .option('--from <id>', 'begin with this stage: what comes before has to be stored')
+    .option('--to <id>', 'end with this stage')
+    .option('--only <id>', 'this stage alone')
+    .option('--force <id>', 'compute this stage again, whatever is stored; repeat for more', collect, [])
 
 /** Examples at the end of a command's help, a comment line each. */
 export const examples = (...pairs: readonly (readonly [comment: string, command: string])[]): string =>

@@ -3,10 +3,15 @@ import { defineTable, optional, tensor, u32, utf8 } from '../../pipeline/define.
 import { linears } from './linears.js'
 
 const { weight, hessian: _, ...key } = linears.columns
-export const activations = defineTable('activations', 1, {
-  ...key,
-  role: utf8<'activation' | 'linear' | 'kept'>('a chunk of activations; or a row of linears, after all chunks of its (layer, shares)'),
-  weight: optional(weight),
-  x: optional(tensor('f32', 't n', 'activations, one token a row')),
-  tokens: u32('tokens in x; 0 for linears and kept'),
-}, { live: true })
+export const activations = defineTable(
+  'activations',
+  1,
+  {
+    ...key,
+    role: utf8<'activation' | 'linear' | 'kept'>('a chunk of activations; or a row of linears, after all chunks of its (layer, shares)'),
+    weight: optional(weight),
+    x: optional(tensor('f32', 't n', 'activations, one token a row')),
+    tokens: u32('tokens in x; 0 for linears and kept'),
+  },
+  { live: true },
+)

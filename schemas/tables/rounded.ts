@@ -6,7 +6,9 @@ import { linears } from './linears.js'
 export const incoherent = linears.and({
   su: optional(tensor('f32', 'n', 'input signs ±1, common to all linears that share the input')),
   sv: optional(tensor('f32', 'm', 'output signs ±1')),
-  transform: utf8('JSON {"m", "n"}: orders of the Hadamard matrices of outputs and inputs, repeated where smaller than m, n; empty for kept'),
+  transform: utf8(
+    'JSON {"m", "n"}: orders of the Hadamard matrices of outputs and inputs, repeated where smaller than m, n; empty for kept',
+  ),
 })
 
 const { weight } = linears.columns

@@ -23,12 +23,15 @@ import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
 import { Residual } from './residual.js'
 
-const params = Type.Object({
-  text: file('Calibration text: .jsonl with one {"text": …} a line, or plain text; its first sequences are used'),
-  sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of calibration text' }),
-  length: Type.Integer({ default: 2048, minimum: 1, description: 'Tokens of a sequence' }),
-  batch: Type.Integer({ default: 4, minimum: 1, description: 'Sequences that go through a block at a time; more take more memory' }),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    text: file('Calibration text: .jsonl with one {"text": …} a line, or plain text; its first sequences are used'),
+    sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of calibration text' }),
+    length: Type.Integer({ default: 2048, minimum: 1, description: 'Tokens of a sequence' }),
+    batch: Type.Integer({ default: 4, minimum: 1, description: 'Sequences that go through a block at a time; more take more memory' }),
+  },
+  { additionalProperties: false },
+)
 
 const input = linears.with('weight')
 
@@ -45,16 +48,24 @@ export default defineStage({
     const tokens = sequences * length
     const widest = most(groups, ({ m }) => m)
     // A block in f32, and what its linears read and give for a chunk of sequences.
-    const memory = mostOfLayer(groups, ({ m, n }) => 4 * m * n) + 4 * Math.min(batch, sequences) * length * (mostOfLayer(groups, ({ n }) => n) + 3 * widest)
+    const memory =
+      mostOfLayer(groups, ({ m, n }) => 4 * m * n) +
+      4 * Math.min(batch, sequences) * length * (mostOfLayer(groups, ({ n }) => n) + 3 * widest)
     return { operations: weights * tokens, memory, disk: 0, rows: rows.map(row => ({ ...row, tokens })) }
   },
-  operator: (params, context) => source => source.pipe(toArray(), spread(rows => calibrate(rows, params, context))),
+  operator: (params, context) => source =>
+    source.pipe(
+      toArray(),
+      spread(rows => calibrate(rows, params, context)),
+    ),
 })
 
 type LinearRow = Row<typeof input>
 
 async function* calibrate(
-  rows: readonly LinearRow[], { text, sequences, length, batch }: { text: string; sequences: number; length: number; batch: number }, context: Context,
+  rows: readonly LinearRow[],
+  { text, sequences, length, batch }: { text: string; sequences: number; length: number; batch: number },
+  context: Context,
 ): AsyncGenerator<NewRow<typeof activations>> {
   const { ops, signal } = context
   // A block is worth running for the linears whose results are not stored yet.
@@ -78,7 +89,13 @@ async function* calibrate(
   const windows = await modelWindows(checkpoint, text, { length, count: sequences }, note => context.note(note))
   const chunks = Array.from({ length: Math.ceil(windows.length / batch) }, (_, i) => windows.slice(i * batch, (i + 1) * batch))
   using rotary = new Rotary(ops, config)
-  using residual = await Residual.open(context, chunks.length, Math.min(...layers), Math.max(...layers), 4 * config.sizes.d * length * windows.length)
+  using residual = await Residual.open(
+    context,
+    chunks.length,
+    Math.min(...layers),
+    Math.max(...layers),
+    4 * config.sizes.d * length * windows.length,
+  )
   if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
   const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
   let done = 0
@@ -124,7 +141,8 @@ function blockBytes({ expected, tensors }: Checkpoint, layer: number): number {
 }
 
 /** Bytes that come to life when `tokens` tokens go through a block: the inputs of its linears, and the widest values between. */
-const chunkBytes = ({ sizes: { d, h, g, e, f } }: ModelConfig, tokens: number): number => 4 * tokens * (4 * d + 3 * h * e + 4 * g * e + 3 * f)
+const chunkBytes = ({ sizes: { d, h, g, e, f } }: ModelConfig, tokens: number): number =>
+  4 * tokens * (4 * d + 3 * h * e + 4 * g * e + 3 * f)
 
 function joined(chunk: readonly Int32Array[]): Int32Array {
   const all = new Int32Array(chunk.reduce((sum, ids) => sum + ids.length, 0))

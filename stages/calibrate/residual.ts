@@ -18,7 +18,9 @@ export class Residual implements Disposable {
   #saved: string[]
 
   private constructor(
-    private readonly context: Context, private readonly lastLayer: number, private readonly fits: boolean,
+    private readonly context: Context,
+    private readonly lastLayer: number,
+    private readonly fits: boolean,
     /** The block that the stream enters next. */
     public layer: number,
     saved: string[],
@@ -29,7 +31,8 @@ export class Residual implements Disposable {
   /** The newest saved stream from which every layer from `first` on can be reached; layer 0 when there is none. `bytes`: size of the stream. */
   static async open(context: Context, chunks: number, first: number, last: number, bytes: number): Promise<Residual> {
     const saved = await context.checkpoint.list()
-    const complete = (layer: number): boolean => Array.from({ length: chunks }, (_, i) => nameOf(layer, i)).every(name => saved.includes(name))
+    const complete = (layer: number): boolean =>
+      Array.from({ length: chunks }, (_, i) => nameOf(layer, i)).every(name => saved.includes(name))
     let layer = first
     while (layer > 0 && !complete(layer)) layer--
     return new Residual(context, last, bytes <= kept, layer, saved)

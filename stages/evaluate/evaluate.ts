@@ -17,11 +17,14 @@ import { mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
 import { score } from './perplexity.js'
 
-const params = Type.Object({
-  text: file('Test text: .jsonl with one {"text": …} a line, or plain text; its last sequences are used'),
-  sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of test text' }),
-  length: Type.Integer({ default: 2048, minimum: 2, description: 'Tokens of a sequence' }),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    text: file('Test text: .jsonl with one {"text": …} a line, or plain text; its last sequences are used'),
+    sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of test text' }),
+    length: Type.Integer({ default: 2048, minimum: 2, description: 'Tokens of a sequence' }),
+  },
+  { additionalProperties: false },
+)
 
 export default defineStage({
   name: 'evaluate',
@@ -36,23 +39,28 @@ export default defineStage({
     const { groups, weights, head } = sizesOf(rows)
     // Two models, and their predictions of every token; a block of weights, its chunk, residual streams and logits.
     const width = Math.min(...groups.map(({ n }) => n))
-    const memory = mostOfLayer(groups, ({ m, n }) => 4 * m * n) + 4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) +
-      Math.min(512 * 2 ** 20, 8 * sequences * length * width) + 64 * 2 ** 20 + 8 * head
+    const memory =
+      mostOfLayer(groups, ({ m, n }) => 4 * m * n) +
+      4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) +
+      Math.min(512 * 2 ** 20, 8 * sequences * length * width) +
+      64 * 2 ** 20 +
+      8 * head
     return { operations: 2 * sequences * length * (weights + head), memory, disk: 0 }
   },
-  operator: ({ text, sequences, length }, context) => each(async row => {
-    const original = await openCheckpoint(row.source)
-    const quantized = await openCheckpoint(join(context.out, row.path))
-    const windows = await modelWindows(original, text, { length, count: sequences, from: 'end' }, note => context.note(note))
-    using first = await openWeights(context.ops, original)
-    using second = await openWeights(context.ops, quantized)
-    const { nll, kl, predictions } = await score(context.ops, [first, second], windows, {
-      signal: context.signal,
-      progress: (done, total) => context.progress(done, total, 'tokens'),
-    })
-    const perplexity = (i: number): number => Math.exp((nll[i] ?? Number.NaN) / predictions)
-    return { ...row, perplexityOriginal: perplexity(0), perplexityQuantized: perplexity(1), kl: kl / predictions, tokens: predictions }
-  }),
+  operator: ({ text, sequences, length }, context) =>
+    each(async row => {
+      const original = await openCheckpoint(row.source)
+      const quantized = await openCheckpoint(join(context.out, row.path))
+      const windows = await modelWindows(original, text, { length, count: sequences, from: 'end' }, note => context.note(note))
+      using first = await openWeights(context.ops, original)
+      using second = await openWeights(context.ops, quantized)
+      const { nll, kl, predictions } = await score(context.ops, [first, second], windows, {
+        signal: context.signal,
+        progress: (done, total) => context.progress(done, total, 'tokens'),
+      })
+      const perplexity = (i: number): number => Math.exp((nll[i] ?? Number.NaN) / predictions)
+      return { ...row, perplexityOriginal: perplexity(0), perplexityQuantized: perplexity(1), kl: kl / predictions, tokens: predictions }
+    }),
   report(row) {
     const byLinear = JSON.parse(row.proxyErrorByLinear) as Record<string, number>
     const [worst] = Object.entries(byLinear).sort(([, a], [, b]) => b - a)

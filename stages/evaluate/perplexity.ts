@@ -40,9 +40,13 @@ export async function score(ops: Ops, models: readonly Weights[], windows: reado
   for (let from = 0; from < chunks.length; ) {
     let tokens = 0
     let to = from
-    for (; to < chunks.length && (to === from || 4 * (tokens + size(chunks[to])) * width * models.length <= residualBytes); to++) tokens += size(chunks[to])
+    for (; to < chunks.length && (to === from || 4 * (tokens + size(chunks[to])) * width * models.length <= residualBytes); to++)
+      tokens += size(chunks[to])
     const pass = chunks.slice(from, to)
-    const streams = await runModels(ops, models, pass, { signal: o.signal, progress: share => o.progress?.(done + Math.floor(share * tokens), total) })
+    const streams = await runModels(ops, models, pass, {
+      signal: o.signal,
+      progress: share => o.progress?.(done + Math.floor(share * tokens), total),
+    })
     const result = await scorePass(ops, models, pass, streams)
     for (const [i, value] of result.nll.entries()) nll[i] = (nll[i] ?? 0) + value
     kl += result.kl
@@ -70,14 +74,21 @@ function stack(windows: readonly Int32Array[], tokens: number): Chunk[] {
 
 /** The residual stream that leaves the last block: for each model, for each chunk. */
 async function runModels(
-  ops: Ops, models: readonly Weights[], chunks: readonly Chunk[], o: { signal?: AbortSignal; progress(share: number): void },
+  ops: Ops,
+  models: readonly Weights[],
+  chunks: readonly Chunk[],
+  o: { signal?: AbortSignal; progress(share: number): void },
 ): Promise<Tensor[][]> {
   const streams: Tensor[][] = []
   try {
     for (const [m, weights] of models.entries()) {
       const { config } = weights.checkpoint
       using rotary = new Rotary(ops, config)
-      const stream = await embed(ops, weights, chunks.map(chunk => Int32Array.from(chunk.flatMap(window => [...window]))))
+      const stream = await embed(
+        ops,
+        weights,
+        chunks.map(chunk => Int32Array.from(chunk.flatMap(window => [...window]))),
+      )
       streams.push(stream)
       for (let layer = 0; layer < config.sizes.layers; layer++) {
         using block = await openBlock(ops, weights, layer)

@@ -20,7 +20,11 @@ import { type Group, most, mostOfLayer, sizesOf, sum } from '../model/sizes.js'
 const params = Type.Object({}, { additionalProperties: false })
 
 /** Sums of one (layer, shares) while its activations come in. */
-interface Sums { h: Tensor; skipped: Tensor; tokens: number }
+interface Sums {
+  h: Tensor
+  skipped: Tensor
+  tokens: number
+}
 
 export default defineStage({
   name: 'hessian',
@@ -38,59 +42,80 @@ export default defineStage({
     const memory = mostOfLayer(groups, of => 8 * squares(of)) + 8 * most(groups, squares)
     return { operations: (tokens * sum(groups, squares)) / 2, memory, disk: 4 * sum(groups, squares) }
   },
-  operator: (_, { ops, note }) => source => defer(() => {
-    const open = new Map<string, Sums>()
-    const finished = new Map<string, Tensor>()
+  operator:
+    (_, { ops, note }) =>
+    source =>
+      defer(() => {
+        const open = new Map<string, Sums>()
+        const finished = new Map<string, Tensor>()
 
-    const add = (key: string, row: Row<typeof activations>, x: Tensor) => {
-      let sums = open.get(key)
-      if (!sums) {
-        sums = { h: ops.zeros('f64', [row.n, row.n]), skipped: ops.zeros('f64', [1]), tokens: 0 }
-        open.set(key, sums)
-      }
-      ops.gram(sums.h, x, sums.skipped)
-      sums.tokens += row.tokens
-    }
+        const add = (key: string, row: Row<typeof activations>, x: Tensor) => {
+          let sums = open.get(key)
+          if (!sums) {
+            sums = { h: ops.zeros('f64', [row.n, row.n]), skipped: ops.zeros('f64', [1]), tokens: 0 }
+            open.set(key, sums)
+          }
+          ops.gram(sums.h, x, sums.skipped)
+          sums.tokens += row.tokens
+        }
 
-    const finish = async (key: string): Promise<Tensor> => {
-      const sums = open.get(key)
-      if (!sums) throw new PipeError('failed', { where: `hessian  ${key}`, message: 'No activations came before the linears that read them.', hint: 'Put "calibrate" right before "hessian".' })
-      open.delete(key)
-      const skipped = new Float64Array((await sums.skipped.read()).buffer)[0] ?? 0
-      const tokens = sums.tokens - skipped
-      if (tokens <= 0) throw new PipeError('input', {
-        where: `hessian  ${key}`,
-        message: `All ${sums.tokens} calibration tokens have NaN or infinite activations here.`,
-        hint: 'The weights of this layer or of one before it are broken, or overflow: check the checkpoint.',
-      })
-      if (skipped > 0) note(`hessian ${key}: ${skipped} of ${sums.tokens} tokens have NaN or infinite activations and were left out`)
-      using mean = ops.cast(sums.h, 'f32')
-      sums.h[Symbol.dispose]()
-      sums.skipped[Symbol.dispose]()
-      return ops.scale(mean, { factor: 1 / tokens })
-    }
+        const finish = async (key: string): Promise<Tensor> => {
+          const sums = open.get(key)
+          if (!sums)
+            throw new PipeError('failed', {
+              where: `hessian  ${key}`,
+              message: 'No activations came before the linears that read them.',
+              hint: 'Put "calibrate" right before "hessian".',
+            })
+          open.delete(key)
+          const skipped = new Float64Array((await sums.skipped.read()).buffer)[0] ?? 0
+          const tokens = sums.tokens - skipped
+          if (tokens <= 0)
+            throw new PipeError('input', {
+              where: `hessian  ${key}`,
+              message: `All ${sums.tokens} calibration tokens have NaN or infinite activations here.`,
+              hint: 'The weights of this layer or of one before it are broken, or overflow: check the checkpoint.',
+            })
+          if (skipped > 0) note(`hessian ${key}: ${skipped} of ${sums.tokens} tokens have NaN or infinite activations and were left out`)
+          using mean = ops.cast(sums.h, 'f32')
+          sums.h[Symbol.dispose]()
+          sums.skipped[Symbol.dispose]()
+          return ops.scale(mean, { factor: 1 / tokens })
+        }
 
-    return source.pipe(concatMap(async (row): Promise<NewRow<typeof linears>[]> => {
-      if (row.role === 'kept') return [{ ...row, role: 'kept', weight: required(row), hessian: undefined }]
-      const key = `${row.layer}/${row.shares}`
-      if (row.role === 'activation') {
-        if (!row.x) throw new PipeError('failed', { where: `hessian  ${key}`, message: 'A row of activations has no x.', hint: 'The stage before "hessian" must give "x" with every row of role "activation".' })
-        using x = await row.x.open(ops, 'f32')
-        add(key, row, x)
-        return []
-      }
-      let hessian = finished.get(key)
-      if (!hessian) {
-        hessian = await finish(key)
-        finished.clear() // the linears of one input come one after the other
-        finished.set(key, hessian)
-      }
-      return [{ ...row, role: 'linear', weight: required(row), hessian }]
-    }), concatMap(rows => rows))
-  }),
+        return source.pipe(
+          concatMap(async (row): Promise<NewRow<typeof linears>[]> => {
+            if (row.role === 'kept') return [{ ...row, role: 'kept', weight: required(row), hessian: undefined }]
+            const key = `${row.layer}/${row.shares}`
+            if (row.role === 'activation') {
+              if (!row.x)
+                throw new PipeError('failed', {
+                  where: `hessian  ${key}`,
+                  message: 'A row of activations has no x.',
+                  hint: 'The stage before "hessian" must give "x" with every row of role "activation".',
+                })
+              using x = await row.x.open(ops, 'f32')
+              add(key, row, x)
+              return []
+            }
+            let hessian = finished.get(key)
+            if (!hessian) {
+              hessian = await finish(key)
+              finished.clear() // the linears of one input come one after the other
+              finished.set(key, hessian)
+            }
+            return [{ ...row, role: 'linear', weight: required(row), hessian }]
+          }),
+          concatMap(rows => rows),
+        )
+      }),
 })
 
 function required(row: Row<typeof activations>) {
   if (row.weight) return row.weight
-  throw new PipeError('failed', { where: `hessian  ${row.linear}`, message: 'The row has no weight.', hint: 'Every row but those of role "activation" must carry "weight".' })
+  throw new PipeError('failed', {
+    where: `hessian  ${row.linear}`,
+    message: 'The row has no weight.',
+    hint: 'Every row but those of role "activation" must carry "weight".',
+  })
 }

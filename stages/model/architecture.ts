@@ -48,7 +48,9 @@ const root = (() => {
 
 /** Every architecture there is, by listing the folder. Throws an Error naming the file and the place when one is malformed: a bug, not a user's mistake. */
 export function loadArchitectures(folder = join(root, 'schemas/architectures')): Architecture[] {
-  const files = readdirSync(folder).filter(name => name.endsWith('.json')).sort()
+  const files = readdirSync(folder)
+    .filter(name => name.endsWith('.json'))
+    .sort()
   return files.map(file => {
     const value: unknown = JSON.parse(readFileSync(join(folder, file), 'utf8'))
     if (!Value.Check(architectureSchema, value)) {
@@ -65,7 +67,8 @@ export function findArchitecture(names: readonly string[], where: string): Archi
   const all = loadArchitectures()
   const found = all.find(a => a.huggingface.some(name => names.includes(name)))
   if (found) return found
-  throw new PipeError('input', { where,
+  throw new PipeError('input', {
+    where,
     message: `expected an architecture this program knows and found ${names.length > 0 ? `"${names.join('", "')}"` : 'none'}.`,
     hint: `Known: ${all.flatMap(a => a.huggingface).join(', ')}. A new model of a known kind is one JSON file in schemas/architectures.`,
   })
@@ -77,7 +80,10 @@ export function findArchitecture(names: readonly string[], where: string): Archi
  */
 export function evaluate(expression: string, known: (key: string) => number | undefined): number | undefined {
   for (const alternative of expression.split('??')) {
-    const tokens = alternative.trim().split(/([*/])/).map(token => token.trim())
+    const tokens = alternative
+      .trim()
+      .split(/([*/])/)
+      .map(token => token.trim())
     let value: number | undefined = 1
     for (let i = 0; i < tokens.length && value !== undefined; i += 2) {
       const token = tokens[i] ?? ''
@@ -119,7 +125,11 @@ export function resolveSteps(architecture: Architecture, sizes: Sizes, flag: (ke
     if (op === 'attention' || op === 'silu·') return { op, out, reads, bias: false, dies: [] }
     const option = step.length === 6 ? step[5].bias : false
     return {
-      op, out, reads, shares, dies: [],
+      op,
+      out,
+      reads,
+      shares,
+      dies: [],
       name: step[3],
       shape: step[4].split(' ').map(dimension => evaluate(dimension, letter => sizes[letter as keyof Sizes]) ?? Number.NaN),
       bias: typeof option === 'string' ? flag(option) : option,
@@ -128,7 +138,8 @@ export function resolveSteps(architecture: Architecture, sizes: Sizes, flag: (ke
   const final = current.get('x')
   return steps.map((step, index) => ({
     ...step,
-    dies: [...lastUse].filter(([definition, last]) => last === index && definition !== final)
+    dies: [...lastUse]
+      .filter(([definition, last]) => last === index && definition !== final)
       .map(([definition]) => ({ value: variable.get(definition) ?? definition, shares: feeds.has(definition) ? definition : undefined })),
   }))
 }
@@ -136,7 +147,13 @@ export function resolveSteps(architecture: Architecture, sizes: Sizes, flag: (ke
 /** Every tensor of the model, in the order in which it is used: embedding; each block's kept tensors, then its linears; norm and head. */
 export function expectedTensors(architecture: Architecture, sizes: Sizes, steps: readonly Step[], tied: boolean): ExpectedTensor[] {
   const { d, vocab, layers } = sizes
-  const kept = (name: string, shape: number[], layer: ExpectedTensor['layer']): ExpectedTensor => ({ name, shape, role: 'kept', layer, shares: '' })
+  const kept = (name: string, shape: number[], layer: ExpectedTensor['layer']): ExpectedTensor => ({
+    name,
+    shape,
+    role: 'kept',
+    layer,
+    shares: '',
+  })
   const blocks = Array.from({ length: layers }, (_, layer) => {
     const inBlock = (step: Step, ending: string) => `${blockName(architecture, layer)}.${step.name}.${ending}`
     const weighted = steps.filter(step => step.name !== undefined)
@@ -144,9 +161,15 @@ export function expectedTensors(architecture: Architecture, sizes: Sizes, steps:
     return [
       ...weighted.filter(step => step.shares === undefined).map(step => kept(inBlock(step, 'weight'), [...(step.shape ?? [])], layer)),
       ...linears.filter(step => step.bias).map(step => kept(inBlock(step, 'bias'), [step.shape?.[0] ?? 0], layer)),
-      ...linears.map((step): ExpectedTensor => ({
-        name: inBlock(step, 'weight'), shape: [...(step.shape ?? [])], role: 'linear', layer, shares: step.shares ?? '',
-      })),
+      ...linears.map(
+        (step): ExpectedTensor => ({
+          name: inBlock(step, 'weight'),
+          shape: [...(step.shape ?? [])],
+          role: 'linear',
+          layer,
+          shares: step.shares ?? '',
+        }),
+      ),
     ]
   })
   return [

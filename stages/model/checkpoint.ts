@@ -30,7 +30,8 @@ export interface Checkpoint {
 export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const folder = await stat(path).catch(() => undefined)
   if (!folder?.isDirectory()) {
-    throw new PipeError('input', { where: path,
+    throw new PipeError('input', {
+      where: path,
       message: `expected a folder with config.json and *.safetensors and found ${folder === undefined ? 'nothing' : 'a file'}.`,
       hint: 'Give the folder of a model in Hugging Face layout.',
     })
@@ -43,7 +44,12 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const stored = quantization === undefined ? expected : expectedQuantized(quantization, expected, tensors)
   const unused = checkTensors(path, config, stored, tensors)
   return {
-    path, config, expected, tensors, quantization, unused,
+    path,
+    config,
+    expected,
+    tensors,
+    quantization,
+    unused,
     ref(name) {
       const entry = tensors.get(name)
       if (entry === undefined) throw new Error(`${path} has no tensor "${name}"`)
@@ -55,7 +61,8 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
 /** A JSON file of the folder, parsed. */
 async function readJson(path: string): Promise<unknown> {
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw new PipeError('input', { where: path,
+    throw new PipeError('input', {
+      where: path,
       message: error.code === 'ENOENT' ? 'expected this file and found none.' : `could not be read (${error.code}).`,
       hint: 'Give the folder of a model in Hugging Face layout: config.json, *.safetensors, tokenizer.json.',
     })
@@ -74,7 +81,8 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
   const exists = async (name: string): Promise<boolean> => (await stat(join(path, name)).catch(() => undefined)) !== undefined
   if (await exists(single)) return new Map((await readSafetensors(join(path, single))).entries)
   if (!(await exists(index))) {
-    throw new PipeError('input', { where: path,
+    throw new PipeError('input', {
+      where: path,
       message: `expected ${single} or ${index} and found neither.`,
       hint: 'Only safetensors files are read; convert a .bin or .pth checkpoint first.',
     })
@@ -87,10 +95,12 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
   const shards = [...new Set(Object.values(listed as Record<string, string>))].sort()
   const tensors = new Map<string, Entry>()
   for (const shard of shards) {
-    if (/[/\\]/.test(shard)) throw new PipeError('input', { where, message: `names the file "${shard}", which is not in the folder itself.` })
+    if (/[/\\]/.test(shard))
+      throw new PipeError('input', { where, message: `names the file "${shard}", which is not in the folder itself.` })
     if (!(await exists(shard))) {
       const count = Object.values(listed).filter(file => file === shard).length
-      throw new PipeError('input', { where,
+      throw new PipeError('input', {
+        where,
         message: `the shard ${shard} (${count} tensors) is missing: ${shards.length} files are listed.`,
         hint: 'Download the missing file into the folder.',
       })
@@ -104,7 +114,8 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
   const absent = Object.entries(listed as Record<string, string>).filter(([name]) => !tensors.has(name))
   if (absent.length > 0) {
     const [name, file] = absent[0] as [string, string]
-    throw new PipeError('input', { where,
+    throw new PipeError('input', {
+      where,
       message: `lists "${name}" in ${file}, which does not hold it${absent.length > 1 ? ` (and ${absent.length - 1} more)` : ''}.`,
       hint: 'The index and the shards are of different versions: download them again.',
     })
@@ -114,7 +125,10 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
 
 /** Compares what the architecture needs with what is there; returns the names that are there for nothing. */
 function checkTensors(
-  path: string, config: ModelConfig, expected: readonly { name: string; shape: readonly number[] }[], tensors: ReadonlyMap<string, Entry>,
+  path: string,
+  config: ModelConfig,
+  expected: readonly { name: string; shape: readonly number[] }[],
+  tensors: ReadonlyMap<string, Entry>,
 ): string[] {
   const { architecture } = config
   const mistakes: string[] = []
@@ -127,11 +141,13 @@ function checkTensors(
   const extra = [...tensors.keys()].filter(name => !known.has(name))
   const ignored = (name: string): boolean =>
     architecture.ignore.some(ending => name.endsWith(ending)) || (config.tied && name === `${headName(architecture, false)}.weight`)
-  for (const name of extra.filter(name => !ignored(name))) mistakes.push(`"${name}" [${tensors.get(name)?.shape}] is no part of the architecture`)
+  for (const name of extra.filter(name => !ignored(name)))
+    mistakes.push(`"${name}" [${tensors.get(name)?.shape}] is no part of the architecture`)
   if (mistakes.length > 0) {
     const first = mistakes.slice(0, 5)
     const more = mistakes.length - first.length
-    throw new PipeError('input', { where: path,
+    throw new PipeError('input', {
+      where: path,
       message: `the tensors do not fit config.json (${architecture.name}): ${first.join('; ')}${more > 0 ? `; and ${more} more` : ''}.`,
       hint: 'config.json and the safetensors files must be of the same model.',
     })

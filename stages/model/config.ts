@@ -37,7 +37,7 @@ export function readConfig(raw: unknown, where: string): ModelConfig {
   const fail = (message: string, hint?: string): never => {
     throw new PipeError('input', { where, message, hint })
   }
-  if (!isObject(raw)) return fail('expected a JSON object with the model\'s sizes.')
+  if (!isObject(raw)) return fail("expected a JSON object with the model's sizes.")
   const number = (key: string): number | undefined => {
     const value = raw[key]
     if (value === undefined || value === null) return undefined
@@ -83,7 +83,8 @@ function readSizes(architecture: Architecture, number: Get<number | undefined>, 
     const value = evaluate(expression, key => sizes[key] ?? number(key))
     if (value === undefined) fail(`expected "${expression.split('??')[0]?.trim()}" and found none.`)
     // 2²⁴ is far above any real size and keeps every product of two exact.
-    else if (!Number.isInteger(value) || value < 1 || value > 2 ** 24) fail(`expected a whole number above 0 for ${expression} and found ${value}.`)
+    else if (!Number.isInteger(value) || value < 1 || value > 2 ** 24)
+      fail(`expected a whole number above 0 for ${expression} and found ${value}.`)
     else sizes[letter] = value
   }
   const result = sizes as Sizes
@@ -97,7 +98,8 @@ function readSizes(architecture: Architecture, number: Get<number | undefined>, 
 function readRope(raw: Readonly<Record<string, unknown>>, number: Get<number | undefined>, fail: Fail): Rope {
   const parameters = raw.rope_parameters ?? raw.rope_scaling ?? {}
   if (!isObject(parameters)) return fail(`expected an object under "rope_scaling" and found ${JSON.stringify(parameters)}.`)
-  if (Object.values(parameters).some(isObject)) fail('found rope_parameters per kind of layer.', 'One rotary embedding for all layers is supported.')
+  if (Object.values(parameters).some(isObject))
+    fail('found rope_parameters per kind of layer.', 'One rotary embedding for all layers is supported.')
   const of = (key: string): number => {
     const value = parameters[key]
     if (typeof value !== 'number' || !(value > 0) || !Number.isFinite(value)) {
@@ -118,7 +120,10 @@ function readRope(raw: Readonly<Record<string, unknown>>, number: Get<number | u
     if (high <= low) fail(`expected high_freq_factor above low_freq_factor and found ${high} and ${low}.`)
     return { theta, scaling: { type, factor: of('factor'), low, high, original: of('original_max_position_embeddings') } }
   }
-  return fail(`expected rope scaling "default", "linear" or "llama3" and found ${JSON.stringify(type)}.`, 'Other kinds of rope scaling are not supported yet.')
+  return fail(
+    `expected rope scaling "default", "linear" or "llama3" and found ${JSON.stringify(type)}.`,
+    'Other kinds of rope scaling are not supported yet.',
+  )
 }
 
 function readWindows(

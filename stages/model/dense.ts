@@ -15,14 +15,18 @@ export type DenseType = keyof typeof denseTypes
 const shardBytes = 5e9
 
 /** Files that belong to a model beside its weights. */
-const companions = /^(tokenizer.*\.(json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt|generation_config\.json|.*\.jinja)$/
+const companions =
+  /^(tokenizer.*\.(json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt|generation_config\.json|.*\.jinja)$/
 
 /**
  * Writes the folder, whole or not at all. Shards of 5 GB; config.json without quantization_config; tokenizer files
  * copied. Raises PipeError when the folder is not empty, or a weight is too large for f16.
  */
 export async function writeDense(
-  ops: Ops, weights: Weights, folder: string, o: { dtype?: DenseType; signal?: AbortSignal; shardBytes?: number } = {},
+  ops: Ops,
+  weights: Weights,
+  folder: string,
+  o: { dtype?: DenseType; signal?: AbortSignal; shardBytes?: number } = {},
 ): Promise<{ files: string[]; bytes: number; dtype: DenseType }> {
   const { checkpoint } = weights
   const { raw } = checkpoint.config
@@ -30,16 +34,24 @@ export async function writeDense(
   const dtype = o.dtype ?? original ?? 'bf16'
   const target = resolve(folder)
   if ((await readdir(target).catch(() => [])).length > 0) {
-    throw new PipeError('input', { where: folder, message: 'expected a new or an empty folder and found files in it.', hint: 'Give another --out.' })
+    throw new PipeError('input', {
+      where: folder,
+      message: 'expected a new or an empty folder and found files in it.',
+      hint: 'Give another --out.',
+    })
   }
   await mkdir(dirname(target), { recursive: true })
   const temporary = `${target}.part`
   await rm(temporary, { recursive: true, force: true })
   await mkdir(temporary)
   try {
-    const entries = checkpoint.expected.map(({ name, shape }): NewEntry => ({ name, shape, dtype, read: () => readAs(ops, weights, name, dtype, o.signal) }))
+    const entries = checkpoint.expected.map(
+      ({ name, shape }): NewEntry => ({ name, shape, dtype, read: () => readAs(ops, weights, name, dtype, o.signal) }),
+    )
     const shards = split(entries, dtype, o.shardBytes ?? shardBytes)
-    const files = shards.map((_, i) => (shards.length === 1 ? 'model.safetensors' : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`))
+    const files = shards.map((_, i) =>
+      shards.length === 1 ? 'model.safetensors' : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`,
+    )
     for (const [i, shard] of shards.entries()) await writeSafetensors(join(temporary, files[i] as string), shard, { format: 'pt' })
     const bytes = shards.flat().reduce((sum, entry) => sum + bytesOf(entry, dtype), 0)
     if (shards.length > 1) {
@@ -61,7 +73,8 @@ export async function writeDense(
 
 const number = (i: number): string => String(i).padStart(5, '0')
 const bytesOf = ({ shape }: NewEntry, dtype: DType): number => elements(shape) * (dtype === 'f32' ? 4 : 2)
-const writeJson = (path: string, value: unknown): Promise<void> => writeWhole(path, file => file.writeFile(`${JSON.stringify(value, null, 2)}\n`))
+const writeJson = (path: string, value: unknown): Promise<void> =>
+  writeWhole(path, file => file.writeFile(`${JSON.stringify(value, null, 2)}\n`))
 
 async function readAs(ops: Ops, weights: Weights, name: string, dtype: DenseType, signal?: AbortSignal): Promise<Uint8Array> {
   signal?.throwIfAborted()

@@ -52,16 +52,28 @@ export class Opened implements Disposable {
 
 /** The weights of a block, dense f32, opened once for all sequences. */
 export const openBlock = (ops: Ops, weights: Weights, layer: number): Promise<Opened> =>
-  Opened.open(ops, weights, weights.checkpoint.expected.filter(tensor => tensor.layer === layer).map(({ name }) => name))
+  Opened.open(
+    ops,
+    weights,
+    weights.checkpoint.expected.filter(tensor => tensor.layer === layer).map(({ name }) => name),
+  )
 
 /** Where the rows of stacked sequences are: cosines and sines of positions 0 … length−1, and the position of each row. */
-export interface Positions { readonly length: number; readonly cos: Tensor; readonly sin: Tensor; readonly rows: Tensor }
+export interface Positions {
+  readonly length: number
+  readonly cos: Tensor
+  readonly sin: Tensor
+  readonly rows: Tensor
+}
 
 /** Makes positions, each kind once, and lets go of all together. */
 export class Rotary implements Disposable {
   readonly #made = new Map<string, Positions>()
 
-  constructor(private readonly ops: Ops, private readonly config: ModelConfig) {}
+  constructor(
+    private readonly ops: Ops,
+    private readonly config: ModelConfig,
+  ) {}
 
   /** For `sequences` stacked sequences of `length` tokens. */
   of(length: number, sequences: number): Positions {
@@ -76,7 +88,10 @@ export class Rotary implements Disposable {
       length,
       cos: this.ops.tensor(angles.map(Math.cos), [length, half]),
       sin: this.ops.tensor(angles.map(Math.sin), [length, half]),
-      rows: this.ops.tensor(Int32Array.from({ length: sequences * length }, (_, t) => t % length), [sequences * length]),
+      rows: this.ops.tensor(
+        Int32Array.from({ length: sequences * length }, (_, t) => t % length),
+        [sequences * length],
+      ),
     }
     this.#made.set(key, made)
     return made
@@ -110,7 +125,15 @@ export function rotaryFrequencies({ theta, scaling }: Rope, e: number): Float32A
 export type Tap = (shares: string, x: Tensor) => void
 
 /** One block: takes over the residual stream x f32 [sequences·length, d] that enters, gives the one that leaves. */
-export function forwardBlock(ops: Ops, config: ModelConfig, layer: number, block: Opened, x: Tensor, positions: Positions, tap?: Tap): Tensor {
+export function forwardBlock(
+  ops: Ops,
+  config: ModelConfig,
+  layer: number,
+  block: Opened,
+  x: Tensor,
+  positions: Positions,
+  tap?: Tap,
+): Tensor {
   const values = new Map<string, Tensor>([['x', x]])
   for (const step of config.steps) {
     const inputs = step.reads.map(name => {
@@ -133,7 +156,13 @@ export function forwardBlock(ops: Ops, config: ModelConfig, layer: number, block
 }
 
 function runStep(
-  ops: Ops, config: ModelConfig, layer: number, block: Opened, step: Step, inputs: readonly Tensor[], { cos, sin, rows, length }: Positions,
+  ops: Ops,
+  config: ModelConfig,
+  layer: number,
+  block: Opened,
+  step: Step,
+  inputs: readonly Tensor[],
+  { cos, sin, rows, length }: Positions,
 ): Tensor {
   const [first, second, third] = inputs as [Tensor, Tensor, Tensor]
   const weight = (ending: string): Tensor => block.get(`${blockName(config.architecture, layer)}.${step.name}.${ending}`)
@@ -175,7 +204,11 @@ export async function embed(ops: Ops, weights: Weights, chunks: readonly Int32Ar
 
 /** The final norm and the head, opened: residual stream f32 [t, d] → logits f32 [t, vocab]. */
 export class Head implements Disposable {
-  private constructor(private readonly ops: Ops, private readonly config: ModelConfig, private readonly opened: Opened) {}
+  private constructor(
+    private readonly ops: Ops,
+    private readonly config: ModelConfig,
+    private readonly opened: Opened,
+  ) {}
 
   static async open(ops: Ops, weights: Weights): Promise<Head> {
     const { config } = weights.checkpoint

@@ -11,9 +11,12 @@ import { linears } from '../../schemas/tables/linears.js'
 import { batchOf } from './batch.js'
 import { openCheckpoint } from './checkpoint.js'
 
-const params = Type.Object({
-  path: directory('Folder with config.json, *.safetensors (one file, or shards and their index) and tokenizer.json'),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    path: directory('Folder with config.json, *.safetensors (one file, or shards and their index) and tokenizer.json'),
+  },
+  { additionalProperties: false },
+)
 
 export default defineStage({
   name: 'model',
@@ -25,23 +28,25 @@ export default defineStage({
   scope: 'stream',
   cache: false,
   batch: batchOf,
-  operator: ({ path }, { note }) => spread(async function* () {
-    const checkpoint = await openCheckpoint(path)
-    if (checkpoint.quantization !== undefined) {
-      throw new PipeError('input', { where: path, message: 'the model is quantized already.', hint: 'Give the model it was made from.' })
-    }
-    if (checkpoint.unused.length > 0) note(`left out, because the model does not use them: ${checkpoint.unused.join(', ')}`)
-    for (const { name, shape, role, layer, shares } of checkpoint.expected) {
-      const n = shape[shape.length - 1] ?? 1
-      yield {
-        role, n,
-        m: shape.length > 1 ? (shape[0] ?? 1) : 1,
-        layer: typeof layer === 'number' ? layer : 0,
-        linear: role === 'linear' ? name.replace(/\.weight$/, '') : name,
-        shares: role === 'linear' ? shares : typeof layer === 'number' ? 'block' : layer,
-        source: path,
-        weight: checkpoint.ref(name),
+  operator: ({ path }, { note }) =>
+    spread(async function* () {
+      const checkpoint = await openCheckpoint(path)
+      if (checkpoint.quantization !== undefined) {
+        throw new PipeError('input', { where: path, message: 'the model is quantized already.', hint: 'Give the model it was made from.' })
       }
-    }
-  }),
+      if (checkpoint.unused.length > 0) note(`left out, because the model does not use them: ${checkpoint.unused.join(', ')}`)
+      for (const { name, shape, role, layer, shares } of checkpoint.expected) {
+        const n = shape[shape.length - 1] ?? 1
+        yield {
+          role,
+          n,
+          m: shape.length > 1 ? (shape[0] ?? 1) : 1,
+          layer: typeof layer === 'number' ? layer : 0,
+          linear: role === 'linear' ? name.replace(/\.weight$/, '') : name,
+          shares: role === 'linear' ? shares : typeof layer === 'number' ? 'block' : layer,
+          source: path,
+          weight: checkpoint.ref(name),
+        }
+      }
+    }),
 })

@@ -56,8 +56,10 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
     const shape = linears.get(`${name}.weight`)
     if (shape === undefined) fail(`"${name}" is no linear of this model.`)
     else if (shape[0] !== m || shape[1] !== n) fail(`"${name}" is said to be [${m}, ${n}] but is [${shape}] by the sizes of the model.`)
-    for (const order of [transform.m, transform.n]) if (hadamardFactor(order) === undefined) fail(`"${name}": no Hadamard matrix of order ${order} is known.`)
-    if (m % transform.m !== 0 || n % transform.n !== 0) fail(`"${name}" [${m}, ${n}] can't be made of transforms of ${transform.m} and ${transform.n}.`)
+    for (const order of [transform.m, transform.n])
+      if (hadamardFactor(order) === undefined) fail(`"${name}": no Hadamard matrix of order ${order} is known.`)
+    if (m % transform.m !== 0 || n % transform.n !== 0)
+      fail(`"${name}" [${m}, ${n}] can't be made of transforms of ${transform.m} and ${transform.n}.`)
   }
   return value
 }
@@ -97,7 +99,9 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
     open(name) {
       const linear = name.replace(/\.weight$/, '')
       const module = quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
-      return codec === undefined || module === undefined ? checkpoint.ref(name).open(ops, 'f32') : decode(ops, checkpoint, codec, linear, module)
+      return codec === undefined || module === undefined
+        ? checkpoint.ref(name).open(ops, 'f32')
+        : decode(ops, checkpoint, codec, linear, module)
     },
     [Symbol.dispose]() {
       codec?.[Symbol.dispose]()
@@ -115,11 +119,21 @@ async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: Quantiz
     return codec
   } catch (error) {
     for (const [, table] of tables) table[Symbol.dispose]()
-    throw new PipeError('input', { where: checkpoint.path, message: `the codebook can't be opened: ${(error as Error).message}.` }, { cause: error })
+    throw new PipeError(
+      'input',
+      { where: checkpoint.path, message: `the codebook can't be opened: ${(error as Error).message}.` },
+      { cause: error },
+    )
   }
 }
 
-async function decode(ops: Ops, checkpoint: Checkpoint, codec: Codec, linear: string, { m, n, transform }: Quantization['modules'][string]): Promise<Tensor> {
+async function decode(
+  ops: Ops,
+  checkpoint: Checkpoint,
+  codec: Codec,
+  linear: string,
+  { m, n, transform }: Quantization['modules'][string],
+): Promise<Tensor> {
   const stored = checkpoint.ref(`${linear}.trellis`)
   const [Tx, Ty] = codec.tile
   // Linears that tiles do not divide are padded with zero weights.

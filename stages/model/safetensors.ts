@@ -29,10 +29,29 @@ export interface SafetensorsFile {
 const longestHeader = 100_000_000
 
 const dtypes: Readonly<Record<string, DType>> = {
-  F64: 'f64', F32: 'f32', F16: 'f16', BF16: 'bf16', I64: 'i64', I32: 'i32', I16: 'i16', U16: 'u16', I8: 'i8', U8: 'u8', BOOL: 'u8',
+  F64: 'f64',
+  F32: 'f32',
+  F16: 'f16',
+  BF16: 'bf16',
+  I64: 'i64',
+  I32: 'i32',
+  I16: 'i16',
+  U16: 'u16',
+  I8: 'i8',
+  U8: 'u8',
+  BOOL: 'u8',
 }
 const dtypeNames: Readonly<Record<DType, string>> = {
-  f64: 'F64', f32: 'F32', f16: 'F16', bf16: 'BF16', i64: 'I64', i32: 'I32', i16: 'I16', u16: 'U16', i8: 'I8', u8: 'U8',
+  f64: 'F64',
+  f32: 'F32',
+  f16: 'F16',
+  bf16: 'BF16',
+  i64: 'I64',
+  i32: 'I32',
+  i16: 'I16',
+  u16: 'U16',
+  i8: 'I8',
+  u8: 'U8',
 }
 
 /** Reads and checks the header of one file; no tensor's bytes are touched. Raises PipeError with one sentence for whatever is wrong. */
@@ -75,17 +94,20 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
     }
     const { dtype, shape, data_offsets: offsets } = (value ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
     const type = typeof dtype === 'string' && Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined
-    if (type === undefined) return fail(`tensor "${name}" has the element type ${JSON.stringify(dtype)}; known are ${Object.keys(dtypes).join(', ')}.`)
+    if (type === undefined)
+      return fail(`tensor "${name}" has the element type ${JSON.stringify(dtype)}; known are ${Object.keys(dtypes).join(', ')}.`)
     if (!isCounts(shape) || !Number.isSafeInteger(elements(shape) * 8)) {
       return fail(`tensor "${name}" has the shape ${JSON.stringify(shape)}, which is no list of sizes.`)
     }
-    if (!isCounts(offsets) || offsets.length !== 2) return fail(`tensor "${name}" has the offsets ${JSON.stringify(offsets)}, not [from, to].`)
+    if (!isCounts(offsets) || offsets.length !== 2)
+      return fail(`tensor "${name}" has the offsets ${JSON.stringify(offsets)}, not [from, to].`)
     const [from, to] = offsets as [number, number]
     const bytes = elements(shape) * bytesPerElement[type]
     if (to < from || to - from !== bytes) {
       fail(`tensor "${name}" is ${dtype} [${shape}], which is ${bytes} bytes, but its offsets [${from}, ${to}] say ${to - from}.`)
     }
-    if (start + to > size) fail(`tensor "${name}" ends at byte ${start + to} of a file of ${size} bytes: the file is truncated, or its header lies.`)
+    if (start + to > size)
+      fail(`tensor "${name}" ends at byte ${start + to} of a file of ${size} bytes: the file is truncated, or its header lies.`)
     entries.push({ name, path, dtype: type, shape, offset: start + from, bytes })
   }
   entries.sort((a, b) => a.offset - b.offset || a.bytes - b.bytes)
@@ -127,7 +149,11 @@ export interface NewEntry {
  * Writes a file in constant memory: whole or not at all (temporary name, fsync, rename, fsync of the folder). Tensors of
  * wide elements come first, so that each is aligned to its element; the header is padded with spaces to 8 bytes.
  */
-export async function writeSafetensors(path: string, entries: readonly NewEntry[], metadata: Readonly<Record<string, string>> = {}): Promise<void> {
+export async function writeSafetensors(
+  path: string,
+  entries: readonly NewEntry[],
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
   const ordered = [...entries].sort((a, b) => bytesPerElement[b.dtype] - bytesPerElement[a.dtype])
   const size = ({ shape, dtype }: NewEntry): number => elements(shape) * bytesPerElement[dtype]
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {}

@@ -27,7 +27,10 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
   const json = await readFile(where, 'utf8').catch((error: NodeJS.ErrnoException) => {
     throw new PipeError('input', {
       where,
-      message: error.code === 'ENOENT' ? 'expected this file and found none: text can\'t be turned into tokens.' : `could not be read (${error.code}).`,
+      message:
+        error.code === 'ENOENT'
+          ? "expected this file and found none: text can't be turned into tokens."
+          : `could not be read (${error.code}).`,
       hint: 'Only tokenizer.json is read; tokenizer.model alone must be converted first.',
     })
   })
@@ -52,7 +55,9 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
 
 /** Windows of exactly `length` tokens: the first `count` of the file, its last `count`, or all. Raises PipeError when there is not one. */
 export async function concatenated(
-  tokenizer: Tokenizer, path: string, { length, count, from = 'start' }: { length: number; count?: number; from?: 'start' | 'end' },
+  tokenizer: Tokenizer,
+  path: string,
+  { length, count, from = 'start' }: { length: number; count?: number; from?: 'start' | 'end' },
 ): Promise<Windows> {
   const documents = await readDocuments(path, 'whole')
   if (from === 'end') documents.reverse()
@@ -80,7 +85,11 @@ export async function concatenated(
 }
 
 /** One window for each of the last `lines` documents (all, if left out), cut off at `length` tokens. Those of one token predict nothing and are left out. */
-export async function documentWindows(tokenizer: Tokenizer, path: string, { length, lines }: { length: number; lines?: number }): Promise<Windows> {
+export async function documentWindows(
+  tokenizer: Tokenizer,
+  path: string,
+  { length, lines }: { length: number; lines?: number },
+): Promise<Windows> {
   const documents = (await readDocuments(path, 'lines')).slice(lines === undefined ? 0 : -lines)
   const windows: Int32Array[] = []
   for (let i = 0; i < documents.length; i += atOnce) {
@@ -112,7 +121,9 @@ async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<stri
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
   } catch (error) {
-    return fail(error instanceof TypeError ? 'the file is not UTF-8 text.' : `could not be read (${(error as NodeJS.ErrnoException).code}).`)
+    return fail(
+      error instanceof TypeError ? 'the file is not UTF-8 text.' : `could not be read (${(error as NodeJS.ErrnoException).code}).`,
+    )
   }
   if (!path.endsWith('.jsonl')) return one === 'whole' ? [text] : text.split('\n').filter(line => line.trim() !== '')
   return text.split('\n').flatMap((line, i) => {
@@ -129,7 +140,10 @@ async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<stri
 
 /** The windows that a stage measures a model on. Raises PipeError when the model was not made for that length; notes when the text has fewer. */
 export async function modelWindows(
-  { path: folder, config }: Checkpoint, path: string, o: { length: number; count?: number; from?: 'start' | 'end' }, note: (text: string) => void,
+  { path: folder, config }: Checkpoint,
+  path: string,
+  o: { length: number; count?: number; from?: 'start' | 'end' },
+  note: (text: string) => void,
 ): Promise<readonly Int32Array[]> {
   checkLength(folder, config, o.length)
   const { windows, tokens } = await concatenated(await openTokenizer(folder, config.sizes.vocab), path, o)

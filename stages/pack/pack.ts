@@ -26,11 +26,12 @@ export default defineStage({
     const bits = Number(rows[0]?.bits ?? 16) // known from round
     return { operations: 16 * weights, memory: 6 * most(groups, ({ m, n }) => m * n), disk: (weights * bits) / 8 }
   },
-  operator: (_, { ops }) => each({}, async ({ codes, ...row }) => {
-    if (row.role === 'kept' || !codes) return { ...row, trellis: undefined }
-    const { codebook, params } = codebookOf(row.codebook)
-    using codec = codebook.open(ops, params)
-    using open = await codes.open(ops)
-    return { ...row, trellis: codec.pack(open) }
-  }),
+  operator: (_, { ops }) =>
+    each({}, async ({ codes, ...row }) => {
+      if (row.role === 'kept' || !codes) return { ...row, trellis: undefined }
+      const { codebook, params } = codebookOf(row.codebook)
+      using codec = codebook.open(ops, params)
+      using open = await codes.open(ops)
+      return { ...row, trellis: codec.pack(open) }
+    }),
 })

@@ -21,9 +21,17 @@ import { linears } from '../../schemas/tables/linears.js'
 import { incoherent } from '../../schemas/tables/rounded.js'
 import { most, sizesOf, sum } from '../model/sizes.js'
 
-const params = Type.Object({
-  block: Type.Integer({ default: 65536, minimum: 1, description: 'Largest order of the Hadamard blocks of sizes that have no exact transform; the largest power of two up to it that divides the size is used' }),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    block: Type.Integer({
+      default: 65536,
+      minimum: 1,
+      description:
+        'Largest order of the Hadamard blocks of sizes that have no exact transform; the largest power of two up to it that divides the size is used',
+    }),
+  },
+  { additionalProperties: false },
+)
 
 export default defineStage({
   name: 'rht',
@@ -39,34 +47,39 @@ export default defineStage({
     const operations = sum(groups, ({ m, n }) => 8 * (2 * n * n * Math.log2(n) + m * n * Math.log2(m * n)))
     return { operations, memory: most(groups, ({ m, n }) => 8 * (m * n + n * n)), disk: 0 }
   },
-  operator: ({ block }, { ops, rng, note }) => pipe(
-    runs(row => `${row.role}/${row.layer}/${row.shares}`),
-    concatMap(async (rows): Promise<NewRow<typeof incoherent>[]> => {
-      const first = rows[0]
-      if (!first || first.role === 'kept') return rows.map(row => ({ ...row, hessian: undefined, su: undefined, sv: undefined, transform: '' }))
+  operator: ({ block }, { ops, rng, note }) =>
+    pipe(
+      runs(row => `${row.role}/${row.layer}/${row.shares}`),
+      concatMap(async (rows): Promise<NewRow<typeof incoherent>[]> => {
+        const first = rows[0]
+        if (!first || first.role === 'kept')
+          return rows.map(row => ({ ...row, hessian: undefined, su: undefined, sv: undefined, transform: '' }))
 
-      const columns = hadamardBlock(first.n, block)
-      const su = ops.tensor(rng('su', first.layer, first.shares).signs(first.n), [first.n])
-      let hessian: Tensor | undefined
-      if (first.hessian) {
-        using h = await first.hessian.open(ops, 'f32')
-        using right = ops.hadamard(h, { side: 'right', signs: su, block: columns })
-        hessian = ops.hadamard(right, { side: 'left', signs: su, block: columns })
-      }
-      const out: NewRow<typeof incoherent>[] = []
-      for (const row of rows) {
-        const outputs = hadamardBlock(row.m, block)
-        const sv = ops.tensor(rng('sv', row.layer, row.linear).signs(row.m), [row.m])
-        using w = await row.weight.open(ops, 'f32')
-        using right = ops.hadamard(w, { side: 'right', signs: su, block: columns })
-        const weight = ops.hadamard(right, { side: 'left', signs: sv, block: outputs })
-        out.push({ ...row, weight, hessian, su, sv, transform: JSON.stringify({ m: outputs, n: columns }) })
-        for (const [size, order] of [[row.m, outputs], [row.n, columns]] as const) {
-          if (order < size) note(`rht ${row.linear}: no Hadamard matrix of order ${size} is known here; used blocks of ${order}`)
+        const columns = hadamardBlock(first.n, block)
+        const su = ops.tensor(rng('su', first.layer, first.shares).signs(first.n), [first.n])
+        let hessian: Tensor | undefined
+        if (first.hessian) {
+          using h = await first.hessian.open(ops, 'f32')
+          using right = ops.hadamard(h, { side: 'right', signs: su, block: columns })
+          hessian = ops.hadamard(right, { side: 'left', signs: su, block: columns })
         }
-      }
-      return out
-    }),
-    concatMap(rows => rows),
-  ),
+        const out: NewRow<typeof incoherent>[] = []
+        for (const row of rows) {
+          const outputs = hadamardBlock(row.m, block)
+          const sv = ops.tensor(rng('sv', row.layer, row.linear).signs(row.m), [row.m])
+          using w = await row.weight.open(ops, 'f32')
+          using right = ops.hadamard(w, { side: 'right', signs: su, block: columns })
+          const weight = ops.hadamard(right, { side: 'left', signs: sv, block: outputs })
+          out.push({ ...row, weight, hessian, su, sv, transform: JSON.stringify({ m: outputs, n: columns }) })
+          for (const [size, order] of [
+            [row.m, outputs],
+            [row.n, columns],
+          ] as const) {
+            if (order < size) note(`rht ${row.linear}: no Hadamard matrix of order ${size} is known here; used blocks of ${order}`)
+          }
+        }
+        return out
+      }),
+      concatMap(rows => rows),
+    ),
 })

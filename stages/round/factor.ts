@@ -10,11 +10,16 @@ import { PipeError } from '../../pipeline/define.js'
 /** The least damping tried after none, the factor between tries, and the last: beyond it H̃ is mostly the identity. */
 const ladder = { first: 1e-3, factor: 10, last: 1 } as const
 
-export interface Factored { readonly damped: Tensor; readonly l: Tensor | undefined }
+export interface Factored {
+  readonly damped: Tensor
+  readonly l: Tensor | undefined
+}
 
 /** h f32 [n, n] → damped f32 [n, n] and l f32 [n', n'], n' = n rounded up to whole blocks. Without feedback nothing is factored. */
 export async function factor(
-  ops: Ops, h: Tensor, o: { block: number; damp: number; feedback: boolean; where: string; note(text: string): void },
+  ops: Ops,
+  h: Tensor,
+  o: { block: number; damp: number; feedback: boolean; where: string; note(text: string): void },
 ): Promise<Factored> {
   const n = h.shape[0] ?? 0
   for (let damp = o.damp; ; damp = Math.max(ladder.first, damp * ladder.factor)) {
@@ -30,11 +35,14 @@ export async function factor(
     }
     l[Symbol.dispose]()
     damped[Symbol.dispose]()
-    if (damp * ladder.factor > ladder.last || !Number.isFinite(value)) throw new PipeError('input', {
-      where: o.where,
-      message: `H is not positive definite with damp ${damp}: pivot ${row} is ${value.toExponential(1)} (n = ${n}).`,
-      hint: Number.isFinite(value) ? 'Calibrate with more tokens than n, or round with "feedback": false.' : 'H holds NaN or infinite values: check the checkpoint and the calibration text.',
-    })
+    if (damp * ladder.factor > ladder.last || !Number.isFinite(value))
+      throw new PipeError('input', {
+        where: o.where,
+        message: `H is not positive definite with damp ${damp}: pivot ${row} is ${value.toExponential(1)} (n = ${n}).`,
+        hint: Number.isFinite(value)
+          ? 'Calibrate with more tokens than n, or round with "feedback": false.'
+          : 'H holds NaN or infinite values: check the checkpoint and the calibration text.',
+      })
   }
 }
 

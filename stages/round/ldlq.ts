@@ -31,7 +31,13 @@ export interface Rounded {
  * `done` is awaited after each buffer with the columns that are finished: pace, progress and stopping.
  * Left out, l means no feedback: every tile is rounded by itself (nearest rounding, for comparison).
  */
-export async function ldlq(ops: Ops, codec: Codec, w: Tensor, l: Tensor | undefined, done: (columns: number) => Promise<void>): Promise<Rounded> {
+export async function ldlq(
+  ops: Ops,
+  codec: Codec,
+  w: Tensor,
+  l: Tensor | undefined,
+  done: (columns: number) => Promise<void>,
+): Promise<Rounded> {
   const [m = 0, n = 0] = w.shape
   const [Tx, Ty] = codec.tile
   const wide = Math.max(Ty, Math.floor(buffered / Ty) * Ty)
@@ -41,13 +47,14 @@ export async function ldlq(ops: Ops, codec: Codec, w: Tensor, l: Tensor | undefi
   let codes: Tensor | undefined // [m/Tx, n/Ty · codes a tile]
   let perTile = 0
 
-  for (let end = n; end > 0;) {
+  for (let end = n; end > 0; ) {
     const start = Math.max(0, end - wide)
     for (let to = end; to > start; to -= Ty) {
       const from = to - Ty
       using z = ops.copy(target, { columns: [from, to] })
       // Z += error[:, to:end] · L[to:end, from:to]
-      if (l && to < end) ops.gemm(z, error, l, { aWindow: { columns: [to, end] }, bWindow: { rows: [to, end], columns: [from, to] }, beta: 1 })
+      if (l && to < end)
+        ops.gemm(z, error, l, { aWindow: { columns: [to, end] }, bWindow: { rows: [to, end], columns: [from, to] }, beta: 1 })
       const rounded = codec.encode(z)
       using blockCodes = rounded.codes
       using blockValues = rounded.values
@@ -62,7 +69,10 @@ export async function ldlq(ops: Ops, codec: Codec, w: Tensor, l: Tensor | undefi
     // target[:, :start] += error[:, start:end] · L[start:end, :start]
     if (l && start > 0) {
       ops.gemm(target, error, l, {
-        window: { columns: [0, start] }, aWindow: { columns: [start, end] }, bWindow: { rows: [start, end], columns: [0, start] }, beta: 1,
+        window: { columns: [0, start] },
+        aWindow: { columns: [start, end] },
+        bWindow: { rows: [start, end], columns: [0, start] },
+        beta: 1,
       })
     }
     end = start

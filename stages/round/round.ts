@@ -23,12 +23,23 @@ import { factor } from './factor.js'
 import { ldlq } from './ldlq.js'
 import { number, points, searchScale } from './scale.js'
 
-const params = Type.Object({
-  codebook: codebookSchema,
-  damp: Type.Number({ default: 0.01, minimum: 0, maximum: 1, description: 'Added to the diagonal of H, as a share of its mean; raised by tens if H is not positive definite even so' }),
-  scale: Type.Union([Type.Literal('search'), Type.Number({ exclusiveMinimum: 0 })], { default: 'search', description: 'Source scale s: rms of W in units of the code before rounding; "search" finds it on sample tiles' }),
-  feedback: Type.Boolean({ default: true, description: 'LDLQ; false rounds every tile by itself, for comparison' }),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    codebook: codebookSchema,
+    damp: Type.Number({
+      default: 0.01,
+      minimum: 0,
+      maximum: 1,
+      description: 'Added to the diagonal of H, as a share of its mean; raised by tens if H is not positive definite even so',
+    }),
+    scale: Type.Union([Type.Literal('search'), Type.Number({ exclusiveMinimum: 0 })], {
+      default: 'search',
+      description: 'Source scale s: rms of W in units of the code before rounding; "search" finds it on sample tiles',
+    }),
+    feedback: Type.Boolean({ default: true, description: 'LDLQ; false rounds every tile by itself, for comparison' }),
+  },
+  { additionalProperties: false },
+)
 
 /** Tiles that the scale is searched on: two full vectors of sequences. */
 const sampleTiles = 64
@@ -58,19 +69,25 @@ export default defineStage({
       rows: rows.map(row => ({ ...row, bits: codebook.bits(params) })),
     }
   },
-  operator: ({ codebook: settings, damp, scale, feedback }, context) => pipe(
-    runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
-    concatMap(async (rows): Promise<Out[]> => {
-      if (rows[0]?.role === 'kept') return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, proxyError: 0 }))
-      const { codebook, params } = codebookOf(settings)
-      using codec = codebook.open(context.ops, params)
-      return await roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)
-    }),
-    concatMap(rows => rows),
-  ),
+  operator: ({ codebook: settings, damp, scale, feedback }, context) =>
+    pipe(
+      runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
+      concatMap(async (rows): Promise<Out[]> => {
+        if (rows[0]?.role === 'kept') return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, proxyError: 0 }))
+        const { codebook, params } = codebookOf(settings)
+        using codec = codebook.open(context.ops, params)
+        return await roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)
+      }),
+      concatMap(rows => rows),
+    ),
 })
 
-interface Settings { json: string; damp: number; scale: 'search' | number; feedback: boolean }
+interface Settings {
+  json: string
+  damp: number
+  scale: 'search' | number
+  feedback: boolean
+}
 
 /** Rounds linears that share H̃ as one matrix [Σ m, n], padded to whole tiles. */
 async function roundTogether(rows: readonly In[], codec: Codec, settings: Settings, context: Context): Promise<Out[]> {
@@ -125,29 +142,50 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     const [error = Number.NaN, total = Number.NaN] = new Float64Array((await traces.read()).slice().buffer)
     const { hessian: _, weight: __, ...rest } = row
     out.push({
-      ...rest, weight: undefined,
+      ...rest,
+      weight: undefined,
       codes: ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] }),
-      codebook: settings.json, scale: unit, proxyError: total > 0 ? error / total : 0,
+      codebook: settings.json,
+      scale: unit,
+      proxyError: total > 0 ? error / total : 0,
     })
   }
-  if (out.some(row => !Number.isFinite(row.proxyError))) throw new PipeError('input', {
-    where: `round  ${where}`, message: 'The rounding error is not a finite number.', hint: 'The weights or the Hessian hold NaN or infinite values: check the checkpoint.',
-  })
+  if (out.some(row => !Number.isFinite(row.proxyError)))
+    throw new PipeError('input', {
+      where: `round  ${where}`,
+      message: 'The rounding error is not a finite number.',
+      hint: 'The weights or the Hessian hold NaN or infinite values: check the checkpoint.',
+    })
   return out
 }
 
 /** H̃ damped and, if there is feedback, its factor, padded to whole tiles. */
-async function damped(row: In, settings: Settings, block: number, { ops, note }: Context): Promise<{ damped: Tensor; l: Tensor | undefined } & Disposable> {
+async function damped(
+  row: In,
+  settings: Settings,
+  block: number,
+  { ops, note }: Context,
+): Promise<{ damped: Tensor; l: Tensor | undefined } & Disposable> {
   using h = await required(row.hessian, row, 'hessian').open(ops, 'f32')
   const result = await factor(ops, h, { block, damp: settings.damp, where: `round  ${row.linear}`, feedback: settings.feedback, note })
-  return { ...result, [Symbol.dispose]() { result.damped[Symbol.dispose](); result.l?.[Symbol.dispose]() } }
+  return {
+    ...result,
+    [Symbol.dispose]() {
+      result.damped[Symbol.dispose]()
+      result.l?.[Symbol.dispose]()
+    },
+  }
 }
 
 async function rootMeanSquare(ops: Ops, w: Tensor, row: In): Promise<number> {
   using sum = ops.sumSquares(w)
   const rms = Math.sqrt(number(await sum.read()) / w.size)
   if (Number.isFinite(rms)) return rms
-  throw new PipeError('input', { where: `round  ${row.linear}`, message: 'The weights hold NaN or infinite values.', hint: 'Check the checkpoint; a linear that is broken cannot be rounded.' })
+  throw new PipeError('input', {
+    where: `round  ${row.linear}`,
+    message: 'The weights hold NaN or infinite values.',
+    hint: 'Check the checkpoint; a linear that is broken cannot be rounded.',
+  })
 }
 
 /** Tiles spread evenly over the stack, real weights only: f32 [sampleTiles · Tx, Ty]. */
@@ -169,5 +207,9 @@ function sampleOf(ops: Ops, stack: Tensor, [Tx, Ty]: readonly [number, number], 
 
 function required(ref: TensorRef | undefined, row: In, column: string): TensorRef {
   if (ref) return ref
-  throw new PipeError('failed', { where: `round  ${row.linear}`, message: `The row has no ${column}.`, hint: `Every linear must carry "${column}" when it reaches "round".` })
+  throw new PipeError('failed', {
+    where: `round  ${row.linear}`,
+    message: `The row has no ${column}.`,
+    hint: `Every linear must carry "${column}" when it reaches "round".`,
+  })
 }

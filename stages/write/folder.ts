@@ -11,7 +11,8 @@ export type Entry = NewEntry
 export const entryBytes = (entry: Entry): number => elements(entry.shape) * bytesPerElement[entry.dtype]
 
 /** What belongs to a model besides its config and weights. */
-const companions = /^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|generation_config\.json|vocab\.(json|txt)|merges\.txt|chat_template\..*|.*\.model|LICENSE.*|NOTICE.*)$/i
+const companions =
+  /^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|generation_config\.json|vocab\.(json|txt)|merges\.txt|chat_template\..*|.*\.model|LICENSE.*|NOTICE.*)$/i
 
 export interface Folder {
   /** Where it goes; what is there is replaced when all is written. */
@@ -38,7 +39,9 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
     await fill(partial, o)
     const sha256 = await folderHash(partial)
     await rm(old, { recursive: true, force: true })
-    await rename(o.folder, old).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'ENOENT') throw error })
+    await rename(o.folder, old).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error
+    })
     await rename(partial, o.folder)
     await sync(parent)
     await rm(old, { recursive: true, force: true })
@@ -52,7 +55,10 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
 async function fill(partial: string, o: Folder): Promise<void> {
   const config = JSON.parse(await readFile(join(o.source, 'config.json'), 'utf8')) as Record<string, unknown>
   delete config.quantization_config
-  await writeSynced(join(partial, 'config.json'), `${JSON.stringify({ ...config, ...(o.config && { quantization_config: o.config }) }, null, 2)}\n`)
+  await writeSynced(
+    join(partial, 'config.json'),
+    `${JSON.stringify({ ...config, ...(o.config && { quantization_config: o.config }) }, null, 2)}\n`,
+  )
   for (const file of (await readdir(o.source)).sort()) {
     if (!companions.test(file) || !(await stat(join(o.source, file))).isFile()) continue
     await copyFile(join(o.source, file), join(partial, file))
@@ -65,16 +71,23 @@ async function fill(partial: string, o: Folder): Promise<void> {
   let done = 0
   for (const [i, shard] of shards.entries()) {
     const name = shards.length === 1 ? 'model.safetensors' : `model-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`
-    const counted = shard.map(entry => ({ ...entry, read: async () => {
-      const bytes = await entry.read()
-      done += bytes.length
-      o.progress(done, total)
-      return bytes
-    } }))
+    const counted = shard.map(entry => ({
+      ...entry,
+      read: async () => {
+        const bytes = await entry.read()
+        done += bytes.length
+        o.progress(done, total)
+        return bytes
+      },
+    }))
     await writeSafetensors(join(partial, name), counted, { format: 'pt', recipe: JSON.stringify(o.recipe) })
     for (const entry of shard) weightMap[entry.name] = name
   }
-  if (shards.length > 1) await writeSynced(join(partial, 'model.safetensors.index.json'), `${JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2)}\n`)
+  if (shards.length > 1)
+    await writeSynced(
+      join(partial, 'model.safetensors.index.json'),
+      `${JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2)}\n`,
+    )
 }
 
 /** sha256 over the names and contents of the files in a folder, by name. */

@@ -22,9 +22,12 @@ import { openCheckpoint } from '../model/checkpoint.js'
 import { sizesOf } from '../model/sizes.js'
 import { type Entry, entryBytes, folderHash, writeCheckpoint } from './folder.js'
 
-const params = Type.Object({
-  shardBytes: Type.Integer({ default: 5e9, minimum: 1e6, description: 'Largest safetensors file; more go into several with an index' }),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    shardBytes: Type.Integer({ default: 5e9, minimum: 1e6, description: 'Largest safetensors file; more go into several with an index' }),
+  },
+  { additionalProperties: false },
+)
 
 type In = Row<typeof packed>
 
@@ -47,7 +50,11 @@ export default defineStage({
     result: {
       bitsPerWeight: row.bitsPerWeight,
       bytes: { original: row.bytesOriginal, quantized: row.bytesQuantized },
-      proxyError: { mean: row.proxyErrorMean, max: row.proxyErrorMax, byLinear: JSON.parse(row.proxyErrorByLinear) as Record<string, number> },
+      proxyError: {
+        mean: row.proxyErrorMean,
+        max: row.proxyErrorMax,
+        byLinear: JSON.parse(row.proxyErrorByLinear) as Record<string, number>,
+      },
     },
     table: {
       columns: ['', 'value'],
@@ -58,51 +65,78 @@ export default defineStage({
       ],
     },
   }),
-  operator: ({ shardBytes }, { ops, out, recipe, progress }) => pipe(
-    toArray<In>(),
-    concatMap(async rows => {
-      const linears = rows.filter(row => row.role === 'linear')
-      const first = rows[0]
-      const settings = onlyCodebook(linears)
-      const source = await openCheckpoint(first?.source ?? '')
+  operator: ({ shardBytes }, { ops, out, recipe, progress }) =>
+    pipe(
+      toArray<In>(),
+      concatMap(async rows => {
+        const linears = rows.filter(row => row.role === 'linear')
+        const first = rows[0]
+        const settings = onlyCodebook(linears)
+        const source = await openCheckpoint(first?.source ?? '')
 
-      const modules: Record<string, unknown> = {}
-      const quantized = await tableEntries(ops, settings)
-      for (const row of linears) {
-        if (!row.trellis || !row.su || !row.sv) throw new PipeError('failed', { where: `write  ${row.linear}`, message: 'The row has no trellis, su or sv.', hint: 'Put "rht", "round" and "pack" before "write".' })
-        const { trellis, su, sv, scale } = row
-        quantized.push(
-          { name: `${row.linear}.trellis`, dtype: trellis.dtype, shape: trellis.shape, read: () => trellis.read() },
-          { name: `${row.linear}.SU`, dtype: 'f16', shape: su.shape, read: async () => { using x = await su.open(ops, 'f16'); return await x.read() } },
-          {
-            name: `${row.linear}.SV`, dtype: 'f32', shape: sv.shape,
-            read: async () => { using x = await sv.open(ops, 'f32'); using y = ops.scale(x, { factor: scale }); return await y.read() },
-          },
+        const modules: Record<string, unknown> = {}
+        const quantized = await tableEntries(ops, settings)
+        for (const row of linears) {
+          if (!row.trellis || !row.su || !row.sv)
+            throw new PipeError('failed', {
+              where: `write  ${row.linear}`,
+              message: 'The row has no trellis, su or sv.',
+              hint: 'Put "rht", "round" and "pack" before "write".',
+            })
+          const { trellis, su, sv, scale } = row
+          quantized.push(
+            { name: `${row.linear}.trellis`, dtype: trellis.dtype, shape: trellis.shape, read: () => trellis.read() },
+            {
+              name: `${row.linear}.SU`,
+              dtype: 'f16',
+              shape: su.shape,
+              read: async () => {
+                using x = await su.open(ops, 'f16')
+                return await x.read()
+              },
+            },
+            {
+              name: `${row.linear}.SV`,
+              dtype: 'f32',
+              shape: sv.shape,
+              read: async () => {
+                using x = await sv.open(ops, 'f32')
+                using y = ops.scale(x, { factor: scale })
+                return await y.read()
+              },
+            },
+          )
+          modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown }
+        }
+        const kept = rows.flatMap(({ role, linear, weight }): Entry[] =>
+          role === 'kept' && weight ? [{ name: linear, dtype: weight.dtype, shape: weight.shape, read: () => weight.read() }] : [],
         )
-        modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown }
-      }
-      const kept = rows.flatMap(({ role, linear, weight }): Entry[] =>
-        role === 'kept' && weight ? [{ name: linear, dtype: weight.dtype, shape: weight.shape, read: () => weight.read() }] : [])
-      const entries = [...quantized, ...kept]
+        const entries = [...quantized, ...kept]
 
-      const written = await writeCheckpoint({
-        folder: `${out}/model`, source: source.path, entries, shardBytes, recipe,
-        config: { quant_method: 'pipe', version: 1, codebook: JSON.parse(settings) as unknown, modules },
-        progress: (done, total) => progress(done, total, 'bytes'),
-      })
-      const weights = linears.reduce((sum, row) => sum + row.m * row.n, 0)
-      const errors = linears.map(row => row.proxyError)
-      return {
-        source: source.path, path: 'model', sha256: written.sha256,
-        bitsPerWeight: (8 * quantized.reduce((sum, entry) => sum + entryBytes(entry), 0)) / weights,
-        bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0),
-        bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
-        proxyErrorMean: errors.reduce((a, b) => a + b, 0) / errors.length,
-        proxyErrorMax: Math.max(...errors),
-        proxyErrorByLinear: JSON.stringify(Object.fromEntries(linears.map(row => [row.linear, row.proxyError]))),
-      }
-    }),
-  ),
+        const written = await writeCheckpoint({
+          folder: `${out}/model`,
+          source: source.path,
+          entries,
+          shardBytes,
+          recipe,
+          config: { quant_method: 'pipe', version: 1, codebook: JSON.parse(settings) as unknown, modules },
+          progress: (done, total) => progress(done, total, 'bytes'),
+        })
+        const weights = linears.reduce((sum, row) => sum + row.m * row.n, 0)
+        const errors = linears.map(row => row.proxyError)
+        return {
+          source: source.path,
+          path: 'model',
+          sha256: written.sha256,
+          bitsPerWeight: (8 * quantized.reduce((sum, entry) => sum + entryBytes(entry), 0)) / weights,
+          bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0),
+          bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
+          proxyErrorMean: errors.reduce((a, b) => a + b, 0) / errors.length,
+          proxyErrorMax: Math.max(...errors),
+          proxyErrorByLinear: JSON.stringify(Object.fromEntries(linears.map(row => [row.linear, row.proxyError]))),
+        }
+      }),
+    ),
 })
 
 /** The one codebook all linears were rounded with, as JSON. */
@@ -111,7 +145,10 @@ function onlyCodebook(linears: readonly In[]): string {
   if (all.length === 1 && all[0]) return all[0]
   throw new PipeError('failed', {
     where: 'write',
-    message: all.length === 0 ? 'No quantized linear came in.' : `The linears were rounded with ${all.length} different codebooks; a checkpoint holds one.`,
+    message:
+      all.length === 0
+        ? 'No quantized linear came in.'
+        : `The linears were rounded with ${all.length} different codebooks; a checkpoint holds one.`,
     hint: 'Put "model" … "round", "pack" before "write", with one "round".',
   })
 }

@@ -37,19 +37,32 @@ t.test('the main job: result.json, the checkpoint, the events, the table', { tim
   t.equal(code, 0, stderr)
   const result = read(out)
   t.equal(result.graph, 'qtip-2bit')
-  t.ok(result.bitsPerWeight > 2 && result.bitsPerWeight < 2.35, `${result.bitsPerWeight} bits: 2 of the trellis, the rest signs, scales and a table`)
+  t.ok(
+    result.bitsPerWeight > 2 && result.bitsPerWeight < 2.35,
+    `${result.bitsPerWeight} bits: 2 of the trellis, the rest signs, scales and a table`,
+  )
   t.ok(result.bytes.quantized < result.bytes.original)
   const expected = JSON.parse(readFileSync(join(root, 'fixtures/tiny-llama/expected.json'), 'utf8')) as { perplexity: number }
-  t.ok(Math.abs(result.perplexity.original / expected.perplexity - 1) < 0.05, `${result.perplexity.original}: the original's perplexity, on part of the text`)
-  t.ok(result.perplexity.quantized > result.perplexity.original && result.perplexity.quantized < 1.25 * result.perplexity.original, `${result.perplexity.quantized}`)
+  t.ok(
+    Math.abs(result.perplexity.original / expected.perplexity - 1) < 0.05,
+    `${result.perplexity.original}: the original's perplexity, on part of the text`,
+  )
+  t.ok(
+    result.perplexity.quantized > result.perplexity.original && result.perplexity.quantized < 1.25 * result.perplexity.original,
+    `${result.perplexity.quantized}`,
+  )
   t.ok(result.kl > 0 && result.kl < 0.3, `KL ${result.kl}`)
   t.equal(Object.keys(result.proxyError.byLinear).length, linears)
   t.ok(result.proxyError.mean > 0 && result.proxyError.mean <= result.proxyError.max)
   t.ok(result.peakRssBytes < 1.5e9, `${result.peakRssBytes} bytes at most`)
-  t.strictSame(result.stages.map(stage => stage.id), ['model', 'calibrate', 'hessian', 'rht', 'round', 'pack', 'write', 'evaluate'])
+  t.strictSame(
+    result.stages.map(stage => stage.id),
+    ['model', 'calibrate', 'hessian', 'rht', 'round', 'pack', 'write', 'evaluate'],
+  )
 
   for (const label of ['bits a weight', 'perplexity', 'KL', 'proxy error', 'round', 'result.json']) t.match(stdout, label)
-  for (const line of readFileSync(join(out, 'events.jsonl'), 'utf8').trim().split('\n')) t.type((JSON.parse(line) as { kind: unknown }).kind, 'string')
+  for (const line of readFileSync(join(out, 'events.jsonl'), 'utf8').trim().split('\n'))
+    t.type((JSON.parse(line) as { kind: unknown }).kind, 'string')
 
   const { tensors, metadata } = readAll(join(out, 'model/model.safetensors'))
   t.equal([...tensors.keys()].filter(name => name.endsWith('.trellis')).length, linears)
@@ -57,31 +70,42 @@ t.test('the main job: result.json, the checkpoint, the events, the table', { tim
   t.notMatch(metadata.recipe, root, 'no path of this machine is in the recipe')
   for (const file of ['config.json', 'tokenizer.json', 'tokenizer_config.json']) t.ok(existsSync(join(out, 'model', file)), file)
 
-  await t.test('LDLQ beats nearest rounding on every linear; only what depends on the parameter runs again', { timeout: 300_000 }, async t => {
-    const nearest = await run(t, 'qtip-2bit', out, 'round.feedback=false')
-    for (const [name, error] of Object.entries(result.proxyError.byLinear)) {
-      t.ok(error < (nearest.proxyError.byLinear[name] ?? 0), `${name}: ${error.toFixed(4)} below ${nearest.proxyError.byLinear[name]?.toFixed(4)}`)
-    }
-    const calls = Object.fromEntries(nearest.stages.map(stage => [stage.id, stage.opCalls]))
-    t.equal(calls.calibrate, 0)
-    t.equal(calls.hessian, 0)
-    t.ok((calls.round ?? 0) > 0)
-  })
+  await t.test(
+    'LDLQ beats nearest rounding on every linear; only what depends on the parameter runs again',
+    { timeout: 300_000 },
+    async t => {
+      const nearest = await run(t, 'qtip-2bit', out, 'round.feedback=false')
+      for (const [name, error] of Object.entries(result.proxyError.byLinear)) {
+        t.ok(
+          error < (nearest.proxyError.byLinear[name] ?? 0),
+          `${name}: ${error.toFixed(4)} below ${nearest.proxyError.byLinear[name]?.toFixed(4)}`,
+        )
+      }
+      const calls = Object.fromEntries(nearest.stages.map(stage => [stage.id, stage.opCalls]))
+      t.equal(calls.calibrate, 0)
+      t.equal(calls.hessian, 0)
+      t.ok((calls.round ?? 0) > 0)
+    },
+  )
 
-  await t.test('pipe eval gives the same perplexity from the folder alone; so does the dense export, but for bf16', { timeout: 300_000 }, async t => {
-    const settings = ['--text', 'fixtures/tiny-llama/test.jsonl', '--length', '256', '--sequences', '64', '--json']
-    await run(t, 'qtip-2bit', out)
-    const packed = await pipe(['eval', join(out, 'model'), ...settings])
-    t.equal(packed.code, 0, packed.stderr)
-    const perplexity = (JSON.parse(packed.stdout) as { perplexity: number }).perplexity
-    t.ok(Math.abs(perplexity / result.perplexity.quantized - 1) < 1e-5, `${perplexity}`)
-    const dense = join(temporary(t), 'dense')
-    const exported = await pipe(['export', join(out, 'model'), '--to', 'dense', '--out', dense])
-    t.equal(exported.code, 0, exported.stderr)
-    t.ok(readAll(join(dense, 'model.safetensors')).tensors.has('model.layers.3.mlp.down_proj.weight'))
-    const evaluated = await pipe(['eval', dense, ...settings])
-    t.ok(Math.abs((JSON.parse(evaluated.stdout) as { perplexity: number }).perplexity / perplexity - 1) < 0.005, evaluated.stderr)
-  })
+  await t.test(
+    'pipe eval gives the same perplexity from the folder alone; so does the dense export, but for bf16',
+    { timeout: 300_000 },
+    async t => {
+      const settings = ['--text', 'fixtures/tiny-llama/test.jsonl', '--length', '256', '--sequences', '64', '--json']
+      await run(t, 'qtip-2bit', out)
+      const packed = await pipe(['eval', join(out, 'model'), ...settings])
+      t.equal(packed.code, 0, packed.stderr)
+      const perplexity = (JSON.parse(packed.stdout) as { perplexity: number }).perplexity
+      t.ok(Math.abs(perplexity / result.perplexity.quantized - 1) < 1e-5, `${perplexity}`)
+      const dense = join(temporary(t), 'dense')
+      const exported = await pipe(['export', join(out, 'model'), '--to', 'dense', '--out', dense])
+      t.equal(exported.code, 0, exported.stderr)
+      t.ok(readAll(join(dense, 'model.safetensors')).tensors.has('model.layers.3.mlp.down_proj.weight'))
+      const evaluated = await pipe(['eval', dense, ...settings])
+      t.ok(Math.abs((JSON.parse(evaluated.stdout) as { perplexity: number }).perplexity / perplexity - 1) < 0.005, evaluated.stderr)
+    },
+  )
 })
 
 t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/README.md says', { timeout: 600_000 }, async t => {
@@ -96,10 +120,18 @@ t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/REA
   t.ok(at('qtip-4bit') < at('qtip-3bit') && at('qtip-3bit') < at('qtip-2bit'))
   t.ok((measured['qtip-2bit']?.perplexity.original ?? Number.NaN) < at('qtip-4bit') * 1.001)
 
-  const rows = Object.entries(measured).map(([graph, { bitsPerWeight, perplexity, kl, proxyError }]) =>
-    `| [${graph}](${graph}.json) | ${bitsPerWeight.toFixed(3)} | ${perplexity.original.toFixed(4)} | ${perplexity.quantized.toFixed(4)} | ${kl.toFixed(4)} | ${proxyError.mean.toFixed(4)} |`)
-  const table = ['| graph | bits a weight | perplexity before | after | KL | proxy error, mean |', '|---|---|---|---|---|---|', ...rows, ''].join('\n')
-  if (process.env.UPDATE === '1') return writeFileSync(page, text.slice(0, text.indexOf(open) + open.length) + table + text.slice(text.indexOf(end)))
+  const rows = Object.entries(measured).map(
+    ([graph, { bitsPerWeight, perplexity, kl, proxyError }]) =>
+      `| [${graph}](${graph}.json) | ${bitsPerWeight.toFixed(3)} | ${perplexity.original.toFixed(4)} | ${perplexity.quantized.toFixed(4)} | ${kl.toFixed(4)} | ${proxyError.mean.toFixed(4)} |`,
+  )
+  const table = [
+    '| graph | bits a weight | perplexity before | after | KL | proxy error, mean |',
+    '|---|---|---|---|---|---|',
+    ...rows,
+    '',
+  ].join('\n')
+  if (process.env.UPDATE === '1')
+    return writeFileSync(page, text.slice(0, text.indexOf(open) + open.length) + table + text.slice(text.indexOf(end)))
   for (const row of rows) {
     const cells = (line: string) => line.split('|').slice(2).map(Number)
     const committed = old.split('\n').find(line => line.startsWith(row.slice(0, row.indexOf(']'))))
@@ -107,6 +139,9 @@ t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/REA
     const [bits = 0, before = 0, after = 0] = cells(row)
     const [oldBits = 0, oldBefore = 0, oldAfter = 0] = cells(committed ?? '')
     // Sums of different instruction sets differ in the last place, and a rounding decision may then fall otherwise: 0.5 %.
-    t.ok(bits === oldBits && Math.abs(before / oldBefore - 1) < 1e-3 && Math.abs(after / oldAfter - 1) < 5e-3, `${row}; committed ${committed}`)
+    t.ok(
+      bits === oldBits && Math.abs(before / oldBefore - 1) < 1e-3 && Math.abs(after / oldAfter - 1) < 5e-3,
+      `${row}; committed ${committed}`,
+    )
   }
 })

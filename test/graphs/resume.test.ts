@@ -10,16 +10,31 @@ const graph = 'graphs/mul1-2bit.json'
 // Fewer tokens than the graph's own: what is tested is the going on.
 const less = ['--set', 'calibrate.sequences=32', '--set', 'evaluate.sequences=16']
 
-interface Event { kind: string; stage?: string; batch?: string; cached?: boolean }
-interface Result { seconds?: number; peakRssBytes?: number; stages?: { id: string; opCalls: number; batches: { run: number; cached: number } }[] }
+interface Event {
+  kind: string
+  stage?: string
+  batch?: string
+  cached?: boolean
+}
+interface Result {
+  seconds?: number
+  peakRssBytes?: number
+  stages?: { id: string; opCalls: number; batches: { run: number; cached: number } }[]
+}
 
 /** result.json but for what depends on the clock. */
 function outcome(out: string): Result {
   const { seconds: _, peakRssBytes: __, stages: ___, ...rest } = JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as Result
   return rest
 }
-const finished = (stdout: string): string[] => stdout.trim().split('\n').filter(line => line.endsWith('}')).map(line => JSON.parse(line) as Event)
-  .filter(event => event.kind === 'batch-finished' && event.cached === false).map(({ stage, batch }) => `${stage} ${batch}`)
+const finished = (stdout: string): string[] =>
+  stdout
+    .trim()
+    .split('\n')
+    .filter(line => line.endsWith('}'))
+    .map(line => JSON.parse(line) as Event)
+    .filter(event => event.kind === 'batch-finished' && event.cached === false)
+    .map(({ stage, batch }) => `${stage} ${batch}`)
 
 t.setTimeout(600_000)
 t.test('SIGKILL at ten random moments', { timeout: 600_000 }, async t => {

@@ -29,12 +29,32 @@ t.test('add, scale', async t => {
     const at = (i: number) => [Math.floor(i / n), i % n] as const
     const a = ops.tensor(x, [m, n])
     const both = await values(ops.scale(a, { rows: ops.tensor(rows, [m]), columns: ops.tensor(columns, [n]), factor: 3 }))
-    t.ok(nmse(both, x.map((value, i) => value * rows[at(i)[0]]! * columns[at(i)[1]]! * 3)) < 1e-13, `${name} scale`)
-    t.ok(nmse(await values(ops.scale(a, { rows: ops.tensor(rows, [m]) })), x.map((value, i) => value * rows[at(i)[0]]!)) < 1e-14, `${name} rows`)
-    t.ok(same(await values(ops.scale(ops.tensor(x, [m * n]), { factor: 0.5 })), x.map(value => value * 0.5)), `${name} factor, any shape`)
+    t.ok(
+      nmse(
+        both,
+        x.map((value, i) => value * rows[at(i)[0]]! * columns[at(i)[1]]! * 3),
+      ) < 1e-13,
+      `${name} scale`,
+    )
+    t.ok(
+      nmse(
+        await values(ops.scale(a, { rows: ops.tensor(rows, [m]) })),
+        x.map((value, i) => value * rows[at(i)[0]]!),
+      ) < 1e-14,
+      `${name} rows`,
+    )
+    t.ok(
+      same(
+        await values(ops.scale(ops.tensor(x, [m * n]), { factor: 0.5 })),
+        x.map(value => value * 0.5),
+      ),
+      `${name} factor, any shape`,
+    )
   }
   const ops = await first()
-  t.throws(() => ops.scale(ops.zeros('f32', [2, 3]), { rows: ops.zeros('f32', [3]) }), { message: 'scale: rows must be f32 [2], got f32 [3]' })
+  t.throws(() => ops.scale(ops.zeros('f32', [2, 3]), { rows: ops.zeros('f32', [3]) }), {
+    message: 'scale: rows must be f32 [2], got f32 [3]',
+  })
   t.throws(() => ops.add(ops.zeros('f32', [2]), ops.zeros('f32', [3])), { message: 'add: y must be f32 [2], got f32 [3]' })
 })
 
@@ -61,7 +81,13 @@ t.test('damp: the check vector, and nothing beside the diagonal', async t => {
   for (const [name, ops] of await everyDevice()) {
     const h = Float32Array.of(4, 1, 0.5, 0.25, 1, 3, 0.75, 0.5, 0.5, 0.75, 2, 1, 0.25, 0.5, 1, 5)
     const damped = await values(ops.damp(ops.tensor(h, [4, 4]), 0.01))
-    t.ok(same(damped, h.map((value, i) => Math.fround(i % 5 === 0 ? value + 0.035 : value))), name)
+    t.ok(
+      same(
+        damped,
+        h.map((value, i) => Math.fround(i % 5 === 0 ? value + 0.035 : value)),
+      ),
+      name,
+    )
   }
   const ops = await first()
   t.throws(() => ops.damp(ops.zeros('f32', [2, 3]), 1), { message: 'damp: h must be square, got f32 [2, 3]' })
@@ -70,7 +96,14 @@ t.test('damp: the check vector, and nothing beside the diagonal', async t => {
 t.test('gram: sums in f64, symmetric to the bit, rows with non-finite elements left out', async t => {
   const bits = new Map<string, Uint8Array>()
   for (const [name, ops] of await everyDevice()) {
-    for (const [rows, n] of [[1, 1], [3, 2], [5, 31], [513, 40], [1030, 33], [64, 300]] as const) {
+    for (const [rows, n] of [
+      [1, 1],
+      [3, 2],
+      [5, 31],
+      [513, 40],
+      [1030, 33],
+      [64, 300],
+    ] as const) {
       const x = gaussian(rows * n, 6)
       if (rows > 4) x[2 * n] = Number.NaN
       if (rows > 600) x[601 * n + n - 1] = Number.NEGATIVE_INFINITY
@@ -80,7 +113,10 @@ t.test('gram: sums in f64, symmetric to the bit, rows with non-finite elements l
       const expected = gramReference(start, x, rows, n)
       const result = await values(h)
       t.ok(nmse(result, expected.h) < 1e-13, `${name} t=${rows} n=${n}: ${nmse(result, expected.h)}`)
-      t.ok(result.every((value, i) => value === result[(i % n) * n + Math.floor(i / n)]), 'symmetric')
+      t.ok(
+        result.every((value, i) => value === result[(i % n) * n + Math.floor(i / n)]),
+        'symmetric',
+      )
       t.same([...(await values(skipped))], [10 + expected.skipped], 'skipped')
       const key = `${name.split(' ')[0]} ${rows} ${n}`
       const before = bits.get(key)
@@ -108,21 +144,38 @@ t.test('blockLdl: the check vector', async t => {
   for (const [name, ops] of await everyDevice()) {
     const { l, pivot } = ops.blockLdl(ops.tensor(h, [4, 4]), 2)
     const expected = Float32Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0.54, 0.12, 0, 0, 0.14, 0.32, 0, 0)
-    t.ok((await values(l)).every((value, i) => Math.abs(value - expected[i]!) < 1e-6), name)
+    t.ok(
+      (await values(l)).every((value, i) => Math.abs(value - expected[i]!) < 1e-6),
+      name,
+    )
     t.same([...(await values(pivot))], [-1, 0])
   }
 })
 
 t.test('blockLdl: every size against the definition; H = L·D·Lᵀ', async t => {
   for (const [name, ops] of await everyDevice()) {
-    for (const [n, b] of [[1, 1], [2, 1], [2, 2], [16, 16], [48, 16], [33, 3], [64, 1], [80, 40], [288, 16], [304, 8]] as const) {
+    for (const [n, b] of [
+      [1, 1],
+      [2, 1],
+      [2, 2],
+      [16, 16],
+      [48, 16],
+      [33, 3],
+      [64, 1],
+      [80, 40],
+      [288, 16],
+      [304, 8],
+    ] as const) {
       const h = covariance(n, n)
       const { l, pivot } = ops.blockLdl(ops.tensor(h, [n, n]), b)
       const result = await values(l)
       const expected = blockLdlReference(h, n, b)
       const error = nmse(result, expected)
       t.ok(error < 1e-9, `${name} n=${n} b=${b}: ${error}`)
-      t.ok(result.every((value, i) => value === 0 || Math.floor(i / n / b) > Math.floor((i % n) / b)), 'zero in and above the diagonal blocks')
+      t.ok(
+        result.every((value, i) => value === 0 || Math.floor(i / n / b) > Math.floor((i % n) / b)),
+        'zero in and above the diagonal blocks',
+      )
       t.same([...(await values(pivot))], [-1, 0])
     }
   }
@@ -130,7 +183,11 @@ t.test('blockLdl: every size against the definition; H = L·D·Lᵀ', async t =>
 
 t.test('blockLdl: a pivot that is not positive is told, not thrown', async t => {
   for (const [name, ops] of await everyDevice()) {
-    for (const [n, row] of [[4, 2], [70, 69], [300, 280]] as const) {
+    for (const [n, row] of [
+      [4, 2],
+      [70, 69],
+      [300, 280],
+    ] as const) {
       const h = covariance(n, 3)
       h[row * n + row] = -5
       const { l, pivot } = ops.blockLdl(ops.tensor(h, [n, n]), 1)
@@ -151,21 +208,32 @@ t.test('blockLdl: a pivot that is not positive is told, not thrown', async t => 
 
 t.test('proxyError', async t => {
   for (const [name, ops] of await everyDevice()) {
-    for (const [m, n] of [[1, 1], [3, 2], [17, 33], [300, 20], [5, 300]] as const) {
+    for (const [m, n] of [
+      [1, 1],
+      [3, 2],
+      [17, 33],
+      [300, 20],
+      [5, 300],
+    ] as const) {
       const [w, noise, h] = [gaussian(m * n, 1), gaussian(m * n, 2), covariance(n, 4)]
       const v = w.map((value, i) => value + 0.1 * noise[i]!)
       const result = await values(ops.proxyError(ops.tensor(w, [m, n]), ops.tensor(v, [m, n]), ops.tensor(h, [n, n])))
       const expected = proxyErrorReference(w, v, h, m, n)
-      t.ok(expected.every((value, i) => Math.abs(result[i]! - value) < 2e-6 * value), `${name} m=${m} n=${n}: ${result} ${expected}`)
+      t.ok(
+        expected.every((value, i) => Math.abs(result[i]! - value) < 2e-6 * value),
+        `${name} m=${m} n=${n}: ${result} ${expected}`,
+      )
     }
   }
   const h = Float32Array.of(2, 1, 1.2, 0.6, 1, 3, 0.9, 1.1, 1.2, 0.9, 2, 0.8, 0.6, 1.1, 0.8, 2.5)
   const w = Float32Array.of(0.4, -1.35, 2.4, 0.45, 1.7, 0.3, -0.55, -1.4)
   const ops = await first()
   const relative = async (v: number[]): Promise<number> => {
-    const [error, scale] = await values(ops.proxyError(ops.tensor(w, [2, 4]), ops.tensor(Float32Array.from(v), [2, 4]), ops.tensor(h, [4, 4])))
+    const [error, scale] = await values(
+      ops.proxyError(ops.tensor(w, [2, 4]), ops.tensor(Float32Array.from(v), [2, 4]), ops.tensor(h, [4, 4])),
+    )
     return error! / scale!
   }
-  t.ok(Math.abs(await relative([1, -1, 2, 0, 2, 0, -1, -1]) - 0.0802493046) < 1e-6, 'LDLQ of the check vector')
-  t.ok(Math.abs(await relative([0, -1, 2, 0, 2, 0, -1, -1]) - 0.0990293085) < 1e-6, 'nearest rounding of the check vector')
+  t.ok(Math.abs((await relative([1, -1, 2, 0, 2, 0, -1, -1])) - 0.0802493046) < 1e-6, 'LDLQ of the check vector')
+  t.ok(Math.abs((await relative([0, -1, 2, 0, 2, 0, -1, -1])) - 0.0990293085) < 1e-6, 'nearest rounding of the check vector')
 })

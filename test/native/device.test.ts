@@ -70,7 +70,9 @@ t.test('what run refuses', async t => {
   const [ops, other] = [await openBackend('cpu'), await openBackend('cpu')]
   using x = ops.zeros('f32', [8])
   t.throws(() => ops.device.run('nothing', {}), /the cpu addon has no op "nothing"; it has /)
-  t.throws(() => ops.device.run('zeros', { out: x, bytes: 1, length: 3 }), { message: 'zeros: no argument is called length; it takes out, bytes' })
+  t.throws(() => ops.device.run('zeros', { out: x, bytes: 1, length: 3 }), {
+    message: 'zeros: no argument is called length; it takes out, bytes',
+  })
   t.throws(() => ops.device.run('zeros', { bytes: 1 }), { message: 'zeros: out is missing' })
   t.throws(() => ops.device.run('zeros', { out: x }), { message: 'zeros: bytes is missing' })
   t.throws(() => ops.device.run('zeros', { out: x, bytes: 1.5 }), { message: 'zeros: bytes must be a whole number' })
@@ -83,7 +85,10 @@ t.test('what run refuses', async t => {
 t.test('settings', async t => {
   await t.rejects(openBackend('tpu'), /unknown device "tpu"/)
   await t.rejects(openBackend('cpu:1'), /unknown device "cpu:1"/)
-  await t.rejects(openBackend('cuda:99'), /^cuda:99 cannot be used: .*(GPU|driver).*\.\n {2}--device cpu|cuda addon could not be loaded\.\n.*cuda\.node: .*\n.*npx cmake-js compile/)
+  await t.rejects(
+    openBackend('cuda:99'),
+    /^cuda:99 cannot be used: .*(GPU|driver).*\.\n {2}--device cpu|cuda addon could not be loaded\.\n.*cuda\.node: .*\n.*npx cmake-js compile/,
+  )
   await t.rejects(openWith({ PIPE_ISA: 'mmx' }), /PIPE_ISA is "mmx"; it may be portable, avx2 or avx512/)
   await t.rejects(openWith({ PIPE_THREADS: '0' }), /PIPE_THREADS is "0"/)
   await t.rejects(openWith({ PIPE_OPENBLAS: '/nowhere.so' }), /PIPE_OPENBLAS=\/nowhere\.so cannot be used: .*No such file/)

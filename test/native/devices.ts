@@ -4,7 +4,11 @@ import type { Ops } from '../../native/ops.js'
 import type { DType, Tensor } from '../../native/tensor.js'
 import { testDevice } from '../helpers.js'
 
-export interface Settings { PIPE_ISA?: string; PIPE_THREADS?: string; PIPE_OPENBLAS?: string }
+export interface Settings {
+  PIPE_ISA?: string
+  PIPE_THREADS?: string
+  PIPE_OPENBLAS?: string
+}
 
 /** A CPU device opened under these settings. They are read before openBackend first waits, so other tests never see them. */
 export const openWith = (settings: Settings): Promise<Ops> => {
@@ -59,7 +63,9 @@ export const gaussian = (length: number, seed: number): Float32Array => {
 const arrays = { f64: Float64Array, f32: Float32Array, i32: Int32Array, i16: Int16Array, u16: Uint16Array, i8: Int8Array, u8: Uint8Array }
 
 /** The values of a tensor that has a typed array of its own; f16 and bf16 as their bits. */
-export const values = async (x: Tensor): Promise<Float64Array | Float32Array | Int32Array | Int16Array | Uint16Array | Int8Array | Uint8Array> => {
+export const values = async (
+  x: Tensor,
+): Promise<Float64Array | Float32Array | Int32Array | Int16Array | Uint16Array | Int8Array | Uint8Array> => {
   const bytes = await x.read()
   const half: DType[] = ['f16', 'bf16']
   const dtype = half.includes(x.dtype) ? 'u16' : x.dtype
@@ -79,4 +85,5 @@ export const nmse = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
 }
 
 /** Equal to the bit. */
-export const same = (x: NodeJS.ArrayBufferView, y: NodeJS.ArrayBufferView): boolean => Buffer.compare(Buffer.from(x.buffer, x.byteOffset, x.byteLength), Buffer.from(y.buffer, y.byteOffset, y.byteLength)) === 0
+export const same = (x: NodeJS.ArrayBufferView, y: NodeJS.ArrayBufferView): boolean =>
+  Buffer.compare(Buffer.from(x.buffer, x.byteOffset, x.byteLength), Buffer.from(y.buffer, y.byteOffset, y.byteLength)) === 0

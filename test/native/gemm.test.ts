@@ -5,19 +5,43 @@ import { gemmReference } from '../../native/ops/gemm/reference.js'
 import { everyDevice, gaussian, nmse, openWith, same, values } from './devices.js'
 
 const shapes: [number, number, number][] = [
-  [1, 1, 1], [2, 2, 2], [1, 7, 3], [7, 1, 5], [3, 5, 0], [13, 31, 17], [14, 32, 256], [15, 33, 257], [28, 64, 31], [129, 16, 300], [16, 300, 129],
-  [1, 64, 700], [9, 48, 70], [100, 33, 30], [4, 65, 20],
+  [1, 1, 1],
+  [2, 2, 2],
+  [1, 7, 3],
+  [7, 1, 5],
+  [3, 5, 0],
+  [13, 31, 17],
+  [14, 32, 256],
+  [15, 33, 257],
+  [28, 64, 31],
+  [129, 16, 300],
+  [16, 300, 129],
+  [1, 64, 700],
+  [9, 48, 70],
+  [100, 33, 30],
+  [4, 65, 20],
 ]
 
 t.test('matmul: every transpose and shape, every instruction set', async t => {
   for (const [name, ops] of await everyDevice()) {
     for (const [m, n, k] of shapes) {
-      for (const [transposeA, transposeB] of [[false, false], [true, false], [false, true], [true, true]] as const) {
+      for (const [transposeA, transposeB] of [
+        [false, false],
+        [true, false],
+        [false, true],
+        [true, true],
+      ] as const) {
         const [x, y] = [gaussian(m * k, 1), gaussian(k * n, 2)]
         using a = ops.tensor(x, transposeA ? [k, m] : [m, k])
         using b = ops.tensor(y, transposeB ? [n, k] : [k, n])
         using c = ops.matmul(a, b, { transposeA, transposeB, alpha: 0.5 })
-        const expected = gemmReference(x, y, m, n, k, { lda: transposeA ? m : k, ldb: transposeB ? k : n, transposeA, transposeB, alpha: 0.5 })
+        const expected = gemmReference(x, y, m, n, k, {
+          lda: transposeA ? m : k,
+          ldb: transposeB ? k : n,
+          transposeA,
+          transposeB,
+          alpha: 0.5,
+        })
         const error = nmse(await values(c), expected)
         t.ok(error < 1e-12, `${name} m=${m} n=${n} k=${k} ${transposeA ? 'T' : 'N'}${transposeB ? 'T' : 'N'}: ${error}`)
       }
@@ -33,8 +57,11 @@ t.test('gemm: windows, beta, and nothing written outside', async t => {
     using c = ops.tensor(z, [37, 70])
     const [m, n, k] = [33, 41, 29]
     ops.gemm(c, a, b, {
-      window: { rows: [2, 2 + m], columns: [5, 5 + n] }, aWindow: { rows: [3, 3 + m], columns: [7, 7 + k] },
-      bWindow: { rows: [11, 11 + k], columns: [1, 1 + n] }, alpha: -1, beta: 2,
+      window: { rows: [2, 2 + m], columns: [5, 5 + n] },
+      aWindow: { rows: [3, 3 + m], columns: [7, 7 + k] },
+      bWindow: { rows: [11, 11 + k], columns: [1, 1 + n] },
+      alpha: -1,
+      beta: 2,
     })
     const product = gemmReference(x.subarray(3 * 50 + 7), y.subarray(11 * 45 + 1), m, n, k, { lda: 50, ldb: 45, alpha: -1 })
     const expected = Float64Array.from(z, (old, i) => {
@@ -43,7 +70,10 @@ t.test('gemm: windows, beta, and nothing written outside', async t => {
     })
     const result = await values(c)
     t.ok(nmse(result, expected) < 1e-12, name)
-    t.ok(expected.every((value, i) => Math.floor(i / 70) >= 2 && i % 70 >= 5 && i % 70 < 5 + n || result[i] === value), `${name}: sentinels`)
+    t.ok(
+      expected.every((value, i) => (Math.floor(i / 70) >= 2 && i % 70 >= 5 && i % 70 < 5 + n) || result[i] === value),
+      `${name}: sentinels`,
+    )
   }
 })
 
@@ -65,22 +95,31 @@ t.test('gemm: the number of threads and a second run change no bit', async t => 
 
 const found = await openBackend('cpu').then(ops => ops.device.info().blas)
 
-t.test('gemm: OpenBLAS and the built-in one agree; threads change no bit', { skip: found === 'built-in' && 'no OpenBLAS here' }, async t => {
-  const [one, two] = [await openWith({ PIPE_THREADS: '1' }), await openWith({ PIPE_THREADS: '2' })]
-  const builtIn = await openWith({ PIPE_OPENBLAS: 'off' })
-  for (const [m, n, k] of [...shapes, [700, 600, 520] as const]) {
-    for (const [transposeA, transposeB] of [[false, false], [true, false], [false, true], [true, true]] as const) {
-      const product = (ops: Ops) => {
-        const a = ops.tensor(gaussian(m * k, 1), transposeA ? [k, m] : [m, k])
-        const b = ops.tensor(gaussian(k * n, 2), transposeB ? [n, k] : [k, n])
-        return values(ops.matmul(a, b, { transposeA, transposeB, alpha: 2 }))
+t.test(
+  'gemm: OpenBLAS and the built-in one agree; threads change no bit',
+  { skip: found === 'built-in' && 'no OpenBLAS here' },
+  async t => {
+    const [one, two] = [await openWith({ PIPE_THREADS: '1' }), await openWith({ PIPE_THREADS: '2' })]
+    const builtIn = await openWith({ PIPE_OPENBLAS: 'off' })
+    for (const [m, n, k] of [...shapes, [700, 600, 520] as const]) {
+      for (const [transposeA, transposeB] of [
+        [false, false],
+        [true, false],
+        [false, true],
+        [true, true],
+      ] as const) {
+        const product = (ops: Ops) => {
+          const a = ops.tensor(gaussian(m * k, 1), transposeA ? [k, m] : [m, k])
+          const b = ops.tensor(gaussian(k * n, 2), transposeB ? [n, k] : [k, n])
+          return values(ops.matmul(a, b, { transposeA, transposeB, alpha: 2 }))
+        }
+        const [x, y, z] = [await product(one), await product(two), await product(builtIn)]
+        t.ok(same(x, y), `threads, m=${m} n=${n} k=${k}`)
+        t.ok(nmse(x, z) < 1e-12, `built-in, m=${m} n=${n} k=${k}: ${nmse(x, z)}`)
       }
-      const [x, y, z] = [await product(one), await product(two), await product(builtIn)]
-      t.ok(same(x, y), `threads, m=${m} n=${n} k=${k}`)
-      t.ok(nmse(x, z) < 1e-12, `built-in, m=${m} n=${n} k=${k}: ${nmse(x, z)}`)
     }
-  }
-})
+  },
+)
 
 t.test('gemm: wrong arguments are refused with a sentence', async t => {
   const ops = await openBackend('cpu')

@@ -29,9 +29,14 @@ t.test('the matrices are those of the authors', async t => {
       const K = Number(order)
       const h = await values(ops.hadamard(ops.tensor(identity(K), [K, K]), { side: 'right', block: K })) // I·M/√K
       const bytes = new Uint8Array(Math.ceil((K * K) / 8))
-      h.forEach((value, i) => { if (value > 0) bytes[i >> 3]! |= 0x80 >> (i & 7) })
+      h.forEach((value, i) => {
+        if (value > 0) bytes[i >> 3]! |= 0x80 >> (i & 7)
+      })
       t.equal(createHash('sha256').update(bytes).digest('hex'), hash, `${name} ${K}`)
-      t.ok(h.every(value => Math.abs(Math.abs(value) * Math.sqrt(K) - 1) < 1e-6), 'entries ±1/√K')
+      t.ok(
+        h.every(value => Math.abs(Math.abs(value) * Math.sqrt(K) - 1) < 1e-6),
+        'entries ±1/√K',
+      )
     }
   }
 })
@@ -42,8 +47,11 @@ t.test('check vectors: had (inverse) and hadT of one row', async t => {
   const hadT24 = [300, -12, -40, 0, 8, 0, -32, 0, 16, 0, 64, 0, 112, 0, 72, 0, 32, 0, -8, 0, 40, 0, 0, 0]
   const both56 = [1478, -26, 6, -2, -98, -2, 6, -2, -98, -2, -202, -2]
   const cases: [Float32Array, boolean, number[]][] = [
-    [counting(8), true, [36, -4, -8, 0, -16, 0, 0, 0]], [counting(24), true, had24], [counting(24), false, hadT24],
-    [counting(56), true, both56], [counting(56), false, both56],
+    [counting(8), true, [36, -4, -8, 0, -16, 0, 0, 0]],
+    [counting(24), true, had24],
+    [counting(24), false, hadT24],
+    [counting(56), true, both56],
+    [counting(56), false, both56],
     [counting(104).map(i => (i * i) % 17), true, [-97, 51, 67, -37, -25, 11, -109, -9, -9, 39, -19, -11]],
     [counting(104).map(i => (i * i) % 17), false, [-45, -57, -9, 55, -65, 35, 147, -57, 147, -13, 45, -3]],
   ]
@@ -53,7 +61,10 @@ t.test('check vectors: had (inverse) and hadT of one row', async t => {
         const n = x.length
         const y = await values(ops.hadamard(ops.tensor(x, side === 'left' ? [n, 1] : [1, n]), { side, block: n, inverse }))
         // left: Hᵀ·x of a column is x·H of a row, and the other way round
-        t.ok(expected.every((value, i) => Math.abs(y[i]! * Math.sqrt(n) - value) < 1e-3), `${name} ${side} ${n} ${inverse}`)
+        t.ok(
+          expected.every((value, i) => Math.abs(y[i]! * Math.sqrt(n) - value) < 1e-3),
+          `${name} ${side} ${n} ${inverse}`,
+        )
       }
     }
   }
@@ -65,19 +76,48 @@ const expectedRight = (x: Float32Array, n: number, block: number, signs: Float32
   const out = new Float64Array(x.length)
   for (let at = 0; at < x.length; at += block) {
     const s = (i: number) => signs[(at + i) % n]!
-    const y = hadamardReference(Float64Array.from({ length: block }, (_, i) => x[at + i]! * (inverse ? 1 : s(i))), K, inverse)
+    const y = hadamardReference(
+      Float64Array.from({ length: block }, (_, i) => x[at + i]! * (inverse ? 1 : s(i))),
+      K,
+      inverse,
+    )
     for (let i = 0; i < block; i++) out[at + i] = y[i]! * (inverse ? s(i) : 1)
   }
   return out
 }
 
-const transposed = (x: ArrayLike<number>, m: number, n: number): Float32Array => Float32Array.from({ length: m * n }, (_, i) => x[(i % m) * n + Math.floor(i / m)]!)
+const transposed = (x: ArrayLike<number>, m: number, n: number): Float32Array =>
+  Float32Array.from({ length: m * n }, (_, i) => x[(i % m) * n + Math.floor(i / m)]!)
 
 t.test('every size, side and direction, with signs and in blocks', async t => {
   // [length, block]: 1, 2, odd counts of blocks, each vector width and tile from below and above, every kind of factor
   const sizes: [number, number][] = [
-    [1, 1], [2, 2], [3, 1], [4, 4], [8, 8], [16, 16], [32, 32], [64, 64], [128, 128], [512, 512], [12, 12], [24, 24], [40, 40], [28, 28], [56, 56],
-    [80, 16], [44, 4], [96, 96], [144, 144], [208, 208], [344, 344], [48, 24], [120, 40], [688, 688], [248, 124], [2048, 2048],
+    [1, 1],
+    [2, 2],
+    [3, 1],
+    [4, 4],
+    [8, 8],
+    [16, 16],
+    [32, 32],
+    [64, 64],
+    [128, 128],
+    [512, 512],
+    [12, 12],
+    [24, 24],
+    [40, 40],
+    [28, 28],
+    [56, 56],
+    [80, 16],
+    [44, 4],
+    [96, 96],
+    [144, 144],
+    [208, 208],
+    [344, 344],
+    [48, 24],
+    [120, 40],
+    [688, 688],
+    [248, 124],
+    [2048, 2048],
   ]
   const bits = new Map<string, Uint8Array>()
   const answers = new Map<string, Float64Array>()
@@ -94,7 +134,10 @@ t.test('every size, side and direction, with signs and in blocks', async t => {
           const right = ops.hadamard(ops.tensor(x, [count, length]), { side: 'right', signs, block, inverse })
           const left = ops.hadamard(ops.tensor(transposed(x, count, length), [length, count]), { side: 'left', signs, block, inverse })
           const [a, b] = [nmse(await values(right), expected), nmse(await values(left), transposed(expected, count, length))]
-          t.ok(a < 1e-12 && b < 1e-12, `${name} ${count} × ${hadamardText(length, block)}${inverse ? ' inverse' : ''}: right ${a}, left ${b}`)
+          t.ok(
+            a < 1e-12 && b < 1e-12,
+            `${name} ${count} × ${hadamardText(length, block)}${inverse ? ' inverse' : ''}: right ${a}, left ${b}`,
+          )
           const key = `${name.split(' ')[0]} ${length} ${block} ${count} ${inverse}`
           const bytes = Buffer.concat([await right.read(), await left.read()])
           const before = bits.get(key)
@@ -109,10 +152,17 @@ t.test('every size, side and direction, with signs and in blocks', async t => {
 t.test('real sizes: the inverse undoes it, norms stay, the thread count changes no bit', async t => {
   const bits = new Map<string, Uint8Array>()
   for (const [name, ops] of await everyDevice()) {
-    for (const [m, n] of [[64, 4096], [37, 11008], [40, 5632]] as const) {
+    for (const [m, n] of [
+      [64, 4096],
+      [37, 11008],
+      [40, 5632],
+    ] as const) {
       const block = hadamardBlock(n)
       const x = gaussian(m * n, 11)
-      const signs = ops.tensor(gaussian(n, 12).map(value => Math.sign(value)), [n])
+      const signs = ops.tensor(
+        gaussian(n, 12).map(value => Math.sign(value)),
+        [n],
+      )
       for (const side of ['right', 'left'] as const) {
         const from = ops.tensor(x, side === 'right' ? [m, n] : [n, m])
         const there = ops.hadamard(from, { side, signs, block })
@@ -132,9 +182,18 @@ t.test('real sizes: the inverse undoes it, norms stay, the thread count changes 
 t.test('which block a size gets, and what tables say', t => {
   t.same(hadamardFactor(11008), { K: 172, p: 6 })
   t.same(hadamardFactor(4096), { K: 1, p: 12 })
-  t.same([3072, 5120, 3584, 18432, 6656, 15360, 13824, 17920].map(n => hadamardFactor(n)?.K), [12, 20, 28, 36, 52, 60, 108, 140])
-  t.same([5632, 9728, 18944, 25600].map(n => hadamardFactor(n)), [undefined, undefined, undefined, undefined])
-  t.same([5632, 25600, 7, 688].map(n => hadamardBlock(n)), [512, 1024, 1, 688])
+  t.same(
+    [3072, 5120, 3584, 18432, 6656, 15360, 13824, 17920].map(n => hadamardFactor(n)?.K),
+    [12, 20, 28, 36, 52, 60, 108, 140],
+  )
+  t.same(
+    [5632, 9728, 18944, 25600].map(n => hadamardFactor(n)),
+    [undefined, undefined, undefined, undefined],
+  )
+  t.same(
+    [5632, 25600, 7, 688].map(n => hadamardBlock(n)),
+    [512, 1024, 1, 688],
+  )
   t.equal(hadamardBlock(5632, 256), 256, 'no larger than asked for')
   t.equal(hadamardText(688, 688), '172x4')
   t.equal(hadamardText(256, 256), '256')
@@ -146,8 +205,14 @@ t.test('which block a size gets, and what tables say', t => {
 t.test('wrong arguments are refused with a sentence', async t => {
   const ops = (await everyDevice())[0]![1] as Ops
   const x = ops.zeros('f32', [4, 44])
-  t.throws(() => ops.hadamard(x, { side: 'right', block: 44 }), { message: 'hadamard: no matrix of order 44 is known; hadamardBlock(44) is 4' })
-  t.throws(() => ops.hadamard(x, { side: 'right', block: 8 }), { message: 'hadamard: block 8 does not divide 44, the right side of x [4, 44]' })
-  t.throws(() => ops.hadamard(x, { side: 'left', block: 4, signs: ops.zeros('f32', [44]) }), { message: 'hadamard: signs must be f32 [4], got f32 [44]' })
+  t.throws(() => ops.hadamard(x, { side: 'right', block: 44 }), {
+    message: 'hadamard: no matrix of order 44 is known; hadamardBlock(44) is 4',
+  })
+  t.throws(() => ops.hadamard(x, { side: 'right', block: 8 }), {
+    message: 'hadamard: block 8 does not divide 44, the right side of x [4, 44]',
+  })
+  t.throws(() => ops.hadamard(x, { side: 'left', block: 4, signs: ops.zeros('f32', [44]) }), {
+    message: 'hadamard: signs must be f32 [4], got f32 [44]',
+  })
   t.throws(() => ops.hadamard(x, { side: 'left', block: 0 }), { message: 'hadamard: block must be a whole number from 1, got 0' })
 })

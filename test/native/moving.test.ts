@@ -12,7 +12,9 @@ t.test('tensor: dtypes follow arrays; half floats and bytes are named', async t 
   t.equal(ops.tensor(new Uint16Array(6), [6], 'bf16').dtype, 'bf16')
   t.equal(ops.tensor(new Uint8Array(24), [6], 'f32').dtype, 'f32')
   t.equal(ops.tensor(Buffer.from('abcd'), [4]).dtype, 'u8')
-  t.throws(() => ops.tensor(new Float32Array(6), [6], 'f16'), { message: 'tensor: a Float32Array cannot hold f16; give the values in its own type or as bytes' })
+  t.throws(() => ops.tensor(new Float32Array(6), [6], 'f16'), {
+    message: 'tensor: a Float32Array cannot hold f16; give the values in its own type or as bytes',
+  })
   t.throws(() => ops.tensor(new Float32Array(6), [5]), { message: 'upload: f32 [5] has 20 bytes, got 24' })
   const part = new Float32Array([1, 2, 3, 4]).subarray(1, 3)
   t.same([...(await values(ops.tensor(part, [2])))], [2, 3], 'a view uploads what it shows')
@@ -22,17 +24,32 @@ t.test('tensor: dtypes follow arrays; half floats and bytes are named', async t 
 
 t.test('copy, paste, concat, reshape, transpose: every shape', async t => {
   for (const [name, ops] of await everyDevice()) {
-    for (const [m, n] of [[1, 1], [1, 9], [9, 1], [31, 33], [32, 32], [33, 65], [700, 513]] as const) {
+    for (const [m, n] of [
+      [1, 1],
+      [1, 9],
+      [9, 1],
+      [31, 33],
+      [32, 32],
+      [33, 65],
+      [700, 513],
+    ] as const) {
       const x = integers(m * n)
       using a = ops.tensor(x, [m, n])
       using b = ops.transpose(a)
       t.same(b.shape, [n, m])
       const back = await values(b)
-      t.ok(x.every((value, i) => back[(i % n) * m + Math.floor(i / n)] === value), `${name} transpose [${m}, ${n}]`)
+      t.ok(
+        x.every((value, i) => back[(i % n) * m + Math.floor(i / n)] === value),
+        `${name} transpose [${m}, ${n}]`,
+      )
       const [top, left] = [m >> 1, n >> 2]
       using part = ops.copy(a, { rows: [top, m], columns: [left, n] })
       const cut = await values(part)
-      t.ok(cut.length === (m - top) * (n - left) && cut.every((value, i) => value === x[(top + Math.floor(i / (n - left))) * n + left + (i % (n - left))]), `${name} copy`)
+      t.ok(
+        cut.length === (m - top) * (n - left) &&
+          cut.every((value, i) => value === x[(top + Math.floor(i / (n - left))) * n + left + (i % (n - left))]),
+        `${name} copy`,
+      )
       using into = ops.tensor(new Int32Array((m + 2) * (n + 3)).fill(7), [m + 2, n + 3])
       ops.paste(into, a, { row: 1, column: 2 })
       const pasted = await values(into)
@@ -50,7 +67,10 @@ t.test('copy, paste, concat, reshape, transpose: every shape', async t => {
     for (const dtype of ['u8', 'u16', 'f64'] as const) {
       const array = new { u8: Uint8Array, u16: Uint16Array, f64: Float64Array }[dtype](integers(35).map((_, i) => i))
       const turned = await values(ops.transpose(ops.tensor(array, [5, 7])))
-      t.ok(turned.every((value, i) => value === (i % 5) * 7 + Math.floor(i / 5)), `${name} transpose ${dtype}`)
+      t.ok(
+        turned.every((value, i) => value === (i % 5) * 7 + Math.floor(i / 5)),
+        `${name} transpose ${dtype}`,
+      )
     }
   }
 })
@@ -58,7 +78,9 @@ t.test('copy, paste, concat, reshape, transpose: every shape', async t => {
 t.test('moving: wrong arguments are refused with a sentence', async t => {
   const ops = await openBackend(testDevice)
   const x = ops.zeros('f32', [2, 3])
-  t.throws(() => ops.paste(ops.zeros('f32', [3, 3]), x, { row: 2 }), { message: 'paste: x [2, 3] at row 2, column 0 does not fit into [3, 3]' })
+  t.throws(() => ops.paste(ops.zeros('f32', [3, 3]), x, { row: 2 }), {
+    message: 'paste: x [2, 3] at row 2, column 0 does not fit into [3, 3]',
+  })
   t.throws(() => ops.paste(ops.zeros('i32', [3, 3]), x, {}), { message: 'paste: x must be i32 [?, ?], got f32 [2, 3]' })
   t.throws(() => ops.copy(x, { rows: [1, 0] }), { message: 'copy: window rows 1…0, columns 0…3 is not within [2, 3]' })
   t.throws(() => ops.reshape(x, [7]), { message: 'reshape: [2,3] has 6 elements, [7] has 7' })
@@ -82,15 +104,27 @@ const boundaries = (bits: number, bias: number): Float64Array => {
 t.test('cast: to nearest even, and back exactly, every two-byte number', async t => {
   const bits = Uint16Array.from({ length: 0x10000 }, (_, i) => i)
   for (const [name, ops] of await everyDevice()) {
-    for (const [dtype, mantissa, bias, format] of [['f16', 10, 15, f16Format], ['bf16', 7, 127, bf16Format]] as const) {
+    for (const [dtype, mantissa, bias, format] of [
+      ['f16', 10, 15, f16Format],
+      ['bf16', 7, 127, bf16Format],
+    ] as const) {
       using x = ops.tensor(bits, [0x10000], dtype)
       using wide = ops.cast(x, 'f32')
       const decoded = await values(wide)
-      t.ok(bits.every(code => Object.is(decoded[code], decodeReference(code, mantissa, bias))), `${name} ${dtype} → f32`)
+      t.ok(
+        bits.every(code => Object.is(decoded[code], decodeReference(code, mantissa, bias))),
+        `${name} ${dtype} → f32`,
+      )
       using again = ops.cast(wide, dtype)
       const codes = await values(again)
-      t.ok(bits.every(code => codes[code] === code || Number.isNaN(decoded[code])), `${name} f32 → ${dtype}`)
-      t.ok(bits.every(code => !Number.isNaN(decoded[code]) || Number.isNaN(decodeReference(codes[code]!, mantissa, bias))), `${name} NaN stays`)
+      t.ok(
+        bits.every(code => codes[code] === code || Number.isNaN(decoded[code])),
+        `${name} f32 → ${dtype}`,
+      )
+      t.ok(
+        bits.every(code => !Number.isNaN(decoded[code]) || Number.isNaN(decodeReference(codes[code]!, mantissa, bias))),
+        `${name} NaN stays`,
+      )
       const edges = boundaries(mantissa, bias)
       for (const source of ['f64', 'f32'] as const) {
         using y = ops.tensor(source === 'f64' ? edges : Float32Array.from(edges), [edges.length])
@@ -105,12 +139,21 @@ t.test('cast: to nearest even, and back exactly, every two-byte number', async t
 
 t.test('cast: integers to f32, f32 and f64 each way', async t => {
   for (const [name, ops] of await everyDevice()) {
-    for (const array of [Int32Array.of(-16777216, 5), Int16Array.of(-32768, 5), Uint16Array.of(65535, 5), Int8Array.of(-128, 5), Uint8Array.of(255, 5)]) {
+    for (const array of [
+      Int32Array.of(-16777216, 5),
+      Int16Array.of(-32768, 5),
+      Uint16Array.of(65535, 5),
+      Int8Array.of(-128, 5),
+      Uint8Array.of(255, 5),
+    ]) {
       t.same([...(await values(ops.cast(ops.tensor(array, [2]), 'f32')))], [...array], `${name} ${array.constructor.name}`)
     }
     const x = Float64Array.from(gaussian(1001, 4), value => value * Math.PI)
     t.ok(same(await values(ops.cast(ops.tensor(x, [1001]), 'f32')), Float32Array.from(x)), `${name} f64 → f32`)
-    t.ok(same(await values(ops.cast(ops.tensor(Float32Array.from(x), [1001]), 'f64')), Float64Array.from(Float32Array.from(x))), `${name} f32 → f64`)
+    t.ok(
+      same(await values(ops.cast(ops.tensor(Float32Array.from(x), [1001]), 'f64')), Float64Array.from(Float32Array.from(x))),
+      `${name} f32 → f64`,
+    )
   }
 })
 
@@ -118,9 +161,15 @@ t.test('cast: random numbers of every size', async t => {
   const next = uniform(9)
   const x = Float32Array.from({ length: 5000 }, () => (next() - 0.5) * 2 ** (next() * 60 - 40))
   for (const [name, ops] of await everyDevice()) {
-    for (const [dtype, format] of [['f16', f16Format], ['bf16', bf16Format]] as const) {
+    for (const [dtype, format] of [
+      ['f16', f16Format],
+      ['bf16', bf16Format],
+    ] as const) {
       const rounded = await values(ops.cast(ops.cast(ops.tensor(x, [5000]), dtype), 'f32'))
-      t.ok(x.every((value, i) => rounded[i] === roundReference(value, format)), `${name} ${dtype}`)
+      t.ok(
+        x.every((value, i) => rounded[i] === roundReference(value, format)),
+        `${name} ${dtype}`,
+      )
     }
   }
 })

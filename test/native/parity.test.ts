@@ -6,7 +6,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { backends, close } from '../helpers.js'
 import { gaussian, nmse, same, values } from './devices.js'
 
-const [cpu, cuda] = backends as [typeof backends[number], typeof backends[number]]
+const [cpu, cuda] = backends as [(typeof backends)[number], (typeof backends)[number]]
 const skip = cuda.skip
 
 /** Runs the same verbs on both. */
@@ -18,9 +18,15 @@ const onBoth = async (f: (ops: Ops) => Promise<Float32Array>): Promise<[Float32A
 const floats = async (x: Tensor): Promise<Float32Array> => Float32Array.from(await values(x))
 
 const codes: [string, Record<string, number>][] = [
-  ['scalar', { K: 2 }], ['trellis/hyb', { K: 2 }], ['trellis/hyb', { K: 3 }], ['trellis/hyb', { K: 4 }],
-  ...['trellis/1mad', 'trellis/3inst', 'trellis/mul1'].flatMap(use => [1, 2, 3, 4].map(K => [use, { K }] as [string, Record<string, number>])),
-  ['trellis/lut', { K: 2, L: 12 }], ['trellis/lut', { K: 3, L: 16 }],
+  ['scalar', { K: 2 }],
+  ['trellis/hyb', { K: 2 }],
+  ['trellis/hyb', { K: 3 }],
+  ['trellis/hyb', { K: 4 }],
+  ...['trellis/1mad', 'trellis/3inst', 'trellis/mul1'].flatMap(use =>
+    [1, 2, 3, 4].map(K => [use, { K }] as [string, Record<string, number>]),
+  ),
+  ['trellis/lut', { K: 2, L: 12 }],
+  ['trellis/lut', { K: 3, L: 16 }],
 ]
 /** Of a Gaussian, in units of the code's own root mean square, by K: about where the error is least. */
 const sourceScale = [1, 1, 0.95, 0.9]
@@ -58,7 +64,14 @@ for (const [use, given] of codes) {
 }
 
 t.test('hadamard: real sizes, both sides', { skip }, async t => {
-  for (const [m, n, block] of [[64, 4096, 4096], [16, 11008, 11008], [32, 14336, 14336], [64, 688, 688], [8, 28672, 28672], [33, 5632, 512]] as const) {
+  for (const [m, n, block] of [
+    [64, 4096, 4096],
+    [16, 11008, 11008],
+    [32, 14336, 14336],
+    [64, 688, 688],
+    [8, 28672, 28672],
+    [33, 5632, 512],
+  ] as const) {
     for (const side of ['right', 'left'] as const) {
       for (const inverse of [false, true]) {
         const [a, b] = await onBoth(async ops => {

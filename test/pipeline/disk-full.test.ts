@@ -22,7 +22,8 @@ const handle = await open('/dev/null')
 const methods = Object.getPrototypeOf(handle) as Record<'write' | 'writev' | 'writeFile', (...args: unknown[]) => Promise<unknown>>
 await handle.close()
 const original = { write: methods.write, writev: methods.writev, writeFile: methods.writeFile }
-const full = (): Error => Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', errno: -28, syscall: 'write' })
+const full = (): Error =>
+  Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', errno: -28, syscall: 'write' })
 for (const name of ['write', 'writev', 'writeFile'] as const) {
   methods[name] = async function (this: unknown, data: unknown, ...rest: unknown[]) {
     const parts = (Array.isArray(data) ? data : [typeof data === 'string' ? Buffer.from(data) : data]) as Uint8Array[]
@@ -36,7 +37,9 @@ for (const name of ['write', 'writev', 'writeFile'] as const) {
     return original[name].call(this, data, ...rest)
   }
 }
-t.afterEach(() => { disk.room = Number.POSITIVE_INFINITY })
+t.afterEach(() => {
+  disk.room = Number.POSITIVE_INFINITY
+})
 
 /** Runs into the full disk, checks what is left, makes room, and goes on. */
 async function fills(t: Test, out: string, makeRoom: () => void): Promise<void> {
@@ -46,12 +49,19 @@ async function fills(t: Test, out: string, makeRoom: () => void): Promise<void> 
   const entries = await listCache(out)
   t.ok(entries.length >= 4 && entries.length < 9, `${entries.length} batches are stored`)
   for (const entry of entries) t.equal(await verifyEntry(entry), undefined, 'whole')
-  t.notOk((await readdir(out, { recursive: true })).some(name => name.endsWith('.tmp')), 'nothing half-written')
+  t.notOk(
+    (await readdir(out, { recursive: true })).some(name => name.endsWith('.tmp')),
+    'nothing half-written',
+  )
   t.notOk(existsSync(join(out, 'result.json')))
   makeRoom()
   const { results, stages } = await run(line, out)
   t.ok(Math.abs((results.total as number) - total) < 1e-2, `${results.total} is ${total}`)
-  t.equal(stages.reduce((sum, { batches }) => sum + batches.run, 0), 4 + 4 + 4 + 1 - entries.length, 'only the rest was computed')
+  t.equal(
+    stages.reduce((sum, { batches }) => sum + batches.run, 0),
+    4 + 4 + 4 + 1 - entries.length,
+    'only the rest was computed',
+  )
   t.equal(calls.numbers, 8)
   t.equal((await parquets(out)).length, 13)
 }
@@ -63,18 +73,24 @@ function told(t: Test, error: PipeError, says: RegExp): void {
 
 t.test('writes fail after 2 MB', async t => {
   disk.room = 2e6
-  await fills(t, newOut(), () => { disk.room = Number.POSITIVE_INFINITY })
+  await fills(t, newOut(), () => {
+    disk.room = Number.POSITIVE_INFINITY
+  })
 })
 
 const mounted = join(folder, 'small')
 await mkdir(mounted)
 const mount = (options: string): boolean => spawnSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', mounted]).status === 0
 t.test('a file system of 2 MB', { skip: mount('size=2m') ? false : 'mounting a tmpfs is not permitted here' }, async t => {
-  t.teardown(() => { spawnSync('umount', [mounted]) })
-  await fills(t, join(mounted, 'out'), () => { t.ok(mount('remount,size=32m')) })
+  t.teardown(() => {
+    spawnSync('umount', [mounted])
+  })
+  await fills(t, join(mounted, 'out'), () => {
+    t.ok(mount('remount,size=32m'))
+  })
 })
 
-t.test('an output folder that can\'t be written', async t => {
+t.test("an output folder that can't be written", async t => {
   const refuses = async (out: string, says: RegExp): Promise<void> => {
     const error = await failure(run(line, out))
     t.match(error.text, says)
@@ -84,31 +100,47 @@ t.test('an output folder that can\'t be written', async t => {
   await writeFile(join(folder, 'occupied'), '')
   await refuses(join(folder, 'occupied/out'), /Can't write the lock of the output folder: something on the way is a file, not a folder/)
   if (!mount('size=2m,ro')) return
-  t.teardown(() => { spawnSync('umount', [mounted]) })
+  t.teardown(() => {
+    spawnSync('umount', [mounted])
+  })
   await refuses(join(mounted, 'out'), /Can't write the lock of the output folder: the file system is read-only/)
 })
 
 t.test('a stage that writes files itself', async t => {
   const table = (await toys.total?.())?.default.output
   const save = defineStage({
-    name: 'save', version: 1, about: 'Writes a file.', params: Type.Object({}), input: table, output: table,
-    operator: (_, { out }) => each(async (row: object) => {
-      await using file = await open(join(out, 'file'), 'w')
-      disk.room = 100
-      await file.writeFile(Buffer.alloc(1000))
-      return { ...row }
-    }),
+    name: 'save',
+    version: 1,
+    about: 'Writes a file.',
+    params: Type.Object({}),
+    input: table,
+    output: table,
+    operator: (_, { out }) =>
+      each(async (row: object) => {
+        await using file = await open(join(out, 'file'), 'w')
+        disk.room = 100
+        await file.writeFile(Buffer.alloc(1000))
+        return { ...row }
+      }),
   })
-  const error = await failure(run([{ use: 'numbers', count: 2 }, { use: 'sum' }, { use: 'total' }, { use: 'save' }], newOut(), { stages: withStages(save) }))
+  const error = await failure(
+    run([{ use: 'numbers', count: 2 }, { use: 'sum' }, { use: 'total' }, { use: 'save' }], newOut(), { stages: withStages(save) }),
+  )
   told(t, error, /^save {2}all {2}\S+\n {2}Can't write its files: the disk is full \(.* free\)\.\n/)
 })
 
 t.test('a checkpoint of which a part can be written: the folder that was there stays, and no other', async t => {
   const out = newOut()
   const entry = (byte: number) => ({ name: 'w', dtype: 'f32', shape: [500], read: async () => new Uint8Array(2000).fill(byte) }) as const
-  const write = (byte: number): Promise<unknown> => writeCheckpoint({
-    folder: join(out, 'model'), source: join(root, 'fixtures/tiny-llama'), entries: [entry(byte)], shardBytes: 1e6, recipe: {}, progress: () => {},
-  })
+  const write = (byte: number): Promise<unknown> =>
+    writeCheckpoint({
+      folder: join(out, 'model'),
+      source: join(root, 'fixtures/tiny-llama'),
+      entries: [entry(byte)],
+      shardBytes: 1e6,
+      recipe: {},
+      progress: () => {},
+    })
   await write(1)
   disk.room = 1000
   await t.rejects(write(2), { code: 'ENOSPC' })

@@ -49,4 +49,10 @@ export class FakeDevice implements Device {
 
 /** Only what the engine itself asks of ops. */
 export const fakeOps = (device = new FakeDevice()): Ops & { readonly device: FakeDevice } =>
-  ({ device, cast: () => { throw new Error('no cast') }, finish: () => device.finish() }) as unknown as Ops & { readonly device: FakeDevice }
+  ({
+    device,
+    cast: () => {
+      throw new Error('no cast')
+    },
+    finish: () => device.finish(),
+  }) as unknown as Ops & { readonly device: FakeDevice }

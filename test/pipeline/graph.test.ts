@@ -199,8 +199,14 @@ t.test("stages of one's own, in any folder", async t => {
   await writeFile(join(folder, 'wrong.js'), 'export default { name: "Wrong", version: 0, about: "x", operater: 1 }')
   const wrong = await refused({ name: 'a', stages: [{ use: './wrong.js' }] })
   const says = [
-    /"\.\/wrong\.js" is no stage:/, /name: expected a name in small letters, digits and dashes, "Wrong" came/, /version: /, /params: /, /input: /, /output: /,
-    /operator: expected a function, nothing came/, /operater: a stage has no such field\. Did you mean "operator"\?/,
+    /"\.\/wrong\.js" is no stage:/,
+    /name: expected a name in small letters, digits and dashes, "Wrong" came/,
+    /version: /,
+    /params: /,
+    /input: /,
+    /output: /,
+    /operator: expected a function, nothing came/,
+    /operater: a stage has no such field\. Did you mean "operator"\?/,
   ]
   for (const one of says) t.match(wrong, one)
   await writeFile(join(folder, 'broken.js'), 'export default {')

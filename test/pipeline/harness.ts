@@ -49,11 +49,18 @@ export const actions = (p: Plan): Record<string, string> => Object.fromEntries(p
 /** What `line` and its like give for n rows of 8, or of `size`. */
 export const expected = (n: number, by = 2, seed = 0, size = 8): number => {
   let total = 0
-  for (let i = 0; i < n; i++) total += rng(seed, 'x', i).normal(size).map(v => Math.fround(v * by)).reduce((a, b) => a + b, 0)
+  for (let i = 0; i < n; i++)
+    total += rng(seed, 'x', i)
+      .normal(size)
+      .map(v => Math.fround(v * by))
+      .reduce((a, b) => a + b, 0)
   return total
 }
 export const failure = async (promise: Promise<unknown>): Promise<PipeError> => {
-  const error = await promise.then(() => undefined, (e: unknown) => e)
+  const error = await promise.then(
+    () => undefined,
+    (e: unknown) => e,
+  )
   if (!(error instanceof PipeError)) throw error ?? new Error('it did not fail')
   return error
 }

@@ -47,7 +47,9 @@ t.test('another reader finds equal bytes', async t => {
   }
   t.equal(found.size, blobs.length)
   for (const [i, expected] of blobs.entries()) t.ok(Buffer.compare(Buffer.concat(found.get(i) ?? []), expected) === 0)
-  const metadata = await connection.runAndReadAll(`SELECT decode(value) AS v FROM parquet_kv_metadata('${path}') WHERE decode(key) = 'pipe'`)
+  const metadata = await connection.runAndReadAll(
+    `SELECT decode(value) AS v FROM parquet_kv_metadata('${path}') WHERE decode(key) = 'pipe'`,
+  )
   t.same(JSON.parse(String(metadata.getRows()[0]?.[0])), { value: { a: 1 }, sizes })
   connection.closeSync()
 })
@@ -62,7 +64,9 @@ t.test('any flipped byte is found', async t => {
     const bytes = Buffer.from(whole)
     bytes[i] = (bytes[i] as number) ^ (1 << (i % 8))
     await writeFile(flipped, bytes)
-    const error = await ParquetFile.open(flipped).then(file => file.verify()).catch((e: unknown) => e)
+    const error = await ParquetFile.open(flipped)
+      .then(file => file.verify())
+      .catch((e: unknown) => e)
     if ((error as { code?: string } | undefined)?.code !== 'damaged') unnoticed.push(i)
   }
   t.same(unnoticed, [])

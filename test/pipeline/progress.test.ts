@@ -3,24 +3,58 @@ import type { Event, Happening } from '../../pipeline/events.js'
 import type { Plan } from '../../pipeline/plan.js'
 import { Progress } from '../../pipeline/progress.js'
 
-const stage = (id: string, missing: number, cached = 0) => ({
-  id, use: id, from: [], scope: 'batch', segment: 0, fingerprint: '', action: 'run', batches: { cached, missing }, why: [], reads: [], gives: [], table: '', keys: {},
-}) as Plan['stages'][number]
-const plan = (...stages: Plan['stages']): Happening => ({ kind: 'plan', plan: { graph: 'g', file: 'g.json', out: 'out', backend: 'cpu', stages } })
-const usage = (id: string, run: number, cached: number) => ({ id, use: id, seconds: 2, peakRssBytes: 1, batches: { run, cached }, opCalls: 0 })
+const stage = (id: string, missing: number, cached = 0) =>
+  ({
+    id,
+    use: id,
+    from: [],
+    scope: 'batch',
+    segment: 0,
+    fingerprint: '',
+    action: 'run',
+    batches: { cached, missing },
+    why: [],
+    reads: [],
+    gives: [],
+    table: '',
+    keys: {},
+  }) as Plan['stages'][number]
+const plan = (...stages: Plan['stages']): Happening => ({
+  kind: 'plan',
+  plan: { graph: 'g', file: 'g.json', out: 'out', backend: 'cpu', stages },
+})
+const usage = (id: string, run: number, cached: number) => ({
+  id,
+  use: id,
+  seconds: 2,
+  peakRssBytes: 1,
+  batches: { run, cached },
+  opCalls: 0,
+})
 
 /** What is written for these events, given with the second at which they come. */
 function written(isTTY: boolean, events: [seconds: number, event: Happening][], color = false): string {
   let text = ''
-  const progress = new Progress({ isTTY, columns: 80, write: (more: string) => { text += more } }, { color })
+  const progress = new Progress(
+    {
+      isTTY,
+      columns: 80,
+      write: (more: string) => {
+        text += more
+      },
+    },
+    { color },
+  )
   for (const [seconds, event] of events) progress.next({ seconds, ...event } as Event)
   progress.close()
   return text
 }
 
 t.test('plain: a line at the start, at most one every few seconds, one at the end', async t => {
-  const progress = Array.from({ length: 100 }, (_, i): [number, Happening] =>
-    [i / 10, { kind: 'stage-progress', stage: 'calibrate', done: i, total: 100, unit: 'tokens' }])
+  const progress = Array.from({ length: 100 }, (_, i): [number, Happening] => [
+    i / 10,
+    { kind: 'stage-progress', stage: 'calibrate', done: i, total: 100, unit: 'tokens' },
+  ])
   const text = written(false, [
     [0, plan(stage('calibrate', 9))],
     [0, { kind: 'stage-started', stage: 'calibrate' }],
@@ -36,13 +70,16 @@ t.test('plain: a line at the start, at most one every few seconds, one at the en
 })
 
 t.test('plain: what was stored, notes and warnings', async t => {
-  t.equal(written(false, [
-    [0, plan(stage('rht', 0, 4), stage('round', 1, 3))],
-    [0, { kind: 'stage-finished', stage: 'rht', usage: usage('rht', 0, 4) }],
-    [1, { kind: 'note', stage: 'round', batch: '0/attn', text: 'damping raised to 0.1' }],
-    [1, { kind: 'warning', text: 'one file was damaged' }],
-    [2, { kind: 'stage-finished', stage: 'round', usage: usage('round', 1, 3) }],
-  ]), 'rht: cached (4 batches)\nround 0/attn: damping raised to 0.1\nwarning: one file was damaged\nround: 1 batch in 2.0 s, 3 cached\n')
+  t.equal(
+    written(false, [
+      [0, plan(stage('rht', 0, 4), stage('round', 1, 3))],
+      [0, { kind: 'stage-finished', stage: 'rht', usage: usage('rht', 0, 4) }],
+      [1, { kind: 'note', stage: 'round', batch: '0/attn', text: 'damping raised to 0.1' }],
+      [1, { kind: 'warning', text: 'one file was damaged' }],
+      [2, { kind: 'stage-finished', stage: 'round', usage: usage('round', 1, 3) }],
+    ]),
+    'rht: cached (4 batches)\nround 0/attn: damping raised to 0.1\nwarning: one file was damaged\nround: 1 batch in 2.0 s, 3 cached\n',
+  )
 })
 
 t.test('terminal: a line a stage, redrawn in place, never wider than the screen', async t => {
@@ -67,7 +104,10 @@ t.test('terminal: a line a stage, redrawn in place, never wider than the screen'
 })
 
 t.test('colour only when asked for', async t => {
-  const events: [number, Happening][] = [[0, plan(stage('rht', 1))], [0, { kind: 'stage-finished', stage: 'rht', usage: usage('rht', 1, 0) }]]
+  const events: [number, Happening][] = [
+    [0, plan(stage('rht', 1))],
+    [0, { kind: 'stage-finished', stage: 'rht', usage: usage('rht', 1, 0) }],
+  ]
   t.notMatch(written(true, events), '\u001b[32m')
   t.match(written(true, events, true), '\u001b[32mrht\u001b[0m')
 })

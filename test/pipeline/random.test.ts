@@ -56,5 +56,8 @@ t.test('distributions', async t => {
 t.test('the numbers themselves are pinned: they are part of results', async t => {
   t.same([...rng(0, 'su', 0, 'q_proj').signs(16)], [-1, 1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, 1, -1])
   t.same([...rng(0, 'a').integers(4, 1000)], [609, 200, 642, 723])
-  t.same([...rng(0, 'a').normal(2)].map(x => x.toFixed(5)), ['0.17806', '-0.75377'])
+  t.same(
+    [...rng(0, 'a').normal(2)].map(x => x.toFixed(5)),
+    ['0.17806', '-0.75377'],
+  )
 })

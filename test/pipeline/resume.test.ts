@@ -11,12 +11,18 @@ t.test('a stop keeps what is finished, and the next run computes the rest', asyn
   const whole = newOut()
   await run(line, whole)
   const files = await parquets(whole)
-  for (const [stage, stops] of [['numbers', [5]], ['scale', [1, 4, 10]], ['sum', [7]]] as const) {
+  for (const [stage, stops] of [
+    ['numbers', [5]],
+    ['scale', [1, 4, 10]],
+    ['sum', [7]],
+  ] as const) {
     for (const stopAt of stops) {
       const out = newOut()
       for (const name of Object.keys(calls)) delete calls[name]
       const abort = new AbortController()
-      hooks.onRow = (name, row) => { if (name === stage && row.i === stopAt) abort.abort() }
+      hooks.onRow = (name, row) => {
+        if (name === stage && row.i === stopAt) abort.abort()
+      }
       const error = await failure(run(line, out, { signal: abort.signal }))
       t.equal(error.code, 'stopped')
       t.equal(error.exitCode, 130)
@@ -27,7 +33,8 @@ t.test('a stop keeps what is finished, and the next run computes the rest', asyn
       const computed = again.stages.reduce((sum, { batches }) => sum + batches.run, 0)
       t.equal(computed + stored, files.length, `${stage} ${stopAt}: ${stored} stored, ${computed} computed`)
       t.same(await parquets(out), files)
-      for (const file of files) t.ok((await readFile(join(out, 'cache', file))).equals(await readFile(join(whole, 'cache', file))), 'the same bytes')
+      for (const file of files)
+        t.ok((await readFile(join(out, 'cache', file))).equals(await readFile(join(whole, 'cache', file))), 'the same bytes')
     }
   }
 })
@@ -36,7 +43,9 @@ t.test('order of completion does not matter', async t => {
   const out = newOut()
   const first = await run(line, out)
   const slow = newOut()
-  hooks.onRow = async (_, row) => { await new Promise(resolve => setTimeout(resolve, row.i === 0 ? 30 : 0)) }
+  hooks.onRow = async (_, row) => {
+    await new Promise(resolve => setTimeout(resolve, row.i === 0 ? 30 : 0))
+  }
   const second = await run(line, slow)
   t.equal(second.results.total, first.results.total)
   t.same(await parquets(slow), await parquets(out))
@@ -44,7 +53,9 @@ t.test('order of completion does not matter', async t => {
 
 t.test('a failure tells where, keeps what is finished, and the next run goes on', async t => {
   const out = newOut()
-  hooks.onRow = (stage, row) => { if (stage === 'scale' && row.i === 6) throw new Error('row 6 is bad') }
+  hooks.onRow = (stage, row) => {
+    if (stage === 'scale' && row.i === 6) throw new Error('row 6 is bad')
+  }
   const error = await failure(run(line, out))
   t.match(error.text, /^scale {2}b3\n {2}row 6 is bad\n {2}The \d+ finished batches are kept; the same command goes on from here\.$/)
   t.equal(error.exitCode, 1)
@@ -64,7 +75,9 @@ t.test('live tensors: folded, never stored; resumed by what is wanted', async t 
   t.same(calls, { numbers: 8, live: 8, gather: 8, total: 1 })
   const abort = new AbortController()
   const stopped = newOut()
-  hooks.onRow = (name, row) => { if (name === 'gather' && row.i === 5) abort.abort() }
+  hooks.onRow = (name, row) => {
+    if (name === 'gather' && row.i === 5) abort.abort()
+  }
   await failure(run(list, stopped, { signal: abort.signal }))
   delete hooks.onRow
   calls.live = 0
@@ -77,7 +90,10 @@ t.test('peak memory stays under the limit, for 300 tensors', async t => {
   const ops = fakeOps()
   const size = 256
   const memory = 16 * 4 * size
-  await run([{ use: 'numbers', count: 300, size, rows: 6 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), { ops, memory })
+  await run([{ use: 'numbers', count: 300, size, rows: 6 }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), {
+    ops,
+    memory,
+  })
   t.ok(ops.device.peakBytes <= memory, `${ops.device.peakBytes} of ${memory}`)
   t.ok(ops.device.peakBytes > memory / 8)
   t.equal(ops.device.liveBytes, 0)
@@ -98,7 +114,13 @@ t.test('damage: a flipped byte is found, told, and computed again', async t => {
     calls.scale = 0
     const again = await run(line, out, { part: { force: ['sum'] } })
     t.equal(calls.scale, 2, `${where}: one batch of scale ${JSON.stringify(calls)} ${path}`)
-    t.match(again.events.filter(event => event.kind === 'note').map(event => (event as { text: string }).text).join(), /damaged/)
+    t.match(
+      again.events
+        .filter(event => event.kind === 'note')
+        .map(event => (event as { text: string }).text)
+        .join(),
+      /damaged/,
+    )
     t.equal(again.results.total, first.results.total)
     t.ok((await readFile(path)).equals(good), 'as it was')
   }
@@ -108,7 +130,10 @@ t.test('storing holds making back: with room for all, only a few batches are ali
   const ops = fakeOps()
   const size = 256
   const rows = 6
-  await run([{ use: 'numbers', count: 300, size, rows }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), { ops, memory: 1e9 })
+  await run([{ use: 'numbers', count: 300, size, rows }, { use: 'live' }, { use: 'gather' }, { use: 'total' }], newOut(), {
+    ops,
+    memory: 1e9,
+  })
   t.ok(ops.device.peakBytes <= 5 * rows * 4 * size, `${ops.device.peakBytes} bytes, a batch has ${rows * 4 * size}`)
 })
 
@@ -136,7 +161,10 @@ t.test('files of a stage are made again when they are gone or another run change
   const renamed = await plan(list, out, { name: 'renamed' })
   t.same(
     renamed.stages.map(({ id, why }) => [id, why]).filter(([, why]) => why?.length),
-    [['print', ['graph: "toy" → "renamed"']], ['read', ['print runs']]],
+    [
+      ['print', ['graph: "toy" → "renamed"']],
+      ['read', ['print runs']],
+    ],
     'a recipe with the old name must not stay in files',
   )
 })
@@ -162,7 +190,13 @@ t.test('an op that fails while only the queue is waited for: who was at work is 
 t.test('the report of a last stage that stores nothing is shown, in order, on every run', async t => {
   const table = defineTable('seen', 1, { i: u32('which') })
   const show = defineStage({
-    name: 'show', version: 1, about: 'Reports.', params: Type.Object({}), input: numbersTable, output: table, cache: false,
+    name: 'show',
+    version: 1,
+    about: 'Reports.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: table,
+    cache: false,
     report: row => ({ result: { [`row${row.i}`]: row.i }, table: { columns: ['i'], rows: [[String(row.i)]] } }),
     operator: _ => each(async row => ({ i: row.i, [batch(row)[0] as symbol]: batch(row)[1] })),
   })
@@ -174,6 +208,10 @@ t.test('the report of a last stage that stores nothing is shown, in order, on ev
   for (const time of ['first', 'second']) {
     const { results, tables } = await run([{ use: 'numbers', count: 4 }, { use: 'show' }], out, { stages: withStages(show) })
     t.same(results, { row0: 0, row1: 1, row2: 2, row3: 3 }, time)
-    t.same(tables.map(({ rows }) => rows[0]?.[0]), ['0', '1', '2', '3'], time)
+    t.same(
+      tables.map(({ rows }) => rows[0]?.[0]),
+      ['0', '1', '2', '3'],
+      time,
+    )
   }
 })

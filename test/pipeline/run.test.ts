@@ -149,24 +149,36 @@ t.test('events tell the whole story, also in events.jsonl', async t => {
 t.test('estimates: of stages that never ran, from the rows of the source; measured ones win', async t => {
   const out = newOut()
   const given: number[] = []
-  const guessing = (name: string): AnyStage => defineStage({
-    name, version: 1, about: 'Guesses.', params: Type.Object({}), input: numbersTable, output: numbersTable,
-    estimate: rows => {
-      given.push(rows.length)
-      const bytes = rows.reduce((sum, { x }) => sum + (x as TensorRef).bytes, 0)
-      return { operations: 1e10 * rows.length, memory: 7, disk: 3e8 * bytes, rows: rows.slice(1) }
-    },
-    operator: _ => each(async row => ({ ...row })),
-  })
+  const guessing = (name: string): AnyStage =>
+    defineStage({
+      name,
+      version: 1,
+      about: 'Guesses.',
+      params: Type.Object({}),
+      input: numbersTable,
+      output: numbersTable,
+      estimate: rows => {
+        given.push(rows.length)
+        const bytes = rows.reduce((sum, { x }) => sum + (x as TensorRef).bytes, 0)
+        return { operations: 1e10 * rows.length, memory: 7, disk: 3e8 * bytes, rows: rows.slice(1) }
+      },
+      operator: _ => each(async row => ({ ...row })),
+    })
   const source = { ...(await stages.numbers?.())?.default, name: 'source', cache: false } as AnyStage
   const o = { stages: withStages(source, guessing('first'), guessing('second')) }
   const list = [{ use: 'source', count: 4, size: 2 }, { use: 'first' }, { use: 'second' }, { use: 'sum' }]
   const before = await plan(list, out, o)
   t.same(given, [4, 4, 3, 4, 3], 'the second is given what the first says it gives')
   // 10¹⁰ operations a second on the one thread there is, 3·10⁸ bytes, 0.01 s a batch
-  t.same(before.stages.map(({ seconds, diskBytes, isGuess }) => [seconds, diskBytes, isGuess]), [
-    [undefined, undefined, undefined], [4 + 32 + 0.02, 96e8, true], [3 + 24 + 0.02, 72e8, true], [undefined, undefined, undefined],
-  ])
+  t.same(
+    before.stages.map(({ seconds, diskBytes, isGuess }) => [seconds, diskBytes, isGuess]),
+    [
+      [undefined, undefined, undefined],
+      [4 + 32 + 0.02, 96e8, true],
+      [3 + 24 + 0.02, 72e8, true],
+      [undefined, undefined, undefined],
+    ],
+  )
   t.equal(before.seconds, undefined, 'sum does not say')
   await run(list, out, o)
   const after = await plan(list, out, { ...o, part: { force: ['first', 'second', 'sum'] } })

@@ -8,7 +8,9 @@ import { contextOf } from './run-stage.js'
 export function memoryCheckpoint(): Checkpoint & { readonly names: string[] } {
   const saved = new Map<string, NonNullable<Awaited<ReturnType<Checkpoint['load']>>>>()
   return {
-    get names() { return [...saved.keys()].sort() },
+    get names() {
+      return [...saved.keys()].sort()
+    },
     async save(name, value, tensors) {
       const stored: Record<string, TensorRef> = {}
       for (const [key, tensor] of Object.entries(tensors)) stored[key] = bytesTensor(await tensor.read(), tensor.dtype, tensor.shape)
@@ -16,8 +18,11 @@ export function memoryCheckpoint(): Checkpoint & { readonly names: string[] } {
     },
     load: async name => saved.get(name),
     list: async () => [...saved.keys()],
-    drop: async name => { saved.delete(name) },
+    drop: async name => {
+      saved.delete(name)
+    },
   }
 }
 
-export const contextWith = (ops: Ops, o: Partial<Context> = {}): Context => contextOf(ops, undefined, { checkpoint: memoryCheckpoint(), ...o })
+export const contextWith = (ops: Ops, o: Partial<Context> = {}): Context =>
+  contextOf(ops, undefined, { checkpoint: memoryCheckpoint(), ...o })

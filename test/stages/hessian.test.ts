@@ -5,8 +5,24 @@ import { contextOf, correlated, floats, ref, runStage, type Told } from './run-s
 
 const n = 24
 const common = { layer: 0, shares: 'a', n, source: '' }
-const chunk = (x: Float32Array) => ({ ...common, role: 'activation' as const, linear: '', m: 0, weight: undefined, x: ref(x, [x.length / n, n]), tokens: x.length / n })
-const linear = (name: string) => ({ ...common, role: 'linear' as const, linear: name, m: 8, weight: ref(new Float32Array(8 * n), [8, n]), x: undefined, tokens: 0 })
+const chunk = (x: Float32Array) => ({
+  ...common,
+  role: 'activation' as const,
+  linear: '',
+  m: 0,
+  weight: undefined,
+  x: ref(x, [x.length / n, n]),
+  tokens: x.length / n,
+})
+const linear = (name: string) => ({
+  ...common,
+  role: 'linear' as const,
+  linear: name,
+  m: 8,
+  weight: ref(new Float32Array(8 * n), [8, n]),
+  x: undefined,
+  tokens: 0,
+})
 
 for (const { name, skip, open } of backends) {
   t.test(`${name}: H is XᵀX/T of all chunks, one for linears that share an input`, { skip }, async t => {
@@ -14,7 +30,10 @@ for (const { name, skip, open } of backends) {
     const { x, h } = correlated(n, 700, 'hessian')
     const cut = 300 * n
     const rows = await runStage(hessian, {}, [chunk(x.subarray(0, cut)), chunk(x.subarray(cut)), linear('q'), linear('k')], contextOf(ops))
-    t.strictSame(rows.map(row => row.linear), ['q', 'k'])
+    t.strictSame(
+      rows.map(row => row.linear),
+      ['q', 'k'],
+    )
     t.equal(rows[0]?.hessian, rows[1]?.hessian, 'the same tensor')
     close(t, await floats(rows[0]?.hessian), h, 1e-12)
   })
@@ -31,6 +50,9 @@ for (const { name, skip, open } of backends) {
 
   t.test(`${name}: nothing but NaN is an error that names the input`, { skip }, async t => {
     const ops = await open()
-    await t.rejects(runStage(hessian, {}, [chunk(new Float32Array(3 * n).fill(Number.NaN)), linear('q')], contextOf(ops)), { code: 'input', where: 'hessian  0/a' })
+    await t.rejects(runStage(hessian, {}, [chunk(new Float32Array(3 * n).fill(Number.NaN)), linear('q')], contextOf(ops)), {
+      code: 'input',
+      where: 'hessian  0/a',
+    })
   })
 }

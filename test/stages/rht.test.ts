@@ -6,22 +6,34 @@ import { contextOf, correlated, floats, normals, ref, runStage, settled, type To
 /** tr(W H Wᵀ) in float64. */
 function trace(w: Float32Array, h: Float32Array, m: number, n: number): number {
   let sum = 0
-  for (let r = 0; r < m; r++) for (let i = 0; i < n; i++) {
-    let dot = 0
-    for (let j = 0; j < n; j++) dot += (h[i * n + j] ?? 0) * (w[r * n + j] ?? 0)
-    sum += (w[r * n + i] ?? 0) * dot
-  }
+  for (let r = 0; r < m; r++)
+    for (let i = 0; i < n; i++) {
+      let dot = 0
+      for (let j = 0; j < n; j++) dot += (h[i * n + j] ?? 0) * (w[r * n + j] ?? 0)
+      sum += (w[r * n + i] ?? 0) * dot
+    }
   return sum
 }
 
 const row = (linear: string, m: number, n: number, h: Float32Array) => ({
-  role: 'linear' as const, layer: 3, linear, shares: 'a', m, n, source: '',
-  weight: ref(normals(m * n, 'w', linear, m, n), [m, n]), hessian: ref(h, [n, n]),
+  role: 'linear' as const,
+  layer: 3,
+  linear,
+  shares: 'a',
+  m,
+  n,
+  source: '',
+  weight: ref(normals(m * n, 'w', linear, m, n), [m, n]),
+  hessian: ref(h, [n, n]),
 })
 
 for (const { name, skip, open } of backends) {
   t.test(`${name}: keeps tr(WHWᵀ), and the inverse gives W back`, { skip }, async t => {
-    for (const [m, n, orders] of [[16, 64, { m: 16, n: 64 }], [172, 48, { m: 172, n: 48 }], [36, 172, { m: 36, n: 172 }]] as const) {
+    for (const [m, n, orders] of [
+      [16, 64, { m: 16, n: 64 }],
+      [172, 48, { m: 172, n: 48 }],
+      [36, 172, { m: 36, n: 172 }],
+    ] as const) {
       const ops = await open()
       const { h } = correlated(n, 200, 'rht', n)
       const before = row('q', m, n, h)

@@ -10,8 +10,18 @@ import { contextOf, correlated, normals, ref, runStage, type Told } from './run-
 
 type In = Row<typeof incoherent>
 const row = (linear: string, m: number, n: number, weight: Float32Array, h: Float32Array): In => ({
-  role: 'linear', layer: 0, linear, shares: 'a', m, n, source: '', transform: JSON.stringify({ m, n }),
-  weight: ref(weight, [m, n]), hessian: ref(h, [n, n]), su: ref(new Float32Array(n).fill(1), [n]), sv: ref(new Float32Array(m).fill(1), [m]),
+  role: 'linear',
+  layer: 0,
+  linear,
+  shares: 'a',
+  m,
+  n,
+  source: '',
+  transform: JSON.stringify({ m, n }),
+  weight: ref(weight, [m, n]),
+  hessian: ref(h, [n, n]),
+  su: ref(new Float32Array(n).fill(1), [n]),
+  sv: ref(new Float32Array(m).fill(1), [m]),
 })
 const hyb2 = { use: 'trellis/hyb', K: 2 }
 
@@ -19,9 +29,15 @@ const hyb2 = { use: 'trellis/hyb', K: 2 }
 function vectors(name: string) {
   const bytes = readFileSync(join(root, 'fixtures/vectors', `${name}.safetensors`))
   const length = Number(bytes.readBigUInt64LE(0))
-  const header = JSON.parse(bytes.subarray(8, 8 + length).toString()) as Record<string, { dtype: string; data_offsets: [number, number]; shape: number[] }> & { __metadata__: Record<string, string> }
+  const header = JSON.parse(bytes.subarray(8, 8 + length).toString()) as Record<
+    string,
+    { dtype: string; data_offsets: [number, number]; shape: number[] }
+  > & { __metadata__: Record<string, string> }
   const tensor = (key: string): Float32Array => {
-    const { dtype, data_offsets: [from, to] } = header[key] ?? { dtype: '', data_offsets: [0, 0] as const }
+    const {
+      dtype,
+      data_offsets: [from, to],
+    } = header[key] ?? { dtype: '', data_offsets: [0, 0] as const }
     const data = bytes.buffer.slice(bytes.byteOffset + 8 + length + from, bytes.byteOffset + 8 + length + to)
     if (dtype === 'F32') return new Float32Array(data)
     if (dtype === 'I8') return Float32Array.from(new Int8Array(data))
@@ -31,7 +47,13 @@ function vectors(name: string) {
 }
 
 /** W and H made incoherent with the given signs, as the published program does before rounding. */
-async function incoherentPair(ops: Ops, w: Float32Array, h: Float32Array, su: Float32Array, sv: Float32Array): Promise<[Float32Array, Float32Array]> {
+async function incoherentPair(
+  ops: Ops,
+  w: Float32Array,
+  h: Float32Array,
+  su: Float32Array,
+  sv: Float32Array,
+): Promise<[Float32Array, Float32Array]> {
   const [m, n] = [sv.length, su.length]
   using signsIn = ops.tensor(su, [n])
   using signsOut = ops.tensor(sv, [m])
@@ -46,7 +68,12 @@ async function incoherentPair(ops: Ops, w: Float32Array, h: Float32Array, su: Fl
 
 for (const { name, skip, open } of backends) {
   t.test(`${name}: as good as the published program on its own inputs`, { skip }, async t => {
-    for (const [file, use] of [['qtip_hyb_k2', 'trellis/hyb'], ['qtip_hyb_k4', 'trellis/hyb'], ['qtip_1mad_k2', 'trellis/1mad'], ['qtip_lut_l12_k2', 'trellis/lut']] as const) {
+    for (const [file, use] of [
+      ['qtip_hyb_k2', 'trellis/hyb'],
+      ['qtip_hyb_k4', 'trellis/hyb'],
+      ['qtip_1mad_k2', 'trellis/1mad'],
+      ['qtip_lut_l12_k2', 'trellis/lut'],
+    ] as const) {
       const ops = await open()
       const { tensor, metadata } = vectors(file)
       const [L, K, V, Q] = JSON.parse(metadata.cfg ?? '[]') as number[]
@@ -62,19 +89,30 @@ for (const { name, skip, open } of backends) {
   t.test(`${name}: LDLQ beats nearest rounding; more bits beat fewer; trellis beats scalar`, { skip }, async t => {
     const ops = await open()
     const { h } = correlated(128, 1000, 'round')
-    const at = async (settings: object) => (await runStage(round, settings as Record<string, unknown>, [row('w', 64, 128, normals(64 * 128, 'w'), h)], contextOf(ops)))[0]?.proxyError ?? 1
+    const at = async (settings: object) =>
+      (await runStage(round, settings as Record<string, unknown>, [row('w', 64, 128, normals(64 * 128, 'w'), h)], contextOf(ops)))[0]
+        ?.proxyError ?? 1
     const ldlq = await at({ codebook: hyb2 })
-    t.ok(ldlq < await at({ codebook: hyb2, feedback: false }), 'LDLQ below nearest')
-    t.ok(ldlq < await at({ codebook: { use: 'scalar', K: 2 } }), 'hyb below scalar at 2 bits')
+    t.ok(ldlq < (await at({ codebook: hyb2, feedback: false })), 'LDLQ below nearest')
+    t.ok(ldlq < (await at({ codebook: { use: 'scalar', K: 2 } })), 'hyb below scalar at 2 bits')
     const three = await at({ codebook: { ...hyb2, K: 3 } })
-    t.ok(three < ldlq && await at({ codebook: { ...hyb2, K: 4 } }) < three, '4 < 3 < 2 bits')
-    t.ok(ldlq < 1.01 * await at({ codebook: hyb2, scale: 0.8 }), 'the scale found is not worse than 0.8')
+    t.ok(three < ldlq && (await at({ codebook: { ...hyb2, K: 4 } })) < three, '4 < 3 < 2 bits')
+    t.ok(ldlq < 1.01 * (await at({ codebook: hyb2, scale: 0.8 })), 'the scale found is not worse than 0.8')
   })
 
   t.test(`${name}: linears rounded together give what they give alone, but for the common scale`, { skip }, async t => {
     const ops = await open()
     const { h } = correlated(64, 300, 'together')
-    const rows = [row('q', 32, 64, normals(32 * 64, 'q'), h), row('k', 16, 64, normals(16 * 64, 'k').map(x => 5 * x), h)]
+    const rows = [
+      row('q', 32, 64, normals(32 * 64, 'q'), h),
+      row(
+        'k',
+        16,
+        64,
+        normals(16 * 64, 'k').map(x => 5 * x),
+        h,
+      ),
+    ]
     const together = await runStage(round, { codebook: hyb2, scale: 1 }, rows, contextOf(ops))
     const [alone] = await runStage(round, { codebook: hyb2, scale: 1 }, rows.slice(1), contextOf(ops))
     t.strictSame(await together[1]?.codes?.read(), await alone?.codes?.read())
@@ -98,8 +136,34 @@ for (const { name, skip, open } of backends) {
     const [out] = await runStage(round, { codebook: hyb2, damp: 0.0001 }, [row('w', 16, n, normals(16 * n, 'pd'), h)], contextOf(ops, told))
     t.ok(Number.isFinite(out?.proxyError))
     t.match(told.notes[0], /^round {2}w: H is not positive definite with damp 0.0001; used 0\.\d+$/)
-    const broken = row('w', 16, n, normals(16 * n, 'pd').map((x, i) => (i === 7 ? Number.NaN : x)), h)
-    await t.rejects(runStage(round, { codebook: hyb2 }, [broken], contextOf(ops)), { code: 'input', where: 'round  w', message: 'The weights hold NaN or infinite values.' })
-    await t.rejects(runStage(round, { codebook: hyb2 }, [row('w', 16, n, normals(16 * n, 'pd'), h.map(() => Number.NaN))], contextOf(ops)), { code: 'input', message: /not positive definite/ })
+    const broken = row(
+      'w',
+      16,
+      n,
+      normals(16 * n, 'pd').map((x, i) => (i === 7 ? Number.NaN : x)),
+      h,
+    )
+    await t.rejects(runStage(round, { codebook: hyb2 }, [broken], contextOf(ops)), {
+      code: 'input',
+      where: 'round  w',
+      message: 'The weights hold NaN or infinite values.',
+    })
+    await t.rejects(
+      runStage(
+        round,
+        { codebook: hyb2 },
+        [
+          row(
+            'w',
+            16,
+            n,
+            normals(16 * n, 'pd'),
+            h.map(() => Number.NaN),
+          ),
+        ],
+        contextOf(ops),
+      ),
+      { code: 'input', message: /not positive definite/ },
+    )
   })
 }

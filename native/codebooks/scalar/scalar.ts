@@ -11,17 +11,20 @@ import type { Ops } from '../../ops.js'
 import { roundHalf } from '../half.js'
 import { bitsOf, decodeTiles, packTiles, stepsOf, type TileShape, unpackTiles } from '../tiles/tiles.js'
 
-const params = Type.Object({
-  K: Type.Integer({ minimum: 1, maximum: 4, default: 2, description: 'Bits a weight' }),
-  Tx: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Rows of a tile' }),
-  Ty: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Columns of a tile; also the block of LDL' }),
-}, { additionalProperties: false })
+const params = Type.Object(
+  {
+    K: Type.Integer({ minimum: 1, maximum: 4, default: 2, description: 'Bits a weight' }),
+    Tx: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Rows of a tile' }),
+    Ty: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Columns of a tile; also the block of LDL' }),
+  },
+  { additionalProperties: false },
+)
 
 /** The 2ᴷ levels that quantize N(0, 1) with least squared error, ascending, as f16 values. */
 export const lloydMaxLevels = (K: number): Float32Array => {
   const count = 2 ** K
   let levels = Array.from({ length: count }, (_, i) => ((i + 0.5) / count - 0.5) * 4)
-  for (let moved = 1; moved > 1e-9;) {
+  for (let moved = 1; moved > 1e-9; ) {
     const edges = [-9, ...levels.slice(1).map((level, i) => (level + levels[i]!) / 2), 9] // the density beyond 9 is below 1e-18
     const next = levels.map((_, i) => mean(edges[i]!, edges[i + 1]!))
     moved = Math.max(...next.map((level, i) => Math.abs(level - levels[i]!)))
@@ -36,7 +39,7 @@ const mean = (a: number, b: number): number => {
   let [mass, moment] = [0, 0]
   for (let i = 0; i <= pieces; i++) {
     const x = a + ((b - a) * i) / pieces
-    const weight = (i === 0 || i === pieces ? 1 : i % 2 === 1 ? 4 : 2) * Math.exp(-x * x / 2)
+    const weight = (i === 0 || i === pieces ? 1 : i % 2 === 1 ? 4 : 2) * Math.exp((-x * x) / 2)
     mass += weight
     moment += weight * x
   }

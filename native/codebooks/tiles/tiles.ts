@@ -4,7 +4,13 @@ import type { Ops } from '../../ops.js'
 import type { Tensor } from '../../tensor.js'
 
 /** Sizes of a tile's code: Tx × Ty weights, V a step, states of L bits of which KV are new at each step. */
-export interface TileShape { readonly L: number; readonly KV: number; readonly V: number; readonly Tx: number; readonly Ty: number }
+export interface TileShape {
+  readonly L: number
+  readonly KV: number
+  readonly V: number
+  readonly Tx: number
+  readonly Ty: number
+}
 
 /** Steps (codes) of one tile. */
 export const stepsOf = ({ Tx, Ty, V }: TileShape): number => (Tx * Ty) / V

@@ -20,7 +20,12 @@ export interface Lookup {
   index(s: number): number
 }
 
-export interface CodeParams { readonly L: number; readonly V?: number; readonly Q?: number; readonly seed?: number }
+export interface CodeParams {
+  readonly L: number
+  readonly V?: number
+  readonly Q?: number
+  readonly seed?: number
+}
 
 export interface TrellisCode {
   /** Raise when values change. */
@@ -72,8 +77,20 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
     }),
   },
   '1mad': { version: 1, about: 'QTIP 1MAD: one multiply-add and a sum of bytes; no table.', V: 1, params: {}, value: oneMad },
-  '3inst': { version: 1, about: 'QTIP 3INST: one multiply-add, a mask, a sum of two halves; no table.', V: 1, params: {}, value: threeInst },
-  mul1: { version: 1, about: 'EXL3 mul1: one multiplication and a sum of bytes; no table. The least error at 2 to 4 bits.', V: 1, params: {}, value: mul1 },
+  '3inst': {
+    version: 1,
+    about: 'QTIP 3INST: one multiply-add, a mask, a sum of two halves; no table.',
+    V: 1,
+    params: {},
+    value: threeInst,
+  },
+  mul1: {
+    version: 1,
+    about: 'EXL3 mul1: one multiplication and a sum of bytes; no table. The least error at 2 to 4 bits.',
+    V: 1,
+    params: {},
+    value: mul1,
+  },
   lut: {
     version: 1,
     about: 'A table of 2^L Gaussian random values or pairs: what the computed codes imitate.',
@@ -88,11 +105,15 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
 }
 
 /** Parameters of a code, with descriptions and bounds. */
-export const codeParams = (code: TrellisCode): TObject => Type.Object({
-  L: Type.Integer({ minimum: 1, maximum: 16, default: 16, description: 'Bits of a state: 2^L states' }),
-  K: Type.Integer({ minimum: 1, maximum: 4, default: 2, description: 'Bits a weight' }),
-  ...(code.V !== undefined && { V: Type.Literal(code.V, { default: code.V, description: 'Weights a step: this code has no other' }) }),
-  ...code.params,
-  Tx: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Rows of a tile: Tx·Ty weights are one sequence' }),
-  Ty: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Columns of a tile; also the block of LDL' }),
-}, { additionalProperties: false })
+export const codeParams = (code: TrellisCode): TObject =>
+  Type.Object(
+    {
+      L: Type.Integer({ minimum: 1, maximum: 16, default: 16, description: 'Bits of a state: 2^L states' }),
+      K: Type.Integer({ minimum: 1, maximum: 4, default: 2, description: 'Bits a weight' }),
+      ...(code.V !== undefined && { V: Type.Literal(code.V, { default: code.V, description: 'Weights a step: this code has no other' }) }),
+      ...code.params,
+      Tx: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Rows of a tile: Tx·Ty weights are one sequence' }),
+      Ty: Type.Integer({ minimum: 1, maximum: 64, default: 16, description: 'Columns of a tile; also the block of LDL' }),
+    },
+    { additionalProperties: false },
+  )

@@ -70,7 +70,7 @@ const nearest = (xs: Float64Array, ys: Float64Array, x: number, y: number): numb
   }
   let best = 0
   let least = Number.POSITIVE_INFINITY
-  for (let [down, up] = [low - 1, low]; down >= 0 || up < xs.length;) {
+  for (let [down, up] = [low - 1, low]; down >= 0 || up < xs.length; ) {
     const below = down >= 0 ? x - xs[down]! : Number.POSITIVE_INFINITY
     const above = up < xs.length ? xs[up]! - x : Number.POSITIVE_INFINITY
     const at = below < above ? down-- : up++

@@ -17,7 +17,8 @@ export const kernelOrder: readonly number[] = Array.from({ length: 256 }, (_, p)
  * lane's K bytes with the least significant first.
  */
 function* places(m: number, n: number, K: number): Generator<number> {
-  if (m % 32 !== 0 || n % 32 !== 0) throw new RangeError(`the kernel's layout has superblocks of 32 × 32, which [${m}, ${n}] does not divide into`)
+  if (m % 32 !== 0 || n % 32 !== 0)
+    throw new RangeError(`the kernel's layout has superblocks of 32 × 32, which [${m}, ${n}] does not divide into`)
   for (let a = 0; a < m / 16; a++) {
     for (let c = 0; c < n / 16; c++) {
       for (let lane = 0; lane < 32; lane++) {
@@ -50,7 +51,8 @@ export const toKernelLayout = (packed: Uint8Array, m: number, n: number, K: numb
 
 /** Values [m, n] whose tiles were read row-major, though the codes stood in the kernel's order: put where they belong. */
 export const fromKernelOrder = (values: Float32Array, m: number, n: number): Float32Array => {
-  if (values.length !== m * n || m % 16 !== 0 || n % 16 !== 0) throw new RangeError(`[${m}, ${n}] are not tiles of 16 × 16 of ${values.length} values`)
+  if (values.length !== m * n || m % 16 !== 0 || n % 16 !== 0)
+    throw new RangeError(`[${m}, ${n}] are not tiles of 16 × 16 of ${values.length} values`)
   const out = new Float32Array(values.length)
   for (let row = 0; row < m; row += 16) {
     for (let column = 0; column < n; column += 16) {
@@ -63,5 +65,6 @@ export const fromKernelOrder = (values: Float32Array, m: number, n: number): Flo
 }
 
 const expectBytes = (packed: Uint8Array, m: number, n: number, K: number): void => {
-  if (packed.length !== (m * n * K) / 8) throw new RangeError(`[${m}, ${n}] at ${K} bits take ${(m * n * K) / 8} bytes, got ${packed.length}`)
+  if (packed.length !== (m * n * K) / 8)
+    throw new RangeError(`[${m}, ${n}] at ${K} bits take ${(m * n * K) / 8} bytes, got ${packed.length}`)
 }

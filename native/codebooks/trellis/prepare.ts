@@ -72,18 +72,26 @@ export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan =
   for (let bin = 0; bin < bins; bin++) {
     const [a, b] = [value(bin, 0), value(bin, 1)]
     pairs[bin] = (Math.round(a * scale) & 0xffff) | (Math.round(b * scale) << 16)
-    norms[bin] = Math.round((a * a + b * b) * (scale * target) / 2)
+    norms[bin] = Math.round(((a * a + b * b) * (scale * target)) / 2)
   }
   return {
-    pairs, norms, order: bins <= narrowBins ? met.map(bin => 8 * bin) : met,
-    shift, unit: (scale * target) / 2, target, limit, radius,
+    pairs,
+    norms,
+    order: bins <= narrowBins ? met.map(bin => 8 * bin) : met,
+    shift,
+    unit: (scale * target) / 2,
+    target,
+    limit,
+    radius,
   }
 }
 
 /** The number of each state's value among the distinct ones; for V = 1 of its cell, where there are too many. */
 const distinct = (values: Float32Array, V: number, most: number): Float64Array => {
   const states = values.length / V
-  const keys = Float64Array.from({ length: states }, (_, s) => (V === 1 ? values[s]! : toHalf(values[2 * s]!) * 65536 + toHalf(values[2 * s + 1]!)))
+  const keys = Float64Array.from({ length: states }, (_, s) =>
+    V === 1 ? values[s]! : toHalf(values[2 * s]!) * 65536 + toHalf(values[2 * s + 1]!),
+  )
   if (V === 1 && new Set(keys).size > most) {
     const low = keys.reduce((a, b) => Math.min(a, b))
     const step = (keys.reduce((a, b) => Math.max(a, b)) - low) / (most - 1)

@@ -17,8 +17,13 @@ import { codeParams, type Lookup, type TrellisCode } from './codes.js'
 import { planSearch, type SearchPlan } from './prepare.js'
 
 interface TrellisParams {
-  readonly L: number; readonly K: number; readonly V?: number; readonly Q?: number; readonly seed?: number
-  readonly Tx: number; readonly Ty: number
+  readonly L: number
+  readonly K: number
+  readonly V?: number
+  readonly Q?: number
+  readonly seed?: number
+  readonly Tx: number
+  readonly Ty: number
 }
 
 /** Sizes of a tile's walk. Raises RangeError where the parameters contradict each other. */
@@ -27,7 +32,8 @@ const shapeOf = (name: string, code: TrellisCode, { L, K, Tx, Ty, ...rest }: Tre
   const KV = K * V
   if (Ty % V !== 0) throw new RangeError(`${name}: a step gives ${V} weights of one row, so Ty must be a multiple of ${V}, got ${Ty}`)
   if (L < KV) throw new RangeError(`${name}: L must be at least K·V = ${KV}, the new bits of a step, got ${L}`)
-  if (((Tx * Ty) / V) * KV < L) throw new RangeError(`${name}: a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`)
+  if (((Tx * Ty) / V) * KV < L)
+    throw new RangeError(`${name}: a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`)
   return { L, KV, V, Tx, Ty }
 }
 
@@ -65,15 +71,22 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
   const { device } = ops
   expectTensor(name, lookup.name, stored, ['f32', 'f16', 'bf16'], [lookup.rows, V])
   using entries = ops.cast(stored, 'f32')
-  using index = ops.tensor(Int32Array.from({ length: 2 ** L }, (_, s) => lookup.index(s)), [2 ** L])
+  using index = ops.tensor(
+    Int32Array.from({ length: 2 ** L }, (_, s) => lookup.index(s)),
+    [2 ** L],
+  )
   const table = device.empty('f32', [2 ** L, V])
   device.run('tiles_table', { entries, index, table, rows: lookup.rows, states: 2 ** L, V })
   const only = () => new Error(`${name}: a codec opened with a checkpoint's tables only decodes`)
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
-    get rms(): number { throw only() },
-    encode() { throw only() },
+    get rms(): number {
+      throw only()
+    },
+    encode() {
+      throw only()
+    },
     decode: (codes, m, n) => decodeTiles(ops, shape, table, codes, m, n),
     pack: codes => packTiles(ops, shape, codes),
     unpack: packed => unpackTiles(ops, shape, packed),
@@ -119,7 +132,8 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   if (code.table !== undefined && stored !== undefined) {
     const lookup = code.table({ ...params, V })
     const given = stored[lookup.name]
-    if (given === undefined) throw new Error(`${name}: the checkpoint lacks the table ${lookup.name}; it has ${Object.keys(stored).join(', ') || 'none'}`)
+    if (given === undefined)
+      throw new Error(`${name}: the checkpoint lacks the table ${lookup.name}; it has ${Object.keys(stored).join(', ') || 'none'}`)
     return openStored(ops, name, shape, lookup, given)
   }
   const { lookup, values, plan, rms, hashed } = prepare(name, code, shape, params)
@@ -139,7 +153,26 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
       const codes = device.empty('u16', [m / Tx, stepsOf(shape)])
       const out = device.empty('f32', [m, Ty])
       device.run('trellis_encode', {
-        z, table, pairs, norms, order, codes, values: out, m, Tx, Ty, L, KV, V, bins: plan.pairs.length, shift, unit, target, limit, radius, hashed,
+        z,
+        table,
+        pairs,
+        norms,
+        order,
+        codes,
+        values: out,
+        m,
+        Tx,
+        Ty,
+        L,
+        KV,
+        V,
+        bins: plan.pairs.length,
+        shift,
+        unit,
+        target,
+        limit,
+        radius,
+        hashed,
       })
       return { codes, values: out }
     },

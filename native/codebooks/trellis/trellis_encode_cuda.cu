@@ -53,9 +53,15 @@ const Family& choose(const TrellisEncodeCuda& a, const Launch& l, const Device& 
   const bool hashed = a.hashed && trellis::hashed_family.serves(l, d.shared_bytes);
   switch (a.kernel) {
     case TrellisKernel::generic: break;
-    case TrellisKernel::scalar: if (scalar) return trellis::scalar_family; throw std::invalid_argument("trellis_encode: the scalar kernel does not serve these sizes");
-    case TrellisKernel::hashed: if (hashed) return trellis::hashed_family; throw std::invalid_argument("trellis_encode: the hashed kernel does not serve these sizes");
-    case TrellisKernel::automatic: if (hashed) return trellis::hashed_family; if (scalar) return trellis::scalar_family;
+    case TrellisKernel::scalar:
+      if (scalar) return trellis::scalar_family;
+      throw std::invalid_argument("trellis_encode: the scalar kernel does not serve these sizes");
+    case TrellisKernel::hashed:
+      if (hashed) return trellis::hashed_family;
+      throw std::invalid_argument("trellis_encode: the hashed kernel does not serve these sizes");
+    case TrellisKernel::automatic:
+      if (hashed) return trellis::hashed_family;
+      if (scalar) return trellis::scalar_family;
   }
   return trellis::generic_family;
 }

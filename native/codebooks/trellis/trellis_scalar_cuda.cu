@@ -165,7 +165,8 @@ template <int KV> class Search {
     } else if constexpr (KV == 3) {
       const int place = cost_place(8 * b), read = table_place(b << 4);
       const uint4 low = read_costs(from, place), high = read_costs(from, place ^ 4);
-      const unsigned g[8] = {rebased(low.x), rebased(low.y), rebased(low.z), rebased(low.w), rebased(high.x), rebased(high.y), rebased(high.z), rebased(high.w)};
+      const unsigned g[8] = {rebased(low.x), rebased(low.y), rebased(low.z), rebased(low.w),
+                             rebased(high.x), rebased(high.y), rebased(high.z), rebased(high.w)};
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         const uint4 p = read_table<uint4>(read + (j << 14));
@@ -240,7 +241,8 @@ template <int KV> class Search {
         if constexpr (ahead) {
 #pragma unroll
           for (int i = 0; i < S::words; i += 4)
-            *reinterpret_cast<uint4*>(to + (cost_place(S::words * (tid + b * threads)) ^ i)) = make_uint4(out[b][i], out[b][i + 1], out[b][i + 2], out[b][i + 3]);
+            *reinterpret_cast<uint4*>(to + (cost_place(S::words * (tid + b * threads)) ^ i)) =
+                make_uint4(out[b][i], out[b][i + 1], out[b][i + 2], out[b][i + 3]);
         } else {
 #pragma unroll
           for (int i = 0; i < S::words; i++) to[cost_place(group_of(tid + b * threads, i))] = out[b][i];

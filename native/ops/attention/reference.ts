@@ -1,4 +1,11 @@
-export interface AttentionShape { heads: number; kvHeads: number; e: number; length: number; window?: number; scale: number }
+export interface AttentionShape {
+  heads: number
+  kvHeads: number
+  e: number
+  length: number
+  window?: number
+  scale: number
+}
 
 /** out[i, h] = Σ_j softmax_j(scale·q[i, h]·k[j, h'])·v[j, h'] over keys j ≤ i of the sequence, i − j < window; h' = h/(heads/kvHeads). */
 export const attentionReference = (q: ArrayLike<number>, k: ArrayLike<number>, v: ArrayLike<number>, s: AttentionShape): Float64Array => {

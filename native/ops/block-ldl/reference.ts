@@ -17,7 +17,8 @@ export const blockLdlReference = (h: ArrayLike<number>, n: number, b: number): F
   const [c, l] = [choleskyReference(h, n), new Float64Array(n * n)]
   for (let j0 = 0; j0 < n; j0 += b) {
     for (let r = j0 + b; r < n; r++) {
-      for (let j = j0 + b - 1; j >= j0; j--) { // solves x·c[J, J] = c[r, J] from the last column
+      for (let j = j0 + b - 1; j >= j0; j--) {
+        // solves x·c[J, J] = c[r, J] from the last column
         let sum = c[r * n + j]!
         for (let k = j + 1; k < j0 + b; k++) sum -= l[r * n + k]! * c[k * n + j]!
         l[r * n + j] = sum / c[j * n + j]!

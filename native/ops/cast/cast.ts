@@ -13,7 +13,8 @@ export const cast = (device: Device) => {
   return (x: Tensor, dtype: DType): Tensor => {
     if (x.dtype === dtype) return duplicate(x)
     expectTensor('cast', 'x', x, dtype === 'f32' ? codes : floats)
-    if (!floats.includes(dtype)) throw new TypeError(`cast: there is no conversion from ${x.dtype} to ${dtype}, only to f64, f32, f16, bf16`)
+    if (!floats.includes(dtype))
+      throw new TypeError(`cast: there is no conversion from ${x.dtype} to ${dtype}, only to f64, f32, f16, bf16`)
     const out = device.empty(dtype, x.shape)
     device.run('cast', { x, out, from: codes.indexOf(x.dtype), to: codes.indexOf(dtype), n: x.size })
     return out

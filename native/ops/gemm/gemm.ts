@@ -3,24 +3,50 @@ import { expectMatrix, expectWindow } from '../../expect.js'
 import type { Tensor, Window } from '../../tensor.js'
 
 export interface GemmOptions {
-  window?: Window; aWindow?: Window; bWindow?: Window
-  transposeA?: boolean; transposeB?: boolean; alpha?: number; beta?: number
+  window?: Window
+  aWindow?: Window
+  bWindow?: Window
+  transposeA?: boolean
+  transposeB?: boolean
+  alpha?: number
+  beta?: number
 }
 
 /** c[window] = alpha · op(a[aWindow]) · op(b[bWindow]) + beta · c[window], in place, f32; c is neither a nor b. */
-export const gemm = (device: Device) => (c: Tensor, a: Tensor, b: Tensor, o: GemmOptions): void => {
-  const { transposeA = false, transposeB = false, alpha = 1, beta = 0 } = o
-  const [lda, ldb, ldc] = [expectMatrix('gemm', 'a', a, ['f32'])[1], expectMatrix('gemm', 'b', b, ['f32'])[1], expectMatrix('gemm', 'c', c, ['f32'])[1]]
-  const aw = expectWindow('gemm', 'aWindow', o.aWindow, a.shape[0]!, lda)
-  const bw = expectWindow('gemm', 'bWindow', o.bWindow, b.shape[0]!, ldb)
-  const cw = expectWindow('gemm', 'window', o.window, c.shape[0]!, ldc)
-  const [m, k] = transposeA ? [aw.columns, aw.rows] : [aw.rows, aw.columns]
-  const [depth, n] = transposeB ? [bw.columns, bw.rows] : [bw.rows, bw.columns]
-  if (k !== depth || m !== cw.rows || n !== cw.columns) {
-    throw new RangeError(`gemm: op(a) [${m}, ${k}] times op(b) [${depth}, ${n}] does not give c [${cw.rows}, ${cw.columns}]`)
+export const gemm =
+  (device: Device) =>
+  (c: Tensor, a: Tensor, b: Tensor, o: GemmOptions): void => {
+    const { transposeA = false, transposeB = false, alpha = 1, beta = 0 } = o
+    const [lda, ldb, ldc] = [
+      expectMatrix('gemm', 'a', a, ['f32'])[1],
+      expectMatrix('gemm', 'b', b, ['f32'])[1],
+      expectMatrix('gemm', 'c', c, ['f32'])[1],
+    ]
+    const aw = expectWindow('gemm', 'aWindow', o.aWindow, a.shape[0]!, lda)
+    const bw = expectWindow('gemm', 'bWindow', o.bWindow, b.shape[0]!, ldb)
+    const cw = expectWindow('gemm', 'window', o.window, c.shape[0]!, ldc)
+    const [m, k] = transposeA ? [aw.columns, aw.rows] : [aw.rows, aw.columns]
+    const [depth, n] = transposeB ? [bw.columns, bw.rows] : [bw.rows, bw.columns]
+    if (k !== depth || m !== cw.rows || n !== cw.columns) {
+      throw new RangeError(`gemm: op(a) [${m}, ${k}] times op(b) [${depth}, ${n}] does not give c [${cw.rows}, ${cw.columns}]`)
+    }
+    if (c === a || c === b) throw new Error('gemm: c is also an input')
+    device.run('gemm', {
+      a,
+      b,
+      c,
+      aOffset: aw.offset,
+      bOffset: bw.offset,
+      cOffset: cw.offset,
+      lda,
+      ldb,
+      ldc,
+      m,
+      n,
+      k,
+      transposeA,
+      transposeB,
+      alpha,
+      beta,
+    })
   }
-  if (c === a || c === b) throw new Error('gemm: c is also an input')
-  device.run('gemm', {
-    a, b, c, aOffset: aw.offset, bOffset: bw.offset, cOffset: cw.offset, lda, ldb, ldc, m, n, k, transposeA, transposeB, alpha, beta,
-  })
-}

@@ -1,6 +1,10 @@
 /** alpha · op(a) · op(b), a and b row-major with `lda`, `ldb` columns as stored, op(a) [m, k], op(b) [k, n]. */
 export const gemmReference = (
-  a: ArrayLike<number>, b: ArrayLike<number>, m: number, n: number, k: number,
+  a: ArrayLike<number>,
+  b: ArrayLike<number>,
+  m: number,
+  n: number,
+  k: number,
   o: { lda: number; ldb: number; transposeA?: boolean; transposeB?: boolean; alpha?: number },
 ): Float64Array => {
   const out = new Float64Array(m * n)

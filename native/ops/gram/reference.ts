@@ -1,5 +1,10 @@
 /** h + Σ x[t, :]ᵀ·x[t, :] over the rows t of x [rows, n] that are finite throughout. */
-export const gramReference = (h: ArrayLike<number>, x: ArrayLike<number>, rows: number, n: number): { h: Float64Array; skipped: number } => {
+export const gramReference = (
+  h: ArrayLike<number>,
+  x: ArrayLike<number>,
+  rows: number,
+  n: number,
+): { h: Float64Array; skipped: number } => {
   const sum = Float64Array.from(h)
   let skipped = 0
   for (let t = 0; t < rows; t++) {

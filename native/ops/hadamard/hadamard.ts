@@ -41,18 +41,19 @@ export const hadamardText = (n: number, block: number): string => {
  * Throws when the block does not divide the side or no matrix of its order is known.
  * QuIP# (arXiv:2402.04396) section 3, with H and Hᵀ as in the authors' code.
  */
-export const hadamard = (device: Device) => (
-  x: Tensor, o: { side: 'left' | 'right'; signs?: Tensor; block: number; inverse?: boolean },
-): Tensor => {
-  const [m, n] = expectMatrix('hadamard', 'x', x, ['f32'])
-  const { side, signs, block, inverse = false } = o
-  const length = side === 'left' ? m : n
-  expectWhole('hadamard', 'block', block, 1)
-  const factor = hadamardFactor(block)
-  if (factor === undefined) throw new RangeError(`hadamard: no matrix of order ${block} is known; hadamardBlock(${length}) is ${hadamardBlock(length)}`)
-  if (length % block !== 0) throw new RangeError(`hadamard: block ${block} does not divide ${length}, the ${side} side of x [${m}, ${n}]`)
-  if (signs) expectTensor('hadamard', 'signs', signs, ['f32'], [length])
-  const out = device.empty('f32', [m, n])
-  device.run('hadamard', { x, signs, out, m, n, block, factor: factor.K, left: side === 'left', inverse })
-  return out
-}
+export const hadamard =
+  (device: Device) =>
+  (x: Tensor, o: { side: 'left' | 'right'; signs?: Tensor; block: number; inverse?: boolean }): Tensor => {
+    const [m, n] = expectMatrix('hadamard', 'x', x, ['f32'])
+    const { side, signs, block, inverse = false } = o
+    const length = side === 'left' ? m : n
+    expectWhole('hadamard', 'block', block, 1)
+    const factor = hadamardFactor(block)
+    if (factor === undefined)
+      throw new RangeError(`hadamard: no matrix of order ${block} is known; hadamardBlock(${length}) is ${hadamardBlock(length)}`)
+    if (length % block !== 0) throw new RangeError(`hadamard: block ${block} does not divide ${length}, the ${side} side of x [${m}, ${n}]`)
+    if (signs) expectTensor('hadamard', 'signs', signs, ['f32'], [length])
+    const out = device.empty('f32', [m, n])
+    device.run('hadamard', { x, signs, out, m, n, block, factor: factor.K, left: side === 'left', inverse })
+    return out
+  }

@@ -5,8 +5,10 @@ const legendre = (a: number, q: number): number => {
   return Array.from({ length: q - 1 }, (_, i) => ((i + 1) * (i + 1)) % q).includes(rest) ? 1 : -1
 }
 const williamson: Record<number, string[]> = {
-  52: ['14f2', '11f8', '1a65', '1090'], 116: ['192ef749', '1ed1f8b7', '1465fa62', '1c650a63'],
-  124: ['4e90c25c', '4e90c25c', '41d4cae0', '7e2b351f'], 156: ['7282619053', '7898528647', '73452128b3', '46a0edc158'],
+  52: ['14f2', '11f8', '1a65', '1090'],
+  116: ['192ef749', '1ed1f8b7', '1465fa62', '1c650a63'],
+  124: ['4e90c25c', '4e90c25c', '41d4cae0', '7e2b351f'],
+  156: ['7282619053', '7898528647', '73452128b3', '46a0edc158'],
   172: ['467aecdd798', '6fc29b650fd', '7595e85ea6b', '63d260192f1'],
 }
 export const hadamardMatrixReference = (K: number): ((i: number, j: number) => number) => {
@@ -22,8 +24,18 @@ export const hadamardMatrixReference = (K: number): ((i: number, j: number) => n
     }
   }
   const X = williamson[K]!.map(hex => BigInt(`0x${hex}`).toString(2).padStart(c, '0'))
-  const place = [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
-  const sign = [[1, 1, 1, 1], [-1, 1, -1, 1], [-1, 1, 1, -1], [-1, -1, 1, 1]]
+  const place = [
+    [0, 1, 2, 3],
+    [1, 0, 3, 2],
+    [2, 3, 0, 1],
+    [3, 2, 1, 0],
+  ]
+  const sign = [
+    [1, 1, 1, 1],
+    [-1, 1, -1, 1],
+    [-1, 1, 1, -1],
+    [-1, -1, 1, 1],
+  ]
   return (i, j) => {
     const [a, b] = [Math.floor(i / c), Math.floor(j / c)]
     return sign[a]![b]! * (X[place[a]![b]!]![((j % c) - (i % c) + c) % c] === '1' ? 1 : -1)

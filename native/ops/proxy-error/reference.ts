@@ -1,6 +1,10 @@
 /** [tr((w−v)·h·(w−v)ᵀ), tr(w·h·wᵀ)], w, v [m, n], h [n, n]. */
 export const proxyErrorReference = (
-  w: ArrayLike<number>, v: ArrayLike<number>, h: ArrayLike<number>, m: number, n: number,
+  w: ArrayLike<number>,
+  v: ArrayLike<number>,
+  h: ArrayLike<number>,
+  m: number,
+  n: number,
 ): [number, number] => {
   const trace = (x: (row: number, column: number) => number): number => {
     let sum = 0

@@ -1,6 +1,10 @@
 /** The pair (i, i + e/2) of every head turned by the angle of its position; cos, sin [positions, e/2]. */
 export const ropeReference = (
-  x: ArrayLike<number>, cos: ArrayLike<number>, sin: ArrayLike<number>, positions: ArrayLike<number>, heads: number,
+  x: ArrayLike<number>,
+  cos: ArrayLike<number>,
+  sin: ArrayLike<number>,
+  positions: ArrayLike<number>,
+  heads: number,
 ): Float64Array => {
   const e = x.length / positions.length / heads
   return Float64Array.from({ length: x.length }, (_, at) => {

@@ -11,7 +11,15 @@ import type { Tensor } from '../../../native/tensor.js'
 import { root } from '../../helpers.js'
 import { everyDevice, gaussian, same } from '../devices.js'
 
-interface Sizes { L?: number; K?: number; V?: number; Q?: number; Tx?: number; Ty?: number; seed?: number }
+interface Sizes {
+  L?: number
+  K?: number
+  V?: number
+  Q?: number
+  Tx?: number
+  Ty?: number
+  seed?: number
+}
 const openCodec = (ops: Ops, code: string, sizes: Sizes = {}) => {
   const defaults: Record<string, Sizes> = { hyb: { Q: 9 }, lut: { V: 1, seed: 0 } }
   return codebooks[`trellis/${code}`]!.open(ops, { L: 16, K: 2, Tx: 16, Ty: 16, ...defaults[code], ...sizes })
@@ -22,12 +30,15 @@ const f32 = async (x: Tensor): Promise<Float32Array> => new Float32Array((await 
 /** The value of every state, by decoding them all: [2^L, V]. */
 const valuesOf = async (ops: Ops, code: string, sizes: Sizes): Promise<Float32Array> => {
   const L = sizes.L ?? 16
-  const V = code === 'hyb' ? 2 : sizes.V ?? 1
+  const V = code === 'hyb' ? 2 : (sizes.V ?? 1)
   const columns = Math.max(V * 16, 16)
   const steps = columns / V
   using codec = openCodec(ops, code, { ...sizes, Tx: 1, Ty: columns, K: sizes.K ?? 1 })
   const tiles = Math.max(1, 2 ** L / steps)
-  using codes = ops.tensor(Uint16Array.from({ length: tiles * steps }, (_, s) => s % 2 ** L), [tiles, steps])
+  using codes = ops.tensor(
+    Uint16Array.from({ length: tiles * steps }, (_, s) => s % 2 ** L),
+    [tiles, steps],
+  )
   using values = codec.decode(codes, tiles, columns)
   return (await f32(values)).slice(0, 2 ** L * V)
 }
@@ -48,9 +59,12 @@ const small: [string, Sizes][] = [
   ['lut', { L: 9, K: 4, V: 2, Tx: 4, Ty: 4 }],
   ['hyb', { L: 10, K: 4, Q: 4, Tx: 4, Ty: 4 }],
 ]
-const text = (code: string, sizes: Sizes) => `${code} ${Object.entries(sizes).map(([name, value]) => `${name}=${value}`).join(' ')}`
+const text = (code: string, sizes: Sizes) =>
+  `${code} ${Object.entries(sizes)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ')}`
 
-t.test('values of states: the papers\' tables', async t => {
+t.test("values of states: the papers' tables", async t => {
   const ops = await openBackend('cpu')
   const states = [0, 1, 2, 5, 100, 255, 256, 1000, 4096, 12345, 32767, 32768, 40000, 54321, 65535]
   const mad = await valuesOf(ops, '1mad', {})
@@ -60,14 +74,34 @@ t.test('values of states: the papers\' tables', async t => {
     t.ok(Math.abs(mad[s]! - exact) <= 2 ** -11 * Math.max(1, Math.abs(exact)), `1mad ${s}: ${mad[s]} is ${exact} in f16`)
   }
   const inst = await valuesOf(ops, '3inst', {})
-  t.strictSame(states.map(s => inst[s]), [
-    0.76806640625, -0.91943359375, 0.931640625, 0.0732421875, 0.12109375, 1.2041015625, 1.0615234375, 0.98046875, 0.3359375, 1.0869140625,
-    -0.8232421875, -0.498046875, 0.6591796875, -2.28515625, -0.158203125,
-  ])
+  t.strictSame(
+    states.map(s => inst[s]),
+    [
+      0.76806640625, -0.91943359375, 0.931640625, 0.0732421875, 0.12109375, 1.2041015625, 1.0615234375, 0.98046875, 0.3359375, 1.0869140625,
+      -0.8232421875, -0.498046875, 0.6591796875, -2.28515625, -0.158203125,
+    ],
+  )
   const { index } = trellisCodes.hyb!.table!({ L: 16, Q: 9 })
-  t.strictSame(states.map(s => [index(s) & 0xffff, index(s) >> 16]), [
-    [0, 0], [0, 0], [0, 0], [0, 0], [157, 0], [508, 1], [4, 0], [280, 0], [64, 0], [115, 1], [0, 1], [0, 1], [177, 1], [22, 0], [0, 0],
-  ])
+  t.strictSame(
+    states.map(s => [index(s) & 0xffff, index(s) >> 16]),
+    [
+      [0, 0],
+      [0, 0],
+      [0, 0],
+      [0, 0],
+      [157, 0],
+      [508, 1],
+      [4, 0],
+      [280, 0],
+      [64, 0],
+      [115, 1],
+      [0, 1],
+      [0, 1],
+      [177, 1],
+      [22, 0],
+      [0, 0],
+    ],
+  )
   const distinct = (x: Float32Array) => new Set(x).size
   const rms = (x: Float32Array) => Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / x.length)
   t.equal(distinct(inst), 10598)
@@ -77,7 +111,11 @@ t.test('values of states: the papers\' tables', async t => {
   const mul = await valuesOf(ops, 'mul1', {})
   const sum = (s: number) => Buffer.from(new Uint32Array([Math.imul(s, 0x83dcd12d)]).buffer).reduce((a, b) => a + b)
   for (const s of states) t.ok(Math.abs(mul[s]! - ((1024 + sum(s)) * 0.006767 - 10.383)) < 2e-3, `mul1 ${s}`)
-  for (const [code, expected] of [['1mad', mad], ['3inst', inst], ['mul1', mul]] as const) {
+  for (const [code, expected] of [
+    ['1mad', mad],
+    ['3inst', inst],
+    ['mul1', mul],
+  ] as const) {
     using codec = openCodec(ops, code)
     t.ok(Math.abs(codec.rms - rms(expected)) < 1e-6, `${code}: rms ${codec.rms}`)
   }
@@ -109,12 +147,18 @@ t.test('the reference search: worked examples and brute force', async t => {
   t.equal(Number.parseInt(bitString(hyb, tailBiting(hyb, y)), 2).toString(16), '7976c497')
 
   // Every circular bit string of a tile is a path: the best of all is the best over all overlaps.
-  for (const [KV, steps] of [[1, 8], [2, 4]] as const) {
+  for (const [KV, steps] of [
+    [1, 8],
+    [2, 4],
+  ] as const) {
     const tiny: Trellis = { L: 4, KV, V: 1, values }
     const z = Array.from(gaussian(steps, KV))
     let best = Number.POSITIVE_INFINITY
     for (let bits = 0; bits < 2 ** (steps * KV); bits++) {
-      const circle = bits.toString(2).padStart(steps * KV, '0').repeat(2)
+      const circle = bits
+        .toString(2)
+        .padStart(steps * KV, '0')
+        .repeat(2)
       const states = Array.from({ length: steps }, (_, step) => Number.parseInt(circle.slice(step * KV, step * KV + 4), 2))
       best = Math.min(best, distortion(tiny, states, z))
     }
@@ -127,7 +171,7 @@ t.test('encode: as good as the reference on every way the search has; decode and
   const ops = await openBackend('cpu')
   for (const [code, sizes] of small) {
     const { L, K, Tx, Ty } = { L: 16, K: 2, Tx: 16, Ty: 16, ...sizes }
-    const V = code === 'hyb' ? 2 : sizes.V ?? 1
+    const V = code === 'hyb' ? 2 : (sizes.V ?? 1)
     using codec = openCodec(ops, code, sizes)
     const trellis: Trellis = { L, KV: K * V, V, values: await valuesOf(ops, code, { ...sizes, L, K }) }
     const sequences = 5
@@ -178,7 +222,11 @@ t.test('the worked example, on the device', async t => {
 t.test('the same codes from every instruction set, number of threads, and company of sequences', async t => {
   const cases: [string, Sizes, number][] = [
     ...small.map(([code, sizes]): [string, Sizes, number] => [code, sizes, 41]),
-    ['hyb', {}, 35], ['mul1', {}, 9], ['hyb', { K: 4 }, 9], ['3inst', { K: 4 }, 9], ['lut', { L: 14, V: 2, Tx: 4, Ty: 16 }, 3],
+    ['hyb', {}, 35],
+    ['mul1', {}, 9],
+    ['hyb', { K: 4 }, 9],
+    ['3inst', { K: 4 }, 9],
+    ['lut', { L: 14, V: 2, Tx: 4, Ty: 16 }, 3],
   ]
   const devices = await everyDevice()
   for (const [code, sizes, sequences] of cases) {
@@ -195,7 +243,8 @@ t.test('the same codes from every instruction set, number of threads, and compan
       if (!same(states, expected)) t.fail(`${text(code, sizes)}: ${name} differs`)
       using alone = ops.copy(z, { rows: [(sequences - 1) * Tx, sequences * Tx] })
       const last = codec.encode(alone)
-      if (!same(await u16(last.codes), expected.slice(-states.length / sequences))) t.fail(`${text(code, sizes)}: ${name} depends on the company`)
+      if (!same(await u16(last.codes), expected.slice(-states.length / sequences)))
+        t.fail(`${text(code, sizes)}: ${name} depends on the company`)
       for (const x of [codes, values, last.codes, last.values]) x[Symbol.dispose]()
     }
     t.pass(text(code, sizes))
@@ -208,7 +257,11 @@ t.test('the same codes from every instruction set, number of threads, and compan
 
 t.test('numbers that are no numbers, or far away: still a closed path', async t => {
   for (const [name, ops] of await everyDevice()) {
-    for (const [code, sizes] of [['hyb', { L: 12 }], ['mul1', { L: 10 }], ['hyb', { L: 12, K: 4 }]] as const) {
+    for (const [code, sizes] of [
+      ['hyb', { L: 12 }],
+      ['mul1', { L: 10 }],
+      ['hyb', { L: 12, K: 4 }],
+    ] as const) {
       using codec = openCodec(ops, code, sizes)
       const x = gaussian(4 * 256, 3)
       for (const [i, odd] of [Number.NaN, Number.POSITIVE_INFINITY, -1e30, 1e9].entries()) x.fill(odd, i * 256 + 20 * i, i * 256 + 200)
@@ -227,10 +280,18 @@ t.test('mean squared error on N(0, 1): the published figures', async t => {
   const x = gaussian(sequences * 256, 5)
   const power = x.reduce((sum, v) => sum + v * v, 0) / x.length
   const figures: [string, number, number, number][] = [
-    ['hyb', 2, 0.0706, 1], ['hyb', 3, 0.0189, 0.9], ['hyb', 4, 0.0055, 0.8],
-    ['1mad', 2, 0.0684, 1], ['1mad', 3, 0.0175, 0.95], ['1mad', 4, 0.0045, 0.9],
-    ['3inst', 2, 0.0684, 1], ['3inst', 3, 0.0177, 0.95], ['3inst', 4, 0.0046, 0.9],
-    ['mul1', 2, 0.068, 1], ['mul1', 3, 0.0173, 0.95], ['mul1', 4, 0.0044, 0.92],
+    ['hyb', 2, 0.0706, 1],
+    ['hyb', 3, 0.0189, 0.9],
+    ['hyb', 4, 0.0055, 0.8],
+    ['1mad', 2, 0.0684, 1],
+    ['1mad', 3, 0.0175, 0.95],
+    ['1mad', 4, 0.0045, 0.9],
+    ['3inst', 2, 0.0684, 1],
+    ['3inst', 3, 0.0177, 0.95],
+    ['3inst', 4, 0.0046, 0.9],
+    ['mul1', 2, 0.068, 1],
+    ['mul1', 3, 0.0173, 0.95],
+    ['mul1', 4, 0.0044, 0.92],
   ]
   for (const [code, K, expected, scale] of figures) {
     using codec = openCodec(ops, code, { K })
@@ -246,13 +307,22 @@ t.test('mean squared error on N(0, 1): the published figures', async t => {
 
 t.test('parameters that contradict each other', async t => {
   const ops = await openBackend('cpu')
-  t.throws(() => openCodec(ops, 'hyb', { L: 3, K: 2 }), { message: 'trellis/hyb: L must be at least K·V = 4, the new bits of a step, got 3' })
-  t.throws(() => openCodec(ops, 'hyb', { Ty: 15 }), { message: 'trellis/hyb: a step gives 2 weights of one row, so Ty must be a multiple of 2, got 15' })
-  t.throws(() => openCodec(ops, 'mul1', { Tx: 1, Ty: 4 }), { message: 'trellis/mul1: a tile of 1 × 4 has 8 bits, too few for a state of L = 16' })
+  t.throws(() => openCodec(ops, 'hyb', { L: 3, K: 2 }), {
+    message: 'trellis/hyb: L must be at least K·V = 4, the new bits of a step, got 3',
+  })
+  t.throws(() => openCodec(ops, 'hyb', { Ty: 15 }), {
+    message: 'trellis/hyb: a step gives 2 weights of one row, so Ty must be a multiple of 2, got 15',
+  })
+  t.throws(() => openCodec(ops, 'mul1', { Tx: 1, Ty: 4 }), {
+    message: 'trellis/mul1: a tile of 1 × 4 has 8 bits, too few for a state of L = 16',
+  })
   using codec = openCodec(ops, 'mul1')
   using z = ops.tensor(new Float32Array(20 * 16), [20, 16])
   t.throws(() => codec.encode(z), { message: 'encode: 20 rows do not divide into tiles of 16' })
-  using open = ops.tensor(Uint16Array.from({ length: 256 }, (_, i) => i * 17), [1, 256])
+  using open = ops.tensor(
+    Uint16Array.from({ length: 256 }, (_, i) => i * 17),
+    [1, 256],
+  )
   codec.pack(open)
   await t.rejects(ops.finish(), { message: /codes 0 and 1 of tile 0 do not overlap/ })
   using narrow = openCodec(ops, 'mul1', { L: 8 })
@@ -261,7 +331,7 @@ t.test('parameters that contradict each other', async t => {
   await t.rejects(ops.finish(), { message: /code 0 of tile 0 is 256, beyond the last of 256 entries/ })
 })
 
-t.test('hyb\'s table and its file agree on the values', async t => {
+t.test("hyb's table and its file agree on the values", async t => {
   const file = readFileSync(join(root, 'native/codebooks/trellis/hyb-table-9.ts'), 'utf8')
   const bytes = Buffer.from([...file.matchAll(/'([^']+)',/g)].map(match => match[1]).join(''), 'base64')
   t.equal(bytes.length, 2048)

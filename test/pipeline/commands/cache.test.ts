@@ -10,7 +10,8 @@ async function ranTwice(t: Parameters<typeof temporary>[0]) {
   const graph = toyGraph(folder)
   await pipe(['run', graph, '--set', 'square.factor=2'], { cwd: folder })
   await pipe(['run', graph], { cwd: folder })
-  const files = () => readdirSync(join(folder, 'out/toy/cache'), { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.parquet'))
+  const files = () =>
+    readdirSync(join(folder, 'out/toy/cache'), { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.parquet'))
   return { graph, files, cache: (...args: string[]) => pipe(['cache', ...args], { cwd: folder }), path: join(folder, 'out/toy/cache') }
 }
 
@@ -56,6 +57,9 @@ t.test('gc: says what, deletes what the plan does not use, keeps the rest', asyn
   t.match((await cache('gc', graph)).stdout, /nothing to delete\n$/)
   const times = files().map(name => statSync(join(path, name)).mtimeMs)
   t.match((await pipe(['run', graph, '--out', join(path, '..')])).stderr, /Nothing will run/)
-  t.strictSame(files().map(name => statSync(join(path, name)).mtimeMs), times)
+  t.strictSame(
+    files().map(name => statSync(join(path, name)).mtimeMs),
+    times,
+  )
   t.equal((await cache('gc', '--out', 'out/toy')).code, 1, 'what is in use is known from the graph')
 })

@@ -26,7 +26,10 @@ t.test('--svg writes a picture, --mermaid prints text', async t => {
   const svg = join(folder, 'toy.svg')
   t.equal((await pipe(['graph', graph, '--svg', svg])).stdout, `${svg}\n`)
   t.match(readFileSync(svg, 'utf8'), /^<\?xml [\s\S]*>square \(\.\/square\.js\)<[\s\S]*<\/svg>\n$/)
-  t.match((await pipe(['graph', graph, '--mermaid'])).stdout, /flowchart TD\n {2}s0\["count \(\.\/count\.js\)<br>[\s\S]*s1 -->\|"numbers: layer value \+square"\| s2\n/)
+  t.match(
+    (await pipe(['graph', graph, '--mermaid'])).stdout,
+    /flowchart TD\n {2}s0\["count \(\.\/count\.js\)<br>[\s\S]*s1 -->\|"numbers: layer value \+square"\| s2\n/,
+  )
 })
 
 t.test('all mistakes of a graph at once, exit code 2', async t => {
@@ -45,10 +48,20 @@ t.test('all mistakes of a graph at once, exit code 2', async t => {
 })
 
 t.test('a column that is missing, a cycle', async t => {
-  const missing = await pipe(['graph', toyGraph(temporary(t), ({ stages }) => { stages.splice(1, 1) })])
+  const missing = await pipe([
+    'graph',
+    toyGraph(temporary(t), ({ stages }) => {
+      stages.splice(1, 1)
+    }),
+  ])
   t.equal(missing.code, 2)
   t.match(missing.stderr, /sum reads column "square" \(f64\)/)
-  const cycle = await pipe(['graph', toyGraph(temporary(t), ({ stages }) => { Object.assign(stages[1] ?? {}, { from: ['sum'] }) })])
+  const cycle = await pipe([
+    'graph',
+    toyGraph(temporary(t), ({ stages }) => {
+      Object.assign(stages[1] ?? {}, { from: ['sum'] })
+    }),
+  ])
   t.equal(cycle.code, 2)
   t.match(cycle.stderr, /square|sum/)
   t.match(cycle.stderr, /circle|cycle|itself/i)

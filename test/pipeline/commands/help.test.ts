@@ -7,7 +7,9 @@ t.test('no arguments, --help, help of a command', async t => {
   t.equal((await pipe(['--help'])).stdout, bare.stdout)
   t.match(bare.stdout, /^Usage:\n {2}pipe run <graph\.json> [\s\S]*\nOptions:\n {2}--set name=value [\s\S]*\nExamples:\n {2}# /)
   t.ok(bare.stdout.split('\n').every(line => line.length <= 110))
-  t.equal((await pipe(['stages', '--help'])).stdout, `Usage:
+  t.equal(
+    (await pipe(['stages', '--help'])).stdout,
+    `Usage:
   pipe stages [options] [name]
 
 List the stages, or describe one: its parameters, the columns it reads and adds.
@@ -21,7 +23,8 @@ Examples:
 
   # The parameters of one
   pipe stages round
-`)
+`,
+  )
 })
 
 t.test('every command that the help names has its own', async t => {

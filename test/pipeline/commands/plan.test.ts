@@ -17,7 +17,13 @@ t.test('before the first run of the main job: every stage has an estimate', asyn
   const out = join(temporary(t), 'out')
   const { code, stdout } = await pipe(['plan', 'graphs/qtip-2bit.json', '--out', out, '--json'])
   t.equal(code, 0)
-  interface Line { id: string; seconds: number; isGuess?: true; memoryBytes: number; diskBytes: number }
+  interface Line {
+    id: string
+    seconds: number
+    isGuess?: true
+    memoryBytes: number
+    diskBytes: number
+  }
   const { stages, ...plan } = JSON.parse(stdout) as { stages: Line[]; seconds: number; memoryBytes: number; diskBytes: number }
   const [, ...rest] = stages
   for (const { id, seconds, isGuess } of rest) t.ok(seconds > 0 && isGuess, `${id}: ${seconds} s`)
@@ -25,11 +31,22 @@ t.test('before the first run of the main job: every stage has an estimate', asyn
   // What the hessians, the codes (a state of 16 bits for two weights), the bits take is exact but for the format's own bytes.
   const weights = 4 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 688 * 256)
   t.same(Object.fromEntries(rest.map(({ id, diskBytes }) => [id, diskBytes])), {
-    calibrate: 0, hessian: 4 * 4 * (3 * 256 ** 2 + 688 ** 2), rht: 0, round: weights, pack: weights / 4,
-    write: weights / 4 + 2 * (2048 * 256 + 9 * 256), evaluate: 0,
+    calibrate: 0,
+    hessian: 4 * 4 * (3 * 256 ** 2 + 688 ** 2),
+    rht: 0,
+    round: weights,
+    pack: weights / 4,
+    write: weights / 4 + 2 * (2048 * 256 + 9 * 256),
+    evaluate: 0,
   })
   t.same(Object.fromEntries(rest.map(({ id, memoryBytes }) => [id, memoryBytes])), {
-    calibrate: 25772032, hessian: 9146368, rht: 5195776, round: 13473792, pack: 2113536, write: 2097152, evaluate: 139345920,
+    calibrate: 25772032,
+    hessian: 9146368,
+    rht: 5195776,
+    round: 13473792,
+    pack: 2113536,
+    write: 2097152,
+    evaluate: 139345920,
   })
   const half = JSON.parse((await pipe(['plan', 'graphs/qtip-2bit.json', '--out', out, '--json', '--set', 'calibrate.sequences=64'])).stdout)
   t.ok(half.stages[1].seconds < 0.55 * (rest[0]?.seconds ?? 0), 'half the text, half the time')
@@ -57,7 +74,14 @@ t.test('after a run: cached; after a change: which parameter, old → new, and w
 t.test('--json', async t => {
   const folder = temporary(t)
   const plan = JSON.parse((await pipe(['plan', toyGraph(folder), '--json'], { cwd: folder })).stdout)
-  t.strictSame(plan.stages.map(({ id, action }: { id: string; action: string }) => [id, action]), [['count', 'source'], ['square', 'run'], ['sum', 'run']])
+  t.strictSame(
+    plan.stages.map(({ id, action }: { id: string; action: string }) => [id, action]),
+    [
+      ['count', 'source'],
+      ['square', 'run'],
+      ['sum', 'run'],
+    ],
+  )
 })
 
 t.test('a wrong graph: exit code 2', async t => {

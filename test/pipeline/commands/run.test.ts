@@ -12,7 +12,10 @@ t.test('the plan and progress on stderr, the results on stdout', async t => {
   const graph = toyGraph(folder)
   const { code, stdout, stderr } = await pipe(['run', graph], { cwd: folder })
   t.equal(code, 0, stderr)
-  t.match(stderr, /^toy {2}→ {2}out\/toy {2}on cpu\n\nstage +will +batches .*\ncount +be read +6\nsquare +run +6 +\? +never ran here\nsum +run /)
+  t.match(
+    stderr,
+    /^toy {2}→ {2}out\/toy {2}on cpu\n\nstage +will +batches .*\ncount +be read +6\nsquare +run +6 +\? +never ran here\nsum +run /,
+  )
   t.match(stderr, /\nsquare: started\n[\s\S]*square 3: three is odd\n[\s\S]*square: 6 batches in [\d.]+ m?s\n[\s\S]*sum: 1 batch in /)
   t.notMatch(stderr, '\u001b')
   t.match(stdout, /\nwhat +total\nall squares +55\n/)
@@ -50,7 +53,10 @@ t.test('--json: events as JSON lines on stdout, nothing else there', async t => 
 
 t.test('--json: what fails is an event too, whether the engine ran or not', async t => {
   const folder = temporary(t)
-  for (const [set, code, kind] of [['square.fail=2', 1, 'failed'], ['square.fial=2', 2, 'graph']] as const) {
+  for (const [set, code, kind] of [
+    ['square.fail=2', 1, 'failed'],
+    ['square.fial=2', 2, 'graph'],
+  ] as const) {
     const { code: exit, stdout } = await pipe(['run', toyGraph(folder), '--json', '--set', set], { cwd: folder })
     t.equal(exit, code)
     const failed = parse(stdout).filter(event => event.kind === 'failed')
@@ -80,7 +86,14 @@ t.test('graph mistakes: exit code 2, nothing is made', async t => {
 
 t.test('a model folder that is missing: exit code 1 or 2, one sentence, nothing is made', async t => {
   const folder = temporary(t)
-  const { code, stderr } = await pipe(['run', 'graphs/qtip-2bit.json', '--set', `model=${join(folder, 'none')}`, '--out', join(folder, 'out')])
+  const { code, stderr } = await pipe([
+    'run',
+    'graphs/qtip-2bit.json',
+    '--set',
+    `model=${join(folder, 'none')}`,
+    '--out',
+    join(folder, 'out'),
+  ])
   t.ok(code === 1 || code === 2, `${code}`)
   t.match(stderr, /model {2}path\n {2}There is no such folder: \S+none/)
   t.notOk(existsSync(join(folder, 'out/cache')))
@@ -101,7 +114,9 @@ t.test('SIGINT: stops cleanly with 130, keeps what is finished, and the same com
   const kept = Number(/The (\d+) finished/.exec(stderr)?.[1] ?? 1)
   const again = await pipe([...args, '--json'], { cwd: folder })
   t.equal(again.code, 0)
-  const usage = parse(again.stdout).at(-1).result.stages.find(({ id }: { id: string }) => id === 'square')
+  const usage = parse(again.stdout)
+    .at(-1)
+    .result.stages.find(({ id }: { id: string }) => id === 'square')
   t.strictSame(usage.batches, { run: 20 - kept, cached: kept })
 })
 

@@ -4,9 +4,15 @@ import { pipe } from '../../helpers.js'
 t.test('lists every stage with its sentence, in the order of the pipeline', async t => {
   const { code, stdout } = await pipe(['stages'])
   t.equal(code, 0)
-  const names = stdout.split('\n').map(line => /^(\w+) +\S/.exec(line)?.[1]).filter(name => name !== undefined)
+  const names = stdout
+    .split('\n')
+    .map(line => /^(\w+) +\S/.exec(line)?.[1])
+    .filter(name => name !== undefined)
   const order = ['model', 'calibrate', 'hessian', 'rht', 'round', 'pack', 'write', 'evaluate']
-  t.strictSame(names.filter(name => order.includes(name)), order)
+  t.strictSame(
+    names.filter(name => order.includes(name)),
+    order,
+  )
 })
 
 t.test('describes one', async t => {
@@ -28,6 +34,9 @@ t.test('one that is not there', async t => {
 t.test('a reader that goes away is no error', async t => {
   const { spawnSync } = await import('node:child_process')
   const { root } = await import('../../helpers.js')
-  const { stderr } = spawnSync('sh', ['-c', `"${process.execPath}" dist/pipeline/cli.js stages model | head -n 1`], { cwd: root, encoding: 'utf8' })
+  const { stderr } = spawnSync('sh', ['-c', `"${process.execPath}" dist/pipeline/cli.js stages model | head -n 1`], {
+    cwd: root,
+    encoding: 'utf8',
+  })
   t.equal(stderr, '')
 })

@@ -42,7 +42,10 @@ const collect = async (out: readonly Out[]): Promise<Map<string, Uint8Array[]>> 
 
 t.test('activations are those of a whole forward pass', async t => {
   const out = await runStage(calibrate, params, rows, contextWith(ops))
-  t.ok(out.filter(({ role }) => role === 'activation').every(({ x, n, tokens }) => String(x!.shape) === `${tokens},${n}`), 'x is [tokens, n]')
+  t.ok(
+    out.filter(({ role }) => role === 'activation').every(({ x, n, tokens }) => String(x!.shape) === `${tokens},${n}`),
+    'x is [tokens, n]',
+  )
   const groups = await collect(out)
 
   const checkpoint = await openCheckpoint(folder)
@@ -54,10 +57,15 @@ t.test('activations are those of a whole forward pass', async t => {
   const inputs: [string, Tensor][] = []
   for (let layer = 0; layer < 4; layer++) {
     using block = await openBlock(ops, weights, layer)
-    x = forwardBlock(ops, config, layer, block, x as Tensor, rotary.of(40, 5), (shares, input) => inputs.push([`${layer}/${shares}`, input]))
+    x = forwardBlock(ops, config, layer, block, x as Tensor, rotary.of(40, 5), (shares, input) =>
+      inputs.push([`${layer}/${shares}`, input]),
+    )
   }
   x?.[Symbol.dispose]()
-  t.strictSame([...groups.keys()], inputs.map(([name]) => name))
+  t.strictSame(
+    [...groups.keys()],
+    inputs.map(([name]) => name),
+  )
   for (const [name, input] of inputs) {
     const expected = await floats(input)
     const bytes = Buffer.concat(groups.get(name) ?? [])
@@ -72,10 +80,19 @@ t.test('activations are those of a whole forward pass', async t => {
 t.test('rows come in the order of the model, each linear after all chunks of its input', async t => {
   const out = await runStage(calibrate, params, rows, contextWith(ops))
   await collect(out)
-  t.strictSame(out.filter(({ role }) => role !== 'activation').map(({ linear }) => linear), rows.map(({ linear }) => linear))
+  t.strictSame(
+    out.filter(({ role }) => role !== 'activation').map(({ linear }) => linear),
+    rows.map(({ linear }) => linear),
+  )
   const lastChunk = new Map(out.flatMap((row, i) => (row.role === 'activation' ? [[batchOf(row), i]] : [])) as [string, number][])
   t.ok(out.every((row, i) => row.role !== 'linear' || i > lastChunk.get(batchOf(row))!))
-  t.strictSame(out.filter(({ role }) => role === 'activation').slice(0, 4).map(batchOf), ['0/a', '0/o', '0/b', '0/s'])
+  t.strictSame(
+    out
+      .filter(({ role }) => role === 'activation')
+      .slice(0, 4)
+      .map(batchOf),
+    ['0/a', '0/o', '0/b', '0/s'],
+  )
   await ops.finish()
   t.equal(ops.device.liveBytes, 0, 'nothing is left on the device')
 })
@@ -93,7 +110,11 @@ t.test('resuming: the same bits, and only the blocks that are needed', async t =
   t.equal(counting.calls.embed, undefined, 'from the saved stream')
   t.strictSame([...new Set(out.map(batchOf))], ['3/o', '3/b', 'kept/head'])
   const groups = await collect(out)
-  for (const [name, chunks] of groups) t.ok(chunks.every((bytes, i) => same(bytes, whole.get(name)![i]!)), name)
+  for (const [name, chunks] of groups)
+    t.ok(
+      chunks.every((bytes, i) => same(bytes, whole.get(name)![i]!)),
+      name,
+    )
 
   const none = countingOps(ops)
   const fresh = contextWith(none.ops, { wanted: batch => batch === '1/a' })
@@ -121,24 +142,36 @@ t.test('an incomplete saved stream is not used', async t => {
 t.test('stopping', async t => {
   const stop = new AbortController()
   let chunks = 0
-  const context = contextWith(ops, { signal: stop.signal, progress: () => { if (++chunks === 2) stop.abort() } })
+  const context = contextWith(ops, {
+    signal: stop.signal,
+    progress: () => {
+      if (++chunks === 2) stop.abort()
+    },
+  })
   await t.rejects(runStage(calibrate, params, rows, context), { name: 'AbortError' })
   t.equal(chunks, 2)
 })
 
-t.test('texts and models that can\'t be used', async t => {
+t.test("texts and models that can't be used", async t => {
   const path = (name: string, content: string): string => {
     const file = join(temporary(t), name)
     writeFileSync(file, content)
     return file
   }
   const run = (change: object, from = rows) => runStage(calibrate, { ...params, ...change }, from, contextWith(ops))
-  await t.rejects(run({ text: path('short.txt', 'A town.') }),
-    { name: 'PipeError', message: /^the text is too short: it gives \d tokens and one window takes 40\.$/ })
-  await t.rejects(run({ length: 4096 }),
-    { name: 'PipeError', message: 'sequences of 4096 tokens are longer than the 512 positions the model was made for.' })
+  await t.rejects(run({ text: path('short.txt', 'A town.') }), {
+    name: 'PipeError',
+    message: /^the text is too short: it gives \d tokens and one window takes 40\.$/,
+  })
+  await t.rejects(run({ length: 4096 }), {
+    name: 'PipeError',
+    message: 'sequences of 4096 tokens are longer than the 512 positions the model was made for.',
+  })
   const small = modelWithTokenizer(t)
-  await t.rejects(run({}, await rowsOf(small)), { name: 'PipeError', message: 'the tokenizer has 2048 tokens but the model\'s embedding only 256 rows.' })
+  await t.rejects(run({}, await rowsOf(small)), {
+    name: 'PipeError',
+    message: "the tokenizer has 2048 tokens but the model's embedding only 256 rows.",
+  })
 })
 
 /** A model whose embedding is smaller than its tokenizer. */

@@ -26,10 +26,12 @@ const copy = (t: Test, name: string, change: (config: Json) => void = () => unde
 /** The tensors of a model's file, to be written again. */
 const entriesOf = async (folder: string): Promise<NewEntry[]> => {
   const { entries } = await readSafetensors(join(folder, 'model.safetensors'))
-  return Promise.all([...entries.values()].map(async ({ name, path, offset, dtype, shape }) => {
-    const bytes = await fileTensor(path, offset, dtype, shape).read()
-    return { name, dtype, shape, read: async () => bytes }
-  }))
+  return Promise.all(
+    [...entries.values()].map(async ({ name, path, offset, dtype, shape }) => {
+      const bytes = await fileTensor(path, offset, dtype, shape).read()
+      return { name, dtype, shape, read: async () => bytes }
+    }),
+  )
 }
 const rewrite = async (folder: string, change: (entries: NewEntry[]) => NewEntry[]): Promise<void> =>
   writeSafetensors(join(folder, 'model.safetensors'), change(await entriesOf(folder)))
@@ -41,16 +43,21 @@ const shard = async (folder: string): Promise<Json> => {
   rmSync(join(folder, 'model.safetensors'))
   return { weight_map: Object.fromEntries(parts.flatMap((part, i) => part.map(({ name }) => [name, files[i]]))) }
 }
-const writeIndex = (folder: string, index: unknown): void => writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify(index))
-const refused = (t: Test, folder: string, message: string | RegExp, label: string) => t.rejects(openCheckpoint(folder), { name: 'PipeError', message }, label)
+const writeIndex = (folder: string, index: unknown): void =>
+  writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify(index))
+const refused = (t: Test, folder: string, message: string | RegExp, label: string) =>
+  t.rejects(openCheckpoint(folder), { name: 'PipeError', message }, label)
 
 t.test('every family opens, with its linears in groups that share an input', async t => {
   for (const name of readdirSync(join(root, 'fixtures/hf-reference'))) {
     const { expected, config } = await openCheckpoint(reference(name))
     const linears = expected.filter(({ role }) => role === 'linear')
     t.equal(linears.length, 7 * config.sizes.layers, name)
-    t.strictSame(linears.slice(0, 7).map(({ name, shares }) => `${shares} ${name.replace(/.*\.(\w+)\.weight/, '$1')}`),
-      ['a q_proj', 'a k_proj', 'a v_proj', 'o o_proj', 'b up_proj', 'b gate_proj', 's down_proj'], name)
+    t.strictSame(
+      linears.slice(0, 7).map(({ name, shares }) => `${shares} ${name.replace(/.*\.(\w+)\.weight/, '$1')}`),
+      ['a q_proj', 'a k_proj', 'a v_proj', 'o o_proj', 'b up_proj', 'b gate_proj', 's down_proj'],
+      name,
+    )
   }
 })
 
@@ -93,22 +100,50 @@ t.test('shards', async t => {
   writeIndex(folder, index)
   rmSync(join(folder, 'model-00002-of-00002.safetensors'))
   const missing = Object.values(map).filter(file => file === 'model-00002-of-00002.safetensors').length
-  await refused(t, folder, `the shard model-00002-of-00002.safetensors (${missing} tensors) is missing: 2 files are listed.`, 'missing shard')
+  await refused(
+    t,
+    folder,
+    `the shard model-00002-of-00002.safetensors (${missing} tensors) is missing: 2 files are listed.`,
+    'missing shard',
+  )
 })
 
 t.test('tensors that do not fit', async t => {
   const folder = copy(t, 'llama-gqa')
   await rewrite(folder, entries => entries.filter(({ name }) => name !== 'model.layers.1.mlp.up_proj.weight'))
-  await refused(t, folder, 'the tensors do not fit config.json (llama): "model.layers.1.mlp.up_proj.weight" [176,96] is missing.', 'missing')
+  await refused(
+    t,
+    folder,
+    'the tensors do not fit config.json (llama): "model.layers.1.mlp.up_proj.weight" [176,96] is missing.',
+    'missing',
+  )
   const other = copy(t, 'llama-gqa')
   await rewrite(other, entries => entries.map(entry => (entry.name === 'model.norm.weight' ? { ...entry, shape: [2, 48] } : entry)))
   await refused(t, other, 'the tensors do not fit config.json (llama): "model.norm.weight" is [2,48], not [96].', 'wrong shape')
-  await refused(t, copy(t, 'llama-gqa', config => { config.intermediate_size = 170 }),
-    /"model.layers.0.mlp.up_proj.weight" is \[176,96\], not \[170,96\];.*and 1 more\.$/, 'sizes')
-  await refused(t, copy(t, 'llama-gqa', config => { config.num_hidden_layers = 1 }),
-    /"model.layers.1.input_layernorm.weight" \[96\] is no part of the architecture/, 'more than needed')
-  await refused(t, copy(t, 'qwen2-bias', config => { config.architectures = ['LlamaForCausalLM'] }),
-    /"model.layers.0.self_attn.k_proj.bias" \[16\] is no part/, 'unexpected bias')
+  await refused(
+    t,
+    copy(t, 'llama-gqa', config => {
+      config.intermediate_size = 170
+    }),
+    /"model.layers.0.mlp.up_proj.weight" is \[176,96\], not \[170,96\];.*and 1 more\.$/,
+    'sizes',
+  )
+  await refused(
+    t,
+    copy(t, 'llama-gqa', config => {
+      config.num_hidden_layers = 1
+    }),
+    /"model.layers.1.input_layernorm.weight" \[96\] is no part of the architecture/,
+    'more than needed',
+  )
+  await refused(
+    t,
+    copy(t, 'qwen2-bias', config => {
+      config.architectures = ['LlamaForCausalLM']
+    }),
+    /"model.layers.0.self_attn.k_proj.bias" \[16\] is no part/,
+    'unexpected bias',
+  )
 })
 
 t.test('tensors that mean nothing are left out', async t => {
@@ -123,42 +158,146 @@ t.test('tensors that mean nothing are left out', async t => {
 
 t.test('config.json', async t => {
   const cases: [name: string, change: (config: Json) => void, message: string | RegExp][] = [
-    ['unknown architecture', c => { c.architectures = ['MixtralForCausalLM'] }, 'expected an architecture this program knows and found "MixtralForCausalLM".'],
-    ['no architecture', c => { delete c.architectures }, 'expected an architecture this program knows and found none.'],
-    ['activation', c => { c.hidden_act = 'gelu' }, 'expected the activation "silu" and found "gelu".'],
-    ['missing size', c => { delete c.hidden_size }, 'expected "hidden_size" and found none.'],
-    ['size of a wrong kind', c => { c.hidden_size = '96' }, 'expected a number under "hidden_size" and found "96".'],
-    ['size zero', c => { c.vocab_size = 0 }, 'expected a whole number above 0 for vocab_size and found 0.'],
-    ['enormous size', c => { c.num_hidden_layers = 1e6 }, 'expected at most 4096 blocks and found num_hidden_layers 1000000.'],
-    ['heads', c => { c.num_key_value_heads = 4 }, 'expected num_attention_heads to be a multiple of num_key_value_heads and found 6 and 4.'],
-    ['yarn', c => { c.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4, factor: 4 } },
-      'expected rope scaling "default", "linear" or "llama3" and found "yarn".'],
-    ['dynamic, the older key', c => { delete c.rope_parameters; c.rope_scaling = { type: 'dynamic', factor: 2 } },
-      'expected rope scaling "default", "linear" or "llama3" and found "dynamic".'],
-    ['rope per kind of layer', c => { c.rope_parameters = { full_attention: { rope_theta: 1e4 } } },
-      'found rope_parameters per kind of layer.'],
-    ['partial rotation', c => { c.partial_rotary_factor = 0.5 }, 'expected all of a head to be rotated and found partial_rotary_factor 0.5.'],
-    ['no factor', c => { c.rope_parameters = { rope_type: 'linear' } }, 'expected a number above 0 under "factor" of the rope parameters and found undefined.'],
-    ['flag', c => { c.attention_bias = 'no' }, 'expected true or false under "attention_bias" and found "no".'],
-    ['quantized elsewhere', c => { c.quantization_config = { quant_method: 'gptq' } }, 'the model is quantized by "gptq" already.'],
-    ['our own, damaged', c => { c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'scalar' }, modules: 3 } },
-      /^"quantization_config"\/modules: /],
-    ['unknown codebook', c => { c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'toString' }, modules: {} } },
-      'the codebook "toString" is not known.'],
+    [
+      'unknown architecture',
+      c => {
+        c.architectures = ['MixtralForCausalLM']
+      },
+      'expected an architecture this program knows and found "MixtralForCausalLM".',
+    ],
+    [
+      'no architecture',
+      c => {
+        delete c.architectures
+      },
+      'expected an architecture this program knows and found none.',
+    ],
+    [
+      'activation',
+      c => {
+        c.hidden_act = 'gelu'
+      },
+      'expected the activation "silu" and found "gelu".',
+    ],
+    [
+      'missing size',
+      c => {
+        delete c.hidden_size
+      },
+      'expected "hidden_size" and found none.',
+    ],
+    [
+      'size of a wrong kind',
+      c => {
+        c.hidden_size = '96'
+      },
+      'expected a number under "hidden_size" and found "96".',
+    ],
+    [
+      'size zero',
+      c => {
+        c.vocab_size = 0
+      },
+      'expected a whole number above 0 for vocab_size and found 0.',
+    ],
+    [
+      'enormous size',
+      c => {
+        c.num_hidden_layers = 1e6
+      },
+      'expected at most 4096 blocks and found num_hidden_layers 1000000.',
+    ],
+    [
+      'heads',
+      c => {
+        c.num_key_value_heads = 4
+      },
+      'expected num_attention_heads to be a multiple of num_key_value_heads and found 6 and 4.',
+    ],
+    [
+      'yarn',
+      c => {
+        c.rope_parameters = { rope_type: 'yarn', rope_theta: 1e4, factor: 4 }
+      },
+      'expected rope scaling "default", "linear" or "llama3" and found "yarn".',
+    ],
+    [
+      'dynamic, the older key',
+      c => {
+        delete c.rope_parameters
+        c.rope_scaling = { type: 'dynamic', factor: 2 }
+      },
+      'expected rope scaling "default", "linear" or "llama3" and found "dynamic".',
+    ],
+    [
+      'rope per kind of layer',
+      c => {
+        c.rope_parameters = { full_attention: { rope_theta: 1e4 } }
+      },
+      'found rope_parameters per kind of layer.',
+    ],
+    [
+      'partial rotation',
+      c => {
+        c.partial_rotary_factor = 0.5
+      },
+      'expected all of a head to be rotated and found partial_rotary_factor 0.5.',
+    ],
+    [
+      'no factor',
+      c => {
+        c.rope_parameters = { rope_type: 'linear' }
+      },
+      'expected a number above 0 under "factor" of the rope parameters and found undefined.',
+    ],
+    [
+      'flag',
+      c => {
+        c.attention_bias = 'no'
+      },
+      'expected true or false under "attention_bias" and found "no".',
+    ],
+    [
+      'quantized elsewhere',
+      c => {
+        c.quantization_config = { quant_method: 'gptq' }
+      },
+      'the model is quantized by "gptq" already.',
+    ],
+    [
+      'our own, damaged',
+      c => {
+        c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'scalar' }, modules: 3 }
+      },
+      /^"quantization_config"\/modules: /,
+    ],
+    [
+      'unknown codebook',
+      c => {
+        c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'toString' }, modules: {} }
+      },
+      'the codebook "toString" is not known.',
+    ],
   ]
   for (const [label, change, message] of cases) await refused(t, copy(t, 'llama-gqa', change), message, label)
-  const error = await openCheckpoint(copy(t, 'llama-gqa', c => { c.architectures = ['X'] })).catch((error: unknown) => error as PipeError)
+  const error = await openCheckpoint(
+    copy(t, 'llama-gqa', c => {
+      c.architectures = ['X']
+    }),
+  ).catch((error: unknown) => error as PipeError)
   t.match(error instanceof PipeError ? error.hint : '', /Known: .*LlamaForCausalLM.*Qwen3ForCausalLM/, 'known ones are listed')
 })
 
 t.test('config.json as older and newer transformers write it', async t => {
   const { config: newer } = await openCheckpoint(reference('llama3-rope'))
-  const { config: older } = await openCheckpoint(copy(t, 'llama3-rope', c => {
-    const { rope_theta, ...scaling } = c.rope_parameters as Json
-    delete c.rope_parameters
-    delete c.head_dim
-    Object.assign(c, { rope_theta, rope_scaling: scaling, torch_dtype: c.dtype })
-  }))
+  const { config: older } = await openCheckpoint(
+    copy(t, 'llama3-rope', c => {
+      const { rope_theta, ...scaling } = c.rope_parameters as Json
+      delete c.rope_parameters
+      delete c.head_dim
+      Object.assign(c, { rope_theta, rope_scaling: scaling, torch_dtype: c.dtype })
+    }),
+  )
   t.strictSame(older.rope, newer.rope)
   t.strictSame(older.sizes, newer.sizes)
   t.strictSame(newer.rope, { theta: 500000, scaling: { type: 'llama3', factor: 8, low: 1, high: 4, original: 64 } })
@@ -167,36 +306,71 @@ t.test('config.json as older and newer transformers write it', async t => {
 t.test('sliding windows, layer by layer', async t => {
   const windows = async (name: string, change: (config: Json) => void) => (await openCheckpoint(copy(t, name, change))).config.windows
   t.strictSame(await windows('mistral-window', () => undefined), [16, 16])
-  t.strictSame(await windows('mistral-window', c => { c.sliding_window = null }), [undefined, undefined], 'null: none')
-  t.strictSame(await windows('mistral-window', c => { delete c.sliding_window }), [4096, 4096], 'absent: the default')
-  t.strictSame(await windows('qwen2-bias', c => { c.sliding_window = 8 }), [undefined, undefined], 'not used')
-  t.strictSame(await windows('qwen2-bias', c => {
-    Object.assign(c, { sliding_window: 8, use_sliding_window: true, max_window_layers: 1, layer_types: null })
-  }), [undefined, 8])
-  t.strictSame(await windows('qwen2-bias', c => {
-    Object.assign(c, { sliding_window: 8, use_sliding_window: true, layer_types: ['sliding_attention', 'full_attention'] })
-  }), [8, undefined], 'layer_types decides')
+  t.strictSame(
+    await windows('mistral-window', c => {
+      c.sliding_window = null
+    }),
+    [undefined, undefined],
+    'null: none',
+  )
+  t.strictSame(
+    await windows('mistral-window', c => {
+      delete c.sliding_window
+    }),
+    [4096, 4096],
+    'absent: the default',
+  )
+  t.strictSame(
+    await windows('qwen2-bias', c => {
+      c.sliding_window = 8
+    }),
+    [undefined, undefined],
+    'not used',
+  )
+  t.strictSame(
+    await windows('qwen2-bias', c => {
+      Object.assign(c, { sliding_window: 8, use_sliding_window: true, max_window_layers: 1, layer_types: null })
+    }),
+    [undefined, 8],
+  )
+  t.strictSame(
+    await windows('qwen2-bias', c => {
+      Object.assign(c, { sliding_window: 8, use_sliding_window: true, layer_types: ['sliding_attention', 'full_attention'] })
+    }),
+    [8, undefined],
+    'layer_types decides',
+  )
 })
 
 t.test('NaN weights are named when a block is opened', async t => {
   const folder = copy(t, 'llama-gqa')
   const name = 'model.layers.1.self_attn.o_proj.weight'
-  await rewrite(folder, entries => entries.map(entry => (entry.name !== name ? entry : {
-    ...entry,
-    read: async () => {
-      const values = new Float32Array((await entry.read()).slice().buffer)
-      values[5] = Number.NaN
-      values[77] = Number.POSITIVE_INFINITY
-      return new Uint8Array(values.buffer)
-    },
-  })))
+  await rewrite(folder, entries =>
+    entries.map(entry =>
+      entry.name !== name
+        ? entry
+        : {
+            ...entry,
+            read: async () => {
+              const values = new Float32Array((await entry.read()).slice().buffer)
+              values[5] = Number.NaN
+              values[77] = Number.POSITIVE_INFINITY
+              return new Uint8Array(values.buffer)
+            },
+          },
+    ),
+  )
   const ops = await openBackend(testDevice)
   using weights = await openWeights(ops, await openCheckpoint(folder))
   {
     using block = await openBlock(ops, weights, 0)
     t.ok(block)
   }
-  await t.rejects(openBlock(ops, weights, 1), { name: 'PipeError', where: folder, message: `"${name}" has 2 elements that are NaN or infinite, of 9216.` })
+  await t.rejects(openBlock(ops, weights, 1), {
+    name: 'PipeError',
+    where: folder,
+    message: `"${name}" has 2 elements that are NaN or infinite, of 9216.`,
+  })
   await ops.finish()
   t.equal(ops.device.liveBytes, 0, 'and nothing stays on the device')
 })

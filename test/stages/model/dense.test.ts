@@ -31,7 +31,10 @@ t.test('the same tensors, in one file and in shards', async t => {
       t.ok(shards.length > 2, `${shards.length} shards`)
       t.match(shards[0], new RegExp(`^model-00001-of-000${shards.length}\\.safetensors$`))
       const index = JSON.parse(readFileSync(join(folder, 'model.safetensors.index.json'), 'utf8')) as { metadata: Json; weight_map: Json }
-      t.equal(index.metadata.total_size, [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0))
+      t.equal(
+        index.metadata.total_size,
+        [...checkpoint.tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0),
+      )
     }
   }
 })
@@ -45,16 +48,19 @@ t.test('bf16 is the upper half of f32, rounded to even', async t => {
   const name = 'model.layers.0.mlp.up_proj.weight'
   const bits = new Uint32Array((await (await openCheckpoint(reference)).ref(name).read()).slice().buffer)
   const half = new Uint16Array((await (await openCheckpoint(folder)).ref(name).read()).slice().buffer)
-  t.ok(half.every((value, i) => value === ((bits[i]! + 0x7fff + ((bits[i]! >>> 16) & 1)) >>> 16)))
+  t.ok(half.every((value, i) => value === (bits[i]! + 0x7fff + ((bits[i]! >>> 16) & 1)) >>> 16))
 })
 
-t.test('what can\'t be written is said, and leaves nothing', async t => {
+t.test("what can't be written is said, and leaves nothing", async t => {
   const parent = temporary(t)
   const full = join(parent, 'full')
   mkdirSync(full)
   writeFileSync(join(full, 'a'), '')
   using weights = await openWeights(ops, await openCheckpoint(reference))
-  await t.rejects(writeDense(ops, weights, full), { name: 'PipeError', message: 'expected a new or an empty folder and found files in it.' })
+  await t.rejects(writeDense(ops, weights, full), {
+    name: 'PipeError',
+    message: 'expected a new or an empty folder and found files in it.',
+  })
 
   // A weight beyond f16's largest number, 65504.
   const large = join(parent, 'large')
@@ -65,7 +71,9 @@ t.test('what can\'t be written is said, and leaves nothing', async t => {
   file.writeFloatLE(1e5, offset)
   writeFileSync(path, file)
   using other = await openWeights(ops, checkpoint)
-  await t.rejects(writeDense(ops, other, join(parent, 'out'), { dtype: 'f16' }),
-    { name: 'PipeError', message: '"model.norm.weight" has 1 elements that are too large for f16, infinite or NaN.' })
+  await t.rejects(writeDense(ops, other, join(parent, 'out'), { dtype: 'f16' }), {
+    name: 'PipeError',
+    message: '"model.norm.weight" has 1 elements that are too large for f16, infinite or NaN.',
+  })
   t.strictSame(readdirSync(parent).sort(), ['full', 'large'])
 })

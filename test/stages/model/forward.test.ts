@@ -58,7 +58,11 @@ for (const family of ['llama-gqa', 'llama3-rope', 'mistral-window', 'qwen2-bias'
     }
     const { d, h, e, f } = config.sizes
     const tokens = sequences * length
-    t.strictSame([...shares], [`a ${tokens},${d}`, `o ${tokens},${h * e}`, `b ${tokens},${d}`, `s ${tokens},${f}`], 'inputs of linears are told once each')
+    t.strictSame(
+      [...shares],
+      [`a ${tokens},${d}`, `o ${tokens},${h * e}`, `b ${tokens},${d}`, `s ${tokens},${f}`],
+      'inputs of linears are told once each',
+    )
   })
 }
 

@@ -22,20 +22,35 @@ type Json = Record<string, unknown>
 const bytes = (x: NodeJS.ArrayBufferView) => async (): Promise<Uint8Array> => new Uint8Array(x.buffer, x.byteOffset, x.byteLength)
 
 /** One block of a Llama whose sizes tiles of 16 don't divide; q, k, v are stored as codes, the rest dense. */
-const sizes = { hidden_size: 24, num_attention_heads: 2, num_key_value_heads: 1, head_dim: 12, intermediate_size: 40, num_hidden_layers: 1, vocab_size: 8 }
+const sizes = {
+  hidden_size: 24,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  head_dim: 12,
+  intermediate_size: 40,
+  num_hidden_layers: 1,
+  vocab_size: 8,
+}
 const orders: Record<string, { m: number; n: number; transform: { m: number; n: number } }> = {
   'model.layers.0.self_attn.q_proj': { m: 24, n: 24, transform: { m: 24, n: 24 } },
   'model.layers.0.self_attn.k_proj': { m: 12, n: 24, transform: { m: 4, n: 8 } }, // blocks along the diagonal
   'model.layers.0.mlp.up_proj': { m: 40, n: 24, transform: { m: 40, n: 1 } },
 }
 
-interface Made { folder: string; expected: Map<string, Float64Array> }
+interface Made {
+  folder: string
+  expected: Map<string, Float64Array>
+}
 
 async function make(t: Test, settings: { use: string } & Json, change: (config: Json) => void = () => undefined, drop = ''): Promise<Made> {
   const folder = temporary(t)
   const quantization = { quant_method: 'pipe', version: 1, codebook: settings, modules: orders }
   const config: Json = {
-    architectures: ['LlamaForCausalLM'], ...sizes, tie_word_embeddings: true, torch_dtype: 'float32', quantization_config: quantization,
+    architectures: ['LlamaForCausalLM'],
+    ...sizes,
+    tie_word_embeddings: true,
+    torch_dtype: 'float32',
+    quantization_config: quantization,
   }
   writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, quantization_config: undefined }))
   const entries: NewEntry[] = []
@@ -67,7 +82,9 @@ async function make(t: Test, settings: { use: string } & Json, change: (config: 
     codes[Symbol.dispose]()
     const [hat, trellis] = [await floats(decoded), await packed.read()]
     const su = rng(1, 'su', name).signs(n)
-    const sv = rng(1, 'sv', name).signs(m).map(sign => 0.37 * sign)
+    const sv = rng(1, 'sv', name)
+      .signs(m)
+      .map(sign => 0.37 * sign)
     expected.set(name, definition(hat, columns, module, su, sv))
     const half = Uint16Array.from(su, sign => (sign > 0 ? 0x3c00 : 0xbc00)) // ±1 in f16
     entries.push(
@@ -76,14 +93,23 @@ async function make(t: Test, settings: { use: string } & Json, change: (config: 
       { name: `${linear}.SV`, dtype: 'f32', shape: [m], read: bytes(sv) },
     )
   }
-  await writeSafetensors(join(folder, 'model.safetensors'), entries.filter(({ name }) => name !== drop))
+  await writeSafetensors(
+    join(folder, 'model.safetensors'),
+    entries.filter(({ name }) => name !== drop),
+  )
   change(config)
   writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
   return { folder, expected }
 }
 
 /** diag(SV)·H_m·Ŵ·H_nᵀ·diag(SU) in float64, from the first m rows and n columns of a padded Ŵ. */
-function definition(hat: Float32Array, stride: number, { m, n, transform }: (typeof orders)[string], su: Float32Array, sv: Float32Array): Float64Array {
+function definition(
+  hat: Float32Array,
+  stride: number,
+  { m, n, transform }: (typeof orders)[string],
+  su: Float32Array,
+  sv: Float32Array,
+): Float64Array {
   const blocks = (x: Float64Array, order: number): Float64Array => {
     const { K } = hadamardFactor(order)!
     return Float64Array.from({ length: x.length / order }, (_, i) => i).reduce((out, i) => {
@@ -94,13 +120,20 @@ function definition(hat: Float32Array, stride: number, { m, n, transform }: (typ
   const w = new Float64Array(m * n)
   for (let i = 0; i < m; i++) w.set(blocks(Float64Array.from(hat.subarray(i * stride, i * stride + n)), transform.n), i * n) // rows: x·Hᵀ
   for (let j = 0; j < n; j++) {
-    const column = blocks(Float64Array.from({ length: m }, (_, i) => w[i * n + j]!), transform.m) // columns: (xᵀ·Hᵀ)ᵀ = H·x
+    const column = blocks(
+      Float64Array.from({ length: m }, (_, i) => w[i * n + j]!),
+      transform.m,
+    ) // columns: (xᵀ·Hᵀ)ᵀ = H·x
     for (let i = 0; i < m; i++) w[i * n + j] = sv[i]! * column[i]! * su[j]!
   }
   return w
 }
 
-const codes = [{ use: 'scalar', K: 2 }, { use: 'trellis/hyb', L: 12, K: 2 }, { use: 'trellis/mul1', L: 10, K: 3 }]
+const codes = [
+  { use: 'scalar', K: 2 },
+  { use: 'trellis/hyb', L: 12, K: 2 },
+  { use: 'trellis/mul1', L: 10, K: 3 },
+]
 for (const settings of codes) {
   t.test(`${settings.use}: every tensor, dense, by the formula`, async t => {
     const { folder, expected } = await make(t, settings)
@@ -138,33 +171,81 @@ t.test('checkpoints that contradict themselves', async t => {
     return own
   }
   const cases: [string, (config: Json) => void, string | RegExp][] = [
-    ['sizes', c => { modules(c)[name]!.m = 16 }, `"${name}" is said to be [16, 24] but is [24,24] by the sizes of the model.`],
-    ['no such linear', c => { modules(c).lm_head = { m: 8, n: 24, transform: { m: 8, n: 24 } } }, '"lm_head" is no linear of this model.'],
-    ['no such transform', c => { modules(c)[name]!.transform = { m: 3, n: 24 } }, `"${name}": no Hadamard matrix of order 3 is known.`],
-    ['transform that does not divide', c => { modules(c)[name]!.transform = { m: 16, n: 24 } }, `"${name}" [24, 24] can't be made of transforms of 16 and 24.`],
-    ['a module less', c => { delete modules(c)[name] }, /"model\.layers\.0\.self_attn\.q_proj\.weight" \[24,24\] is missing/],
+    [
+      'sizes',
+      c => {
+        modules(c)[name]!.m = 16
+      },
+      `"${name}" is said to be [16, 24] but is [24,24] by the sizes of the model.`,
+    ],
+    [
+      'no such linear',
+      c => {
+        modules(c).lm_head = { m: 8, n: 24, transform: { m: 8, n: 24 } }
+      },
+      '"lm_head" is no linear of this model.',
+    ],
+    [
+      'no such transform',
+      c => {
+        modules(c)[name]!.transform = { m: 3, n: 24 }
+      },
+      `"${name}": no Hadamard matrix of order 3 is known.`,
+    ],
+    [
+      'transform that does not divide',
+      c => {
+        modules(c)[name]!.transform = { m: 16, n: 24 }
+      },
+      `"${name}" [24, 24] can't be made of transforms of 16 and 24.`,
+    ],
+    [
+      'a module less',
+      c => {
+        delete modules(c)[name]
+      },
+      /"model\.layers\.0\.self_attn\.q_proj\.weight" \[24,24\] is missing/,
+    ],
   ]
   for (const [label, change, message] of cases) {
     await t.rejects(openCheckpoint((await make(t, hyb, change)).folder), { name: 'PipeError', message }, label)
   }
-  await t.rejects(openCheckpoint((await make(t, hyb, undefined, `${name}.SV`)).folder),
-    { message: /"model\.layers\.0\.self_attn\.q_proj\.SV" \[24\] is missing/ })
+  await t.rejects(openCheckpoint((await make(t, hyb, undefined, `${name}.SV`)).folder), {
+    message: /"model\.layers\.0\.self_attn\.q_proj\.SV" \[24\] is missing/,
+  })
 
-  const other = await make(t, hyb, c => { (c.quantization_config as Json).codebook = { ...hyb, K: 3 } })
+  const other = await make(t, hyb, c => {
+    ;(c.quantization_config as Json).codebook = { ...hyb, K: 3 }
+  })
   using weights = await openWeights(ops, await openCheckpoint(other.folder))
-  await t.rejects(weights.open(`${name}.weight`),
-    { message: `"${name}.trellis" is i16 [4,32], not i16 [4,48] as its codebook makes it for [24, 24].` }, 'codes of another length')
-  const unknown = await make(t, hyb, c => { (c.quantization_config as Json).codebook = { ...hyb, L: 99 } })
-  await t.rejects(openWeights(ops, await openCheckpoint(unknown.folder)),
-    { name: 'PipeError', message: /^the codebook can't be opened: codebook trellis\/hyb: L: / })
-  const table = await make(t, hyb, c => { (c.quantization_config as Json).codebook = { ...hyb, Q: 7 } })
-  await t.rejects(openWeights(ops, await openCheckpoint(table.folder)),
-    { name: 'PipeError', message: /^the codebook can't be opened: trellis\/hyb: tlut must be/ })
+  await t.rejects(
+    weights.open(`${name}.weight`),
+    { message: `"${name}.trellis" is i16 [4,32], not i16 [4,48] as its codebook makes it for [24, 24].` },
+    'codes of another length',
+  )
+  const unknown = await make(t, hyb, c => {
+    ;(c.quantization_config as Json).codebook = { ...hyb, L: 99 }
+  })
+  await t.rejects(openWeights(ops, await openCheckpoint(unknown.folder)), {
+    name: 'PipeError',
+    message: /^the codebook can't be opened: codebook trellis\/hyb: L: /,
+  })
+  const table = await make(t, hyb, c => {
+    ;(c.quantization_config as Json).codebook = { ...hyb, Q: 7 }
+  })
+  await t.rejects(openWeights(ops, await openCheckpoint(table.folder)), {
+    name: 'PipeError',
+    message: /^the codebook can't be opened: trellis\/hyb: tlut must be/,
+  })
 })
 
 t.test('a quantized model is not quantized again', async t => {
   const { folder } = await make(t, { use: 'scalar', K: 2 })
-  await t.rejects(runStage(model, { path: folder }, [{}], contextOf(ops)), { name: 'PipeError', where: folder, message: 'the model is quantized already.' })
+  await t.rejects(runStage(model, { path: folder }, [{}], contextOf(ops)), {
+    name: 'PipeError',
+    where: folder,
+    message: 'the model is quantized already.',
+  })
 })
 
 t.test('nothing is left on the device', async t => {

@@ -12,7 +12,10 @@ const vocab = 2048
 const tokenizer = await openTokenizer(model, vocab)
 const encode = async (text: string): Promise<number[]> => (await Tokenizer.fromFile(join(model, 'tokenizer.json')).encode(text)).getIds()
 const stories = [
-  'Roswick is a town on the river Stisk.', 'The baker counted nine loaves.', 'It is 34 miles south-west of Farnmoor.', 'He counted his money: fifteen pence.',
+  'Roswick is a town on the river Stisk.',
+  'The baker counted nine loaves.',
+  'It is 34 miles south-west of Farnmoor.',
+  'He counted his money: fifteen pence.',
 ]
 const write = (t: Test, name: string, text: string | Uint8Array): string => {
   const path = join(temporary(t), name)
@@ -28,10 +31,18 @@ t.test('documents are concatenated and cut into windows', async t => {
   const whole = Math.floor(all.length / length)
   const { windows, tokens } = await concatenated(tokenizer, path, { length })
   t.equal(tokens, all.length)
-  t.strictSame(windows.map(window => [...window]), Array.from({ length: whole }, (_, i) => all.slice(i * length, (i + 1) * length)), 'all of them')
+  t.strictSame(
+    windows.map(window => [...window]),
+    Array.from({ length: whole }, (_, i) => all.slice(i * length, (i + 1) * length)),
+    'all of them',
+  )
   t.strictSame((await concatenated(tokenizer, path, { length, count: 2 })).windows, windows.slice(0, 2), 'the first')
   const end = (await concatenated(tokenizer, path, { length, count: 2, from: 'end' })).windows
-  t.strictSame(end.flatMap(window => [...window]), all.slice(-2 * length), 'the last, up to the last token')
+  t.strictSame(
+    end.flatMap(window => [...window]),
+    all.slice(-2 * length),
+    'the last, up to the last token',
+  )
   t.equal((await concatenated(tokenizer, path, { length, count: 1000 })).windows.length, whole, 'fewer than asked for')
 })
 
@@ -51,12 +62,17 @@ t.test('a plain file is one text; its lines are documents where each is a window
   const ids = await encode(text)
   t.strictSame((await concatenated(tokenizer, path, { length: ids.length })).windows, [Int32Array.from(ids)])
   const { windows } = await documentWindows(tokenizer, path, { length: 5, lines: 2 })
-  t.strictSame(windows, (await Promise.all(stories.slice(-2).map(encode))).map(ids => Int32Array.from(ids.slice(0, 5))))
-  t.strictSame((await documentWindows(tokenizer, write(t, 'b.jsonl', lines(stories)), { length: 1000 })).windows,
-    (await Promise.all(stories.map(encode))).map(ids => Int32Array.from(ids)))
+  t.strictSame(
+    windows,
+    (await Promise.all(stories.slice(-2).map(encode))).map(ids => Int32Array.from(ids.slice(0, 5))),
+  )
+  t.strictSame(
+    (await documentWindows(tokenizer, write(t, 'b.jsonl', lines(stories)), { length: 1000 })).windows,
+    (await Promise.all(stories.map(encode))).map(ids => Int32Array.from(ids)),
+  )
 })
 
-t.test('texts that can\'t be used', async t => {
+t.test("texts that can't be used", async t => {
   const folder = temporary(t)
   const cases: [label: string, path: string, message: string][] = [
     ['missing', join(folder, 'none.txt'), 'expected a text file and found nothing.'],
@@ -66,33 +82,44 @@ t.test('texts that can\'t be used', async t => {
     ['no text', write(t, 'a.jsonl', '{"text": "a"}\n\n{"txt": "b"}'), 'line 3 has no "text".'],
     ['null', write(t, 'a.jsonl', 'null'), 'line 1 has no "text".'],
   ]
-  for (const [label, path, message] of cases) await t.rejects(concatenated(tokenizer, path, { length: 8 }), { name: 'PipeError', where: path, message }, label)
+  for (const [label, path, message] of cases)
+    await t.rejects(concatenated(tokenizer, path, { length: 8 }), { name: 'PipeError', where: path, message }, label)
   const short = write(t, 'short.txt', stories[0] as string)
   const { length } = await encode(stories[0] as string)
-  await t.rejects(concatenated(tokenizer, short, { length: 256 }),
-    { message: `the text is too short: it gives ${length} tokens and one window takes 256.` })
-  await t.rejects(documentWindows(tokenizer, write(t, 'empty.txt', '\n\n'), { length: 8 }),
-    { message: 'the text is too short: no line of it has two tokens, so there is nothing to predict.' })
+  await t.rejects(concatenated(tokenizer, short, { length: 256 }), {
+    message: `the text is too short: it gives ${length} tokens and one window takes 256.`,
+  })
+  await t.rejects(documentWindows(tokenizer, write(t, 'empty.txt', '\n\n'), { length: 8 }), {
+    message: 'the text is too short: no line of it has two tokens, so there is nothing to predict.',
+  })
 })
 
-t.test('tokenizers that can\'t be used', async t => {
+t.test("tokenizers that can't be used", async t => {
   const folder = temporary(t)
   const where = join(folder, 'tokenizer.json')
-  await t.rejects(openTokenizer(folder, vocab), { name: 'PipeError', where, message: 'expected this file and found none: text can\'t be turned into tokens.' })
+  await t.rejects(openTokenizer(folder, vocab), {
+    name: 'PipeError',
+    where,
+    message: "expected this file and found none: text can't be turned into tokens.",
+  })
   writeFileSync(where, '{"version": "1.0"')
   await t.rejects(openTokenizer(folder, vocab), { name: 'PipeError', where, message: /^is no tokenizer: / })
   const { length } = Object.keys(tokenizer.getVocab(true))
-  await t.rejects(openTokenizer(model, length - 1),
-    { name: 'PipeError', message: `the tokenizer has ${length} tokens but the model's embedding only ${length - 1} rows.` })
+  await t.rejects(openTokenizer(model, length - 1), {
+    name: 'PipeError',
+    message: `the tokenizer has ${length} tokens but the model's embedding only ${length - 1} rows.`,
+  })
 })
 
-t.test('a tokenizer\'s own truncation is not applied', async t => {
+t.test("a tokenizer's own truncation is not applied", async t => {
   const folder = temporary(t)
   const json = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8')) as Record<string, unknown>
   json.truncation = { direction: 'Right', max_length: 4, strategy: 'LongestFirst', stride: 0 }
   writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(json))
   const ids = await encode(stories[0] as string)
-  const { windows } = await concatenated(await openTokenizer(folder, vocab), write(t, 'a.txt', stories[0] as string), { length: ids.length })
+  const { windows } = await concatenated(await openTokenizer(folder, vocab), write(t, 'a.txt', stories[0] as string), {
+    length: ids.length,
+  })
   t.strictSame(windows, [Int32Array.from(ids)])
 })
 
@@ -103,11 +130,15 @@ t.test('what a stage asks for: notes when the text has less, refuses what the mo
   const windows = await modelWindows(checkpoint, path, { length: 8, count: 100 }, note => notes.push(note))
   t.equal(notes.length, 1)
   t.match(notes[0], new RegExp(`gives \\d+ tokens, enough for ${windows.length} sequences of 8 instead of 100\\.$`))
-  await t.rejects(modelWindows(checkpoint, path, { length: 513 }, () => undefined),
-    { message: 'sequences of 513 tokens are longer than the 512 positions the model was made for.' })
+  await t.rejects(
+    modelWindows(checkpoint, path, { length: 513 }, () => undefined),
+    { message: 'sequences of 513 tokens are longer than the 512 positions the model was made for.' },
+  )
   const small = join(temporary(t), 'model')
   cpSync(join(root, 'fixtures/hf-reference/llama-gqa'), small, { recursive: true })
   cpSync(join(model, 'tokenizer.json'), join(small, 'tokenizer.json'))
-  await t.rejects(modelWindows(await openCheckpoint(small), path, { length: 8 }, () => undefined),
-    { message: 'the tokenizer has 2048 tokens but the model\'s embedding only 256 rows.' })
+  await t.rejects(
+    modelWindows(await openCheckpoint(small), path, { length: 8 }, () => undefined),
+    { message: "the tokenizer has 2048 tokens but the model's embedding only 256 rows." },
+  )
 })

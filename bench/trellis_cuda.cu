@@ -1,4 +1,7 @@
-// Checks and times the trellis search on a GPU, without Node: nvcc -std=c++20 -O3 -arch=sm_90 *_cuda.cu -o trellis-bench
+// Checks and times the trellis search on a GPU, without Node:
+//
+//   nvcc -std=c++20 -O3 -arch=sm_90 --fmad=false --extended-lambda --expt-relaxed-constexpr bench/trellis_cuda.cu \
+//     native/codebooks/trellis/trellis_{encode,generic,hashed,scalar}_cuda.cu -o trellis-bench
 //
 //   trellis-bench check [sequences]    every kernel against the generic one, on the same Gaussian sequences
 //   trellis-bench time [sequences]     Mweights/s, median of CUDA events, all kernels; 256 sequences as well (one column block of LDLQ)
@@ -13,17 +16,17 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "trellis_cuda.h"
+#include "../native/codebooks/trellis/trellis_cuda.h"
 
 namespace {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  std::printf("%s: %s\n", what, cudaGetErrorString(error));
-  std::exit(1);
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
 struct Random {  // splitmix64, Box-Muller
@@ -176,10 +179,12 @@ struct Case {
     for (int64_t q = 0; q < sequences; q++) {
       for (int t = 0; t < N; t++) {
         const int now = s[q * N + t], next = s[q * N + (t + 1) % N];
-        if (now > mask || next >> KV != (now & (mask >> KV))) return std::printf("  sequence %ld step %d: %d -> %d is no path\n", (long)q, t, now, next), std::vector<double>{};
+        if (now > mask || next >> KV != (now & (mask >> KV)))
+          return std::printf("  sequence %ld step %d: %d -> %d is no path\n", (long)q, t, now, next), std::vector<double>{};
         for (int i = 0; i < V; i++) {
           const float value = v[(q * N + t) * V + i];
-          if (value != table[size_t(now) * V + i]) return std::printf("  sequence %ld step %d: value differs from the table\n", (long)q, t), std::vector<double>{};
+          if (value != table[size_t(now) * V + i])
+            return std::printf("  sequence %ld step %d: value differs from the table\n", (long)q, t), std::vector<double>{};
           const double d = double(value) - z[(q * N + t) * V + i];
           e[q] += d * d;
         }
