@@ -221,7 +221,8 @@ bool compare(const Code& code, int L, int K, int64_t sequences, ops::TrellisKern
     same += std::equal(s.begin() + q * N, s.begin() + (q + 1) * N, first.begin() + q * N);
   }
   const bool good = again && ratio < 1.002;
-  std::printf("%-6s L=%-2d K=%d T=%d  MSE exact %.6f  fast %.6f  ratio %.6f  worst sequence %.4f  same path %ld/%ld  repeat %s  %s\n", code.name.c_str(), L, K, T,
+
+       std::printf("%-6s L=%-2d K=%d T=%d  MSE exact %.6f  fast %.6f  ratio %.6f  worst sequence %.4f  same path %ld/%ld  repeat %s  %s\n", code.name.c_str(), L, K, T,
               total(want) / norm, total(got) / norm, ratio, worst, (long)same, (long)sequences, again ? "equal" : "DIFFERS", good ? "ok" : "FAIL");
   return good;
 }
