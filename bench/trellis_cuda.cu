@@ -221,9 +221,9 @@ bool compare(const Code& code, int L, int K, int64_t sequences, ops::TrellisKern
     same += std::equal(s.begin() + q * N, s.begin() + (q + 1) * N, first.begin() + q * N);
   }
   const bool good = again && ratio < 1.002;
-
-       std::printf("%-6s L=%-2d K=%d T=%d  MSE exact %.6f  fast %.6f  ratio %.6f  worst sequence %.4f  same path %ld/%ld  repeat %s  %s\n", code.name.c_str(), L, K, T,
-              total(want) / norm, total(got) / norm, ratio, worst, (long)same, (long)sequences, again ? "equal" : "DIFFERS", good ? "ok" : "FAIL");
+  std::printf("%-6s L=%-2d K=%d T=%d  MSE exact %.6f  fast %.6f  ratio %.6f  worst sequence %.4f  same path %ld/%ld  repeat %s  %s\n",
+              code.name.c_str(), L, K, T, total(want) / norm, total(got) / norm, ratio, worst, (long)same, (long)sequences,
+              again ? "equal" : "DIFFERS", good ? "ok" : "FAIL");
   return good;
 }
 
@@ -314,7 +314,10 @@ int main(int count, char** words) {
     const int64_t n = given ? given : 1025;
     bool good = true;
     for (const auto& code : all)
-      for (int K = 2; K <= 4; K++) good &= compare(code, 16, K, code.hashed || K == 2 ? n : std::min<int64_t>(n, 257), code.V == 2 ? TrellisKernel::hashed : TrellisKernel::scalar);
+      for (int K = 2; K <= 4; K++) {
+        const int64_t count = code.hashed || K == 2 ? n : std::min<int64_t>(n, 257);
+        good &= compare(code, 16, K, count, code.V == 2 ? TrellisKernel::hashed : TrellisKernel::scalar);
+      }
     for (const int T : {64, 144}) good &= compare(all[0], 16, 2, 3, TrellisKernel::automatic, T) & compare(all[1], 16, 2, 3, TrellisKernel::automatic, T);
     for (const int L : {8, 11, 12}) good &= compare(all[0], L, 2, 5, TrellisKernel::automatic) & compare(all[5], L, 1, 5, TrellisKernel::automatic);
     for (const int K : {1, 5, 8}) good &= compare(all[5], 14, K, 3, TrellisKernel::automatic);
