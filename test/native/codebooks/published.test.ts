@@ -182,3 +182,88 @@ t.test("random tiles in the kernel's layout: words, states, weights, a product",
   }
   t.throws(() => fromKernelLayout(new Uint8Array((64 * 48) / 4), 64, 48, 2), { message: /superblocks of 32 × 32, which \[64, 48\]/ })
 })
+
+t.test('a whole quantized linear: y = SV·32 ⊙ had(Ŵ · hadT(SU ⊙ x)/32), values of the published layout', async t => {
+  const ops = await openBackend('cpu')
+  // The published 1MAD values are f32, ours f16: half of 2⁻¹⁰ of each of 64 products with |u|·SV·√(n/m) of a few units.
+  const roundedValues = 0.02
+  interface Case {
+    code: string
+    seed: number
+    permuted: boolean
+    m: number
+    n: number
+    first: number[]
+    at?: [number, number]
+    sum?: number
+    squares?: number
+  }
+  const hyb = { code: 'hyb', seed: 2024, permuted: true }
+  const mad = { code: '1mad', seed: 99, permuted: false }
+  for (const { code, seed, permuted, m, n, first, at, sum, squares } of [
+    { ...hyb, m: 32, n: 64, first: [-12.697711, 2.51648, 1.967791, -15.140475], at: [31, 31.765038], sum: 142.12583, squares: 16857.8113 },
+    {
+      ...hyb,
+      m: 96,
+      n: 192,
+      first: [-3.258252, 15.497245, -39.194556, -8.425465],
+      at: [95, -56.769155],
+      sum: 160.593776,
+      squares: 214351.5256,
+    },
+    { ...mad, m: 32, n: 64, first: [3.97888, 0.39608, -4.87596] },
+  ] as Case[]) {
+    let state = seed
+    const words = Uint16Array.from({ length: (m / 16) * (n / 16) * 32 }, () => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+      return state >>> 16
+    })
+    const tlut = ops.tensor(
+      Float32Array.from({ length: 1024 }, (_, i) => roundHalf(i % 2 === 0 ? (i / 2 - 256) / 64 : ((i - 1) / 2 + 1) / 512)),
+      [512, 2],
+    )
+    const params = { L: 16, K: 2, Tx: 16, Ty: 16, ...(permuted && { Q: 9 }) }
+    using codec = codebooks[`trellis/${code}`]!.open(ops, params, permuted ? { tlut } : undefined)
+    using packed = upload(ops, new Uint8Array(words.buffer), 'i16', [(m / 16) * (n / 16), 32])
+    using codes = codec.unpack(packed)
+    using decoded = codec.decode(codes, m, n)
+    const values = f32(await decoded.read())
+    using w = ops.tensor(permuted ? fromKernelOrder(values, m, n) : values, [m, n])
+    const odd = (i: number) => i.toString(2).replaceAll('0', '').length % 2 === 1
+    using x = ops.tensor(
+      Float32Array.from({ length: n }, (_, k) => (((7 * k) % 13) - 6) / 4),
+      [1, n],
+    )
+    using su = ops.tensor(
+      Float32Array.from({ length: n }, (_, i) => (odd(i) ? -1 : 1)),
+      [n],
+    )
+    using sv = ops.tensor(
+      Float32Array.from({ length: m }, (_, j) => (1 + j / 64) * (j % 2 === 1 ? -1 : 1)),
+      [m],
+    )
+    using u = ops.hadamard(x, { side: 'right', signs: su, block: n })
+    using product = ops.matmul(u, w, { transposeB: true })
+    using y = ops.hadamard(product, { side: 'right', signs: sv, block: m, inverse: true })
+    const out = f32(await y.read())
+    const near = (actual: number, expected: number, what: string) =>
+      t.ok(
+        Math.abs(actual - expected) < 1e-5 * (1 + Math.abs(expected)) + (code === '1mad' ? roundedValues : 0),
+        `${code} ${m}×${n} ${what}: ${actual}, published ${expected}`,
+      )
+    for (const [i, expected] of first.entries()) near(out[i] ?? Number.NaN, expected, `y[${i}]`)
+    if (at) near(out[at[0] ?? 0] ?? Number.NaN, at[1] ?? Number.NaN, `y[${at[0]}]`)
+    if (sum !== undefined)
+      near(
+        out.reduce((a, b) => a + b, 0),
+        sum,
+        'sum',
+      )
+    if (squares !== undefined)
+      near(
+        out.reduce((a, b) => a + b * b, 0),
+        squares,
+        'sum of squares',
+      )
+  }
+})
