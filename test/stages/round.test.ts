@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Ops } from '../../native/ops.js'
@@ -7,6 +6,7 @@ import type { incoherent } from '../../schemas/tables/rounded.js'
 import round from '../../stages/round/round.js'
 import { backends, root } from '../helpers.js'
 import { contextOf, correlated, normals, ref, runStage, type Told } from './run-stage.js'
+import { numbers, readAll } from './safetensors-reader.js'
 
 type In = Row<typeof incoherent>
 const row = (linear: string, m: number, n: number, weight: Float32Array, h: Float32Array): In => ({
@@ -25,25 +25,15 @@ const row = (linear: string, m: number, n: number, weight: Float32Array, h: Floa
 })
 const hyb2 = { use: 'trellis/hyb', K: 2 }
 
-/** The tensors of a small safetensors file, as numbers. */
+/** The tensors of a file of fixtures/vectors, as numbers. */
 function vectors(name: string) {
-  const bytes = readFileSync(join(root, 'fixtures/vectors', `${name}.safetensors`))
-  const length = Number(bytes.readBigUInt64LE(0))
-  const header = JSON.parse(bytes.subarray(8, 8 + length).toString()) as Record<
-    string,
-    { dtype: string; data_offsets: [number, number]; shape: number[] }
-  > & { __metadata__: Record<string, string> }
+  const { tensors, metadata } = readAll(join(root, 'fixtures/vectors', `${name}.safetensors`))
   const tensor = (key: string): Float32Array => {
-    const {
-      dtype,
-      data_offsets: [from, to],
-    } = header[key] ?? { dtype: '', data_offsets: [0, 0] as const }
-    const data = bytes.buffer.slice(bytes.byteOffset + 8 + length + from, bytes.byteOffset + 8 + length + to)
-    if (dtype === 'F32') return new Float32Array(data)
-    if (dtype === 'I8') return Float32Array.from(new Int8Array(data))
-    throw new Error(`${name}: ${key} is ${dtype}`)
+    const found = tensors.get(key)
+    if (found === undefined) throw new Error(`${name} has no ${key}`)
+    return Float32Array.from(numbers(found))
   }
-  return { tensor, metadata: header.__metadata__ }
+  return { tensor, metadata }
 }
 
 /** W and H made incoherent with the given signs, as the published program does before rounding. */

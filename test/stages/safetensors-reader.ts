@@ -39,9 +39,10 @@ export function readAll(path: string): { tensors: Map<string, Read>; metadata: R
   return { tensors, metadata: metadata as Record<string, string> }
 }
 
-/** The numbers of an F32 or F16 tensor. */
+/** The numbers of an F32, F16 or I8 tensor. */
 export function numbers({ dtype, bytes }: Read): number[] {
   if (dtype === 'F32') return [...new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length))]
+  if (dtype === 'I8') return [...new Int8Array(bytes)]
   if (dtype !== 'F16') throw new Error(`no numbers of ${dtype}`)
   return Array.from({ length: bytes.length / 2 }, (_, i) => half(bytes.readUInt16LE(2 * i)))
 }
