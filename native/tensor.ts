@@ -85,6 +85,7 @@ export class Tensor {
 export interface Opener {
   readonly device: Device
   cast(x: Tensor, dtype: DType): Tensor
+  copy(x: Tensor): Tensor
 }
 
 /**

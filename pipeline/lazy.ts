@@ -108,6 +108,37 @@ class LiveTensor extends LazyTensor {
   }
 }
 
+/**
+ * Live tensors between the stages of one batch. They stay on the device until the batch is over, and may be opened any
+ * number of times: through the host, W and H of a large layer would cross the bus twice (1.5 GB each way for Llama-2-7B).
+ */
+export class HeldTensors {
+  readonly #refs = new Map<Tensor, HeldTensor>()
+
+  /** Takes the tensor over; the same one again gives the same reference. */
+  hold(tensor: Tensor): TensorRef {
+    const ref = this.#refs.get(tensor) ?? new HeldTensor(tensor)
+    this.#refs.set(tensor, ref)
+    return ref
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of this.#refs.keys()) tensor[Symbol.dispose]()
+    this.#refs.clear()
+  }
+}
+
+/** To who stores it, bytes like any other. */
+class HeldTensor extends LazyTensor {
+  constructor(private readonly tensor: Tensor) {
+    super(tensor.dtype, tensor.shape, 'bytes:', 0, () => tensor.read())
+  }
+
+  override async open(ops: Opener, dtype: DType = this.dtype): Promise<Tensor> {
+    return dtype === this.dtype ? ops.copy(this.tensor) : ops.cast(this.tensor, dtype)
+  }
+}
+
 export function checkShape(shape: readonly number[]): void {
   if (shape.every(size => Number.isSafeInteger(size) && size >= 0) && Number.isSafeInteger(elements(shape) * 8)) return
   throw new Error(`[${shape}] is no shape: sizes are whole numbers, and their product has to be one that can be counted`)

@@ -3,7 +3,7 @@ import { map, type OperatorFunction } from 'rxjs'
 import { Tensor, type TensorRef } from '../native/tensor.js'
 import { type AnyRow, checkRow } from './arrow.js'
 import type { AnyStage, Table } from './define.js'
-import { bytesTensor, type LiveTensors } from './lazy.js'
+import { bytesTensor, type HeldTensors, type LiveTensors } from './lazy.js'
 import { each } from './rows.js'
 
 /** The batch a row belongs to: a symbol, because {...row} copies it and a stage can't forget it. */
@@ -19,6 +19,14 @@ export function handOver(table: Table, live: LiveTensors): OperatorFunction<Tagg
   return map(row => {
     checkRow(table, row)
     return mapTensors(row, tensor => live.hold(tensor)) as Tagged
+  })
+}
+
+/** Rows of a stage for the next one in the same batch: their tensors stay on the device. */
+export function holdRows(table: Table, rows: readonly AnyRow[], held: HeldTensors): AnyRow[] {
+  return rows.map(row => {
+    checkRow(table, row)
+    return mapTensors(row, tensor => held.hold(tensor))
   })
 }
 

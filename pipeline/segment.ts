@@ -19,8 +19,8 @@ import type { AnyRow } from './arrow.js'
 import { Checkpoints } from './checkpoint.js'
 import { contextOf, type Engine } from './context.js'
 import { wrapped } from './failure.js'
-import { LiveTensors } from './lazy.js'
-import { batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
+import { HeldTensors, LiveTensors } from './lazy.js'
+import { batchOf, bytesOf, disposeAll, handOver, holdRows, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
 import { runs } from './rows.js'
 import { inputsOf, keyOf, manifestKey, type Node, type Place, type Segment } from './survey.js'
 
@@ -62,6 +62,7 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
   const estimates = path.map(({ node }) => memoryOf(node, bytes))
   using _ = await engine.memory.room(`${anchor.id} ${place.id}`, Math.max(...estimates), true)
   engine.signal.throwIfAborted()
+  using held = new HeldTensors()
   for (const { node, place } of path) {
     const usage = engine.usage(node)
     using _work = usage.work(place.id)
@@ -75,7 +76,7 @@ async function runBatch(engine: Engine, anchor: Node, place: Place, of: number):
       engine.signal.throwIfAborted() // nobody waits for it any more
       if (node === anchor) await finishBatch(engine, node, place.id, place.key, made, of)
       else {
-        rows = await Promise.all(onHost(stage.output, made))
+        rows = holdRows(stage.output, made, held)
         engine.emit({ kind: 'batch-finished', stage: node.id, batch: place.id, cached: false, bytes: 0, of })
       }
       usage.run++

@@ -35,6 +35,9 @@ export class FakeDevice implements Device {
     await this.finish()
     return (bytes as Uint8Array).slice()
   }
+  bytesOf(tensor: Tensor): Uint8Array {
+    return this.#buffers.get(tensor.handle) as Uint8Array
+  }
   release(handle: object): void {
     this.liveBytes -= this.#buffers.get(handle)?.byteLength ?? 0
     this.#buffers.delete(handle)
@@ -54,5 +57,6 @@ export const fakeOps = (device = new FakeDevice()): Ops & { readonly device: Fak
     cast: () => {
       throw new Error('no cast')
     },
+    copy: (x: Tensor) => device.upload(device.bytesOf(x), x.dtype, x.shape),
     finish: () => device.finish(),
   }) as unknown as Ops & { readonly device: FakeDevice }

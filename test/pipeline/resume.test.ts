@@ -2,10 +2,10 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
-import { defineStage, defineTable, each, u32 } from '../../pipeline/define.js'
+import { type AnyStage, defineStage, defineTable, each, u32 } from '../../pipeline/define.js'
 import { fakeOps } from './fake.js'
 import { expected, failure, line, newOut, parquets, plan, run } from './harness.js'
-import { calls, hooks, numbersTable, withStages } from './toys.js'
+import { calls, hooks, numbersTable, stages, withStages } from './toys.js'
 
 t.test('a stop keeps what is finished, and the next run computes the rest', async t => {
   const whole = newOut()
@@ -84,6 +84,32 @@ t.test('live tensors: folded, never stored; resumed by what is wanted', async t 
   const again = await run(list, stopped)
   t.equal(again.results.total, first.results.total)
   t.ok(calls.live > 0 && calls.live < 8, `${calls.live} of 8 rows were made again`)
+})
+
+t.test('inside a batch tensors stay on the device, and may be opened more than once', async t => {
+  const ops = fakeOps()
+  const inline = { ...(await stages.scale?.())?.default, name: 'inline', cache: false } as AnyStage
+  const twice = defineStage({
+    name: 'twice',
+    version: 1,
+    about: 'x + x.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: numbersTable,
+    operator: (_, { ops }) =>
+      each(async row => {
+        using a = await row.x.open(ops)
+        using b = await row.x.open(ops)
+        const [x, y] = [new Float32Array((await a.read()).buffer), new Float32Array((await b.read()).buffer)]
+        const sum = x.map((value, i) => value + (y[i] as number))
+        return { ...row, x: ops.device.upload(new Uint8Array(sum.buffer), 'f32', a.shape) }
+      }),
+  })
+  const list = [{ use: 'numbers', count: 6 }, { use: 'inline' }, { use: 'twice' }, { use: 'sum' }, { use: 'total' }]
+  const { results, live } = await run(list, newOut(), { ops, stages: withStages(inline, twice) })
+  t.ok(Math.abs((results.total as number) - expected(6, 4)) < 1e-3)
+  t.equal(live, 0)
+  t.equal(calls.scale, 6)
 })
 
 t.test('peak memory stays under the limit, for 300 tensors', async t => {
