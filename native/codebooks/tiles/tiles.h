@@ -1,5 +1,6 @@
 // What all codebooks of states share: a tile of Tx × Ty weights is `steps` codes, each an entry of a table of 2^L rows of
-// V weights, read row-major; consecutive states overlap in all but KV bits. (A scalar code is the case L = KV, V = 1.)
+// V weights, read row-major or in an order of their own; consecutive states overlap in all but KV bits. (A scalar code is the
+// case L = KV, V = 1.)
 #pragma once
 #include <cstdint>
 
@@ -8,13 +9,16 @@
 namespace ops {
 
 // out[tile (a, c)] = table[codes]; tiles row-major over [m/Tx, n/Ty]. Codes must be below `states`. Cost: one gather a weight.
+// order: the place in the sequence of each weight of a tile, weights row-major; null: row-major as well.
 struct TilesDecodeArgs {
   const uint16_t* codes;  // [tiles, steps]
   const float* table;     // [states, V]
+  const int32_t* order;   // [Tx·Ty], a permutation, or null
   float* out;             // [m, n]
   int64_t m, n, Tx, Ty, V, states;
   template <class Visitor> void fields(Visitor& v) {
-    v("codes", codes); v("table", table); v("out", out); v("m", m); v("n", n); v("Tx", Tx); v("Ty", Ty); v("V", V); v("states", states);
+    v("codes", codes); v("table", table); v("order", order, optional); v("out", out);
+    v("m", m); v("n", n); v("Tx", Tx); v("Ty", Ty); v("V", V); v("states", states);
   }
 };
 void tiles_decode(const TilesDecodeArgs& args);

@@ -10,6 +10,8 @@ export interface TileShape {
   readonly V: number
   readonly Tx: number
   readonly Ty: number
+  /** Row·Ty + column of the weight at each place of the sequence; left out: row-major. */
+  readonly order?: readonly number[]
 }
 
 /** Steps (codes) of one tile. */
@@ -20,12 +22,19 @@ export const wordsOf = (shape: TileShape): number => Math.ceil((stepsOf(shape) *
 export const bitsOf = (shape: TileShape): number => (wordsOf(shape) * 16) / (shape.Tx * shape.Ty)
 
 /** codes u16 [tiles, steps], tiles row-major over (row tile, column tile) of [m, n] → table[codes] f32 [m, n]. */
-export const decodeTiles = ({ device }: Ops, shape: TileShape, table: Tensor, codes: Tensor, m: number, n: number): Tensor => {
-  const { Tx, Ty, V } = shape
+export const decodeTiles = (ops: Ops, shape: TileShape, table: Tensor, codes: Tensor, m: number, n: number): Tensor => {
+  const { device } = ops
+  const { Tx, Ty, V, order } = shape
   if (m % Tx !== 0 || n % Ty !== 0) throw new RangeError(`decode: [${m}, ${n}] does not divide into tiles of ${Tx} × ${Ty}`)
   expectTensor('decode', 'codes', codes, ['u16'], [(m / Tx) * (n / Ty), stepsOf(shape)])
   const out = device.empty('f32', [m, n])
-  device.run('tiles_decode', { codes, table, out, m, n, Tx, Ty, V, states: 2 ** shape.L })
+  if (order === undefined) device.run('tiles_decode', { codes, table, out, m, n, Tx, Ty, V, states: 2 ** shape.L })
+  else {
+    const place = new Int32Array(Tx * Ty)
+    for (const [p, at] of order.entries()) place[at] = p
+    using uploaded = ops.tensor(place, [Tx * Ty])
+    device.run('tiles_decode', { codes, table, order: uploaded, out, m, n, Tx, Ty, V, states: 2 ** shape.L })
+  }
   return out
 }
 

@@ -16,10 +16,16 @@ void tiles_decode(const TilesDecodeArgs& a) {
       for (int64_t t = 0; t < steps; ++t) {
         const int64_t code = codes[t];
         if (code >= a.states) fail("code %d of tile %d is %d, beyond the last of %d entries", int(t), int(tile), int(code), int(a.states));
+        if (a.order) continue;
         for (int64_t v = 0; v < a.V; ++v) {
           const int64_t p = t * a.V + v;
           out[p / a.Ty * a.n + p % a.Ty] = a.table[code * a.V + v];
         }
+      }
+      if (!a.order) continue;
+      for (int64_t e = 0; e < a.Tx * a.Ty; ++e) {
+        const int64_t p = a.order[e];
+        out[e / a.Ty * a.n + e % a.Ty] = a.table[codes[p / a.V] * a.V + p % a.V];
       }
     }
   });

@@ -32,7 +32,8 @@ void tiles_decode(const TilesDecodeArgs& a) {
     }
   }
   each(a.m * a.n, [=] __device__(int64_t e) {
-    const int64_t i = e / a.n, j = e % a.n, tile = i / a.Tx * across + j / a.Ty, p = i % a.Tx * a.Ty + j % a.Ty;
+    const int64_t i = e / a.n, j = e % a.n, tile = i / a.Tx * across + j / a.Ty, at = i % a.Tx * a.Ty + j % a.Ty;
+    const int64_t p = a.order ? a.order[at] : at;
     a.out[e] = a.table[a.codes[tile * steps + p / a.V] * a.V + p % a.V];
   });
 }

@@ -58,6 +58,10 @@ const mul1 = (s: number): number => roundHalf((1024 + bytesum(affine(0x83dcd12d,
 
 const V = Type.Integer({ minimum: 1, maximum: 2, default: 1, description: 'Weights a step' })
 const seed = Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1, default: 0, description: 'Seed of the table' })
+const order = Type.Union([Type.Literal('rows'), Type.Literal('tensor-core')], {
+  default: 'rows',
+  description: 'Weights of a tile one after the other: row by row, or as in published checkpoints (L = 16, Q = 9, tiles of 16 × 16)',
+})
 const Q = Type.Integer({ minimum: 1, maximum: 12, default: 9, description: 'Bits that index the table: 2^Q pairs' })
 
 export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
@@ -65,7 +69,7 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
     version: 1,
     about: 'QTIP HYB: a hash of the state picks one of 2^Q trained pairs and a sign; V = 2.',
     V: 2,
-    params: { Q },
+    params: { Q, order },
     table: ({ Q = 9 }) => ({
       name: 'tlut',
       rows: 2 ** Q,

@@ -12,8 +12,10 @@ import { expectMatrix, expectTensor } from '../../expect.js'
 import type { Ops } from '../../ops.js'
 import type { Tensor } from '../../tensor.js'
 import { fromHalf } from '../half.js'
+import { tileOrder } from '../tiles/order.js'
 import { bitsOf, decodeTiles, packTiles, stepsOf, type TileShape, unpackTiles } from '../tiles/tiles.js'
 import { codeParams, type Lookup, type TrellisCode } from './codes.js'
+import { kernelOrder } from './kernel-layout.js'
 import { planSearch, type SearchPlan } from './prepare.js'
 
 interface TrellisParams {
@@ -22,6 +24,7 @@ interface TrellisParams {
   readonly V?: number
   readonly Q?: number
   readonly seed?: number
+  readonly order?: 'rows' | 'tensor-core'
   readonly Tx: number
   readonly Ty: number
 }
@@ -34,7 +37,9 @@ const shapeOf = (name: string, code: TrellisCode, { L, K, Tx, Ty, ...rest }: Tre
   if (L < KV) throw new RangeError(`${name}: L must be at least K·V = ${KV}, the new bits of a step, got ${L}`)
   if (((Tx * Ty) / V) * KV < L)
     throw new RangeError(`${name}: a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`)
-  return { L, KV, V, Tx, Ty }
+  if (rest.order !== 'tensor-core') return { L, KV, V, Tx, Ty }
+  if (Tx !== 16 || Ty !== 16) throw new RangeError(`${name}: the order "tensor-core" is one of tiles of 16 × 16, got ${Tx} × ${Ty}`)
+  return { L, KV, V, Tx, Ty, order: kernelOrder }
 }
 
 /** Values of all states, f32 [2^L, V], f16-rounded. */
@@ -140,9 +145,10 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   const table = ops.tensor(values, [2 ** L, V])
   const pairs = ops.tensor(plan.pairs, [plan.pairs.length])
   const norms = ops.tensor(plan.norms, [plan.norms.length])
-  const order = ops.tensor(plan.order, [plan.order.length])
+  const meeting = ops.tensor(plan.order, [plan.order.length])
   const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries, [lookup.rows, V], 'f16') } : {}
   const { shift, unit, target, limit, radius } = plan
+  const order = shape.order && tileOrder(ops, Ty, shape.order)
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
@@ -150,14 +156,16 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
     encode(z) {
       const [m] = expectMatrix('encode', 'z', z, ['f32'], [undefined, Ty])
       if (m % Tx !== 0) throw new RangeError(`encode: ${m} rows do not divide into tiles of ${Tx}`)
+      using moved = order?.toSequence(z)
+      const sequences = moved ?? z
       const codes = device.empty('u16', [m / Tx, stepsOf(shape)])
       const out = device.empty('f32', [m, Ty])
       device.run('trellis_encode', {
-        z,
+        z: sequences,
         table,
         pairs,
         norms,
-        order,
+        order: meeting,
         codes,
         values: out,
         m,
@@ -174,14 +182,17 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
         radius,
         hashed,
       })
-      return { codes, values: out }
+      if (order === undefined) return { codes, values: out }
+      using values = out
+      return { codes, values: order.fromSequence(values) }
     },
     decode: (codes, m, n) => decodeTiles(ops, shape, table, codes, m, n),
     pack: codes => packTiles(ops, shape, codes),
     unpack: packed => unpackTiles(ops, shape, packed),
     tables,
     [Symbol.dispose]() {
-      for (const x of [table, pairs, norms, order, ...Object.values(tables)]) x[Symbol.dispose]()
+      order?.[Symbol.dispose]()
+      for (const x of [table, pairs, norms, meeting, ...Object.values(tables)]) x[Symbol.dispose]()
     },
   }
 }

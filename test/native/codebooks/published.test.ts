@@ -68,6 +68,15 @@ for (const [name, code, extra] of [
     const got = file.kernel ? fromKernelOrder(values, m, n) : values
     const expected = f32(file.bytes('hatWr'))
     const worst = got.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i]!)), 0)
+    if (file.kernel) {
+      using other = codebooks['trellis/hyb']!.open(
+        ops,
+        { ...params, order: 'tensor-core' },
+        { tlut: upload(ops, file.bytes('tlut'), 'f16', file.shape('tlut')) },
+      )
+      using ordered = other.decode(codes, m, n)
+      t.equal(Buffer.compare(await ordered.read(), file.bytes('hatWr')), 0, 'put in place by the device as well')
+    }
     if (code === '1mad') t.ok(worst <= 1e-3, `f16 of another order of operations: ${worst}`)
     else t.equal(worst, 0, 'to the bit')
     if (tables !== undefined)
