@@ -27,7 +27,17 @@ export interface Codec {
   unpack(packed: Tensor): Tensor
   /** What decoding needs besides the codes (a table), by name, as stored in a checkpoint. Empty for computed codes. */
   readonly tables: Readonly<Record<string, Tensor>>
+  /** Codes that read a table: how to train its entries while the codes stay as they are. */
+  readonly training?: TableTraining
   [Symbol.dispose](): void
+}
+
+/** Entries f32 [rows, V], as in `tables`, but whichever their values. */
+export interface TableTraining {
+  /** As Codec.decode with these entries, for an [m, n] that is cut out of whole tiles. */
+  decode(codes: Tensor, m: number, n: number, entries: Tensor): Tensor
+  /** into f32 [rows, V] += the gradient by the entries, from the gradient f32 [m, n] by what `decode` gave. */
+  addGradient(into: Tensor, codes: Tensor, dValues: Tensor): void
 }
 
 export interface Codebook<P extends TObject = TObject> {
