@@ -2,10 +2,11 @@
 import type { Ops } from '../native/ops.js'
 import type { AnyRow } from './arrow.js'
 import type { Cache } from './cache.js'
-import type { Checkpoint, Context } from './define.js'
+import type { Checkpoint, Context, Row } from './define.js'
 import type { Happening } from './events.js'
 import { hashOf } from './fingerprint.js'
 import type { Graph } from './graph.js'
+import { runInner } from './inner.js'
 import type { Memory } from './memory.js'
 import { rng } from './random.js'
 import type { Node, Place } from './survey.js'
@@ -41,10 +42,12 @@ interface Scope {
 export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoint, keptUp }: Scope): Context {
   const { graph, memory, signal, out } = engine
   const at = { stage: node.id, ...(batch === undefined ? {} : { batch }) }
-  return {
+  const context: Context = {
     ops: counting(engine.ops, engine.usage(node)),
     rng: (...name) => rng(graph.seed, ...name),
     signal,
+    inner: async (stages, rows) =>
+      (await runInner(node.stage.inner?.[stages.parameter] ?? [], stages.input, rows, context)) as Row<typeof stages.output>[],
     room: async bytes => {
       await keptUp?.()
       return memory.room(node.id, bytes)
@@ -56,6 +59,7 @@ export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoin
     out,
     recipe: recipeOf(engine, node),
   }
+  return context
 }
 
 /** Of this stage and those above it: what others do does not change its results. */

@@ -4,7 +4,7 @@
  * A stage is an RxJS operator from rows to rows, with its parameters, the table it reads and the table it gives
  * declared beside it. The engine encodes rows as Arrow record batches, stores them, and skips what is stored.
  */
-import type { Static, TObject, TString } from '@sinclair/typebox'
+import type { Static, TObject, TString, TUnsafe } from '@sinclair/typebox'
 import { Type } from '@sinclair/typebox'
 import type { OperatorFunction } from 'rxjs'
 import type { Ops } from '../native/ops.js'
@@ -99,6 +99,33 @@ export const file = (description: string): TString => Type.String({ description,
 /** A parameter that names an input folder; the content of the files in it is part of the cache key. */
 export const directory = (description: string): TString => Type.String({ description, pipe: 'directory' })
 
+/** A stage inside another, as a graph says it: which, and its parameters beside. */
+export interface InnerStage {
+  readonly use: string
+  readonly [parameter: string]: unknown
+}
+
+/** A parameter that is a list of stages, which the stage that has it runs on rows of its own, as often as it likes. */
+export interface InnerStages<I extends Table, O extends Table> {
+  /** Name of the parameter. */
+  readonly parameter: string
+  /** The rows that the first of them is given. */
+  readonly input: I
+  /** What is needed of the rows that the last of them gives. */
+  readonly output: O
+  /** For the stage's params, under that name. */
+  readonly schema: TUnsafe<readonly InnerStage[]>
+}
+export const innerStages = <I extends Table, O extends Table>(
+  parameter: string,
+  { input, output, description }: { input: I; output: O; description: string },
+): InnerStages<I, O> => ({
+  parameter,
+  input,
+  output,
+  schema: Type.Unsafe<readonly InnerStage[]>(Type.Array(Type.Object({ use: Type.String() }), { minItems: 1, description, pipe: 'stages' })),
+})
+
 /** How a stage's results depend on its input, and so what must run again. */
 export type Scope =
   /** What comes out for a batch depends on that batch alone: batches run side by side and resume one by one. The default. */
@@ -113,6 +140,11 @@ export interface Context {
   /** Random numbers by name: the same on every machine, in any order. */
   rng(...name: (string | number)[]): Random
   readonly signal: AbortSignal
+  /**
+   * Runs the stages that the graph gives under this parameter, one after the other, on these rows. Live tensors in the
+   * rows are taken over; those of the rows that come back are on the host.
+   */
+  inner<I extends Table, O extends Table>(stages: InnerStages<I, O>, rows: readonly NewRow<I>[]): Promise<Row<O>[]>
   /**
    * Waits until `bytes` more fit under --memory. Whoever makes tensors out of nothing (spread) calls it first and
    * disposes the slot when the tensors are made. Batch-scope stages need not: a batch is let in only when it fits.
@@ -160,6 +192,9 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   batch?(row: NewRow<O>): string
   /** Bytes on the device while a batch is worked on, of which `bytes` are its own tensors; for room and `pipe plan`. Default 3·bytes. */
   memory?(bytes: number, params: Static<P>): number
+  /** Its parameters that are lists of stages. */
+  // biome-ignore lint/suspicious/noExplicitAny: of whatever tables
+  readonly inner?: readonly InnerStages<any, any>[]
   /** What working on these rows will take, within a factor of 3: for `pipe plan`, while the stage has not run here. */
   estimate?(rows: readonly KnownRow[], params: Static<P>): Estimate
   /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */

@@ -36,7 +36,9 @@ export async function fingerprint(
 ): Promise<Fingerprint> {
   const params = structuredClone(stage.params) as Record<string, unknown>
   const paths: Record<string, string> = {}
-  for (const { path, kind } of pathParams(stage.stage.params as Schema, params)) {
+  const inner = Object.entries(stage.inner ?? {}).flatMap(([parameter, list]) => list.map((one, i) => ({ one, at: [parameter, i] })))
+  const within = inner.flatMap(({ one, at }) => [...pathParams(one.stage.params as Schema, one.params, at)])
+  for (const { path, kind } of [...pathParams(stage.stage.params as Schema, params), ...within]) {
     const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<
       string | number,
       unknown
@@ -59,6 +61,10 @@ export async function fingerprint(
     parts.stages = wiring(graph, stage)
   }
   if (stage.moduleHash !== undefined) parts.module = stage.moduleHash
+  for (const { one, at } of inner) {
+    parts[`version of ${one.use}`] = one.stage.version
+    if (one.moduleHash !== undefined) parts[`module of ${at.join('.')}`] = one.moduleHash
+  }
   for (const use of uses(stage.params)) {
     const version = versions?.(use)
     if (version !== undefined) parts[`version of ${use}`] = version

@@ -4,6 +4,7 @@ import type { AnyStage } from './define.js'
 import { checkEdges } from './edges.js'
 import { didYouMean, type Mistake, PipeError } from './error.js'
 import { type GraphInput, isObject, readGraph, readInputs } from './graph-file.js'
+import { checkInner } from './inner.js'
 import { checkParams, pathParams, type Schema } from './params.js'
 import { type Resolved, resolveStage } from './resolve.js'
 import { applySettings, parseSettings } from './settings.js'
@@ -25,6 +26,8 @@ export interface GraphStage {
   readonly stage: AnyStage
   /** SHA-256 of the file of a stage that is not built in. */
   readonly moduleHash?: string
+  /** By parameter: the stages that this one runs itself. Their parameters stand in `params`, too, beside "use". */
+  readonly inner?: Readonly<Record<string, readonly GraphStage[]>>
 }
 
 export interface Graph {
@@ -53,6 +56,8 @@ interface Draft {
   from: readonly string[] | undefined
   readonly given: Record<string, unknown>
   readonly resolved: Resolved | undefined
+  /** By parameter: the stages inside it. */
+  readonly inner: ReadonlyMap<string, readonly Draft[]>
   id: string
 }
 
@@ -67,19 +72,17 @@ export async function loadGraph(path: string, options: LoadOptions): Promise<Gra
   const inputs = readInputs(json.inputs, file, shown, settings, directory, mistakes)
   const drafts = await readStages(json.stages, file, shown, options.stages, mistakes)
   nameStages(drafts, mistakes)
-  const bases = applySettings(settings, drafts, inputs, directory, mistakes)
+  const bases = applySettings(settings, drafts.flatMap(withInner), inputs, directory, mistakes)
   const { name, about, seed = 0 } = json
   if (!Number.isSafeInteger(seed)) mistakes.push({ where: shown, message: `"seed" is a whole number, and ${JSON.stringify(seed)} came.` })
 
   const ordered = connect(drafts, mistakes)
   const stages: GraphStage[] = []
   for (const draft of ordered) {
-    const { where, id, use, from = [], resolved } = draft
-    if (resolved === undefined) continue
-    const params = fill(draft, inputs, bases.get(draft) ?? [], dirname(file), mistakes)
-    const { stage, moduleHash } = resolved
-    stages.push({ id, use, where, from, params, stage, ...(moduleHash === undefined ? {} : { moduleHash }) })
+    const stage = finished(draft, inputs, bases, dirname(file), mistakes)
+    if (stage !== undefined) stages.push(stage)
   }
+  for (const stage of stages) mistakes.push(...(await checkInner(shown, stage, options.stages)))
   mistakes.push(...(await checkEdges(shown, stages, new Set(drafts.map(draft => draft.id)), options.stages)))
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
   return { file, name: String(name ?? ''), about: String(about ?? ''), seed: seed as number, inputs, stages }
@@ -88,34 +91,92 @@ export async function loadGraph(path: string, options: LoadOptions): Promise<Gra
 async function readStages(json: unknown, file: string, shown: string, builtIn: BuiltInStages, mistakes: Mistake[]): Promise<Draft[]> {
   const drafts: Draft[] = []
   for (const [i, entry] of (Array.isArray(json) ? json : []).entries()) {
-    const at = `${shown}  stages[${i}]`
-    if (!isObject(entry) || typeof entry.use !== 'string') {
-      mistakes.push({ where: at, message: 'A stage is an object that says which: { "use": "round", … }.' })
-      continue
-    }
-    const { use, id, from, ...given } = entry
-    const found = await resolveStage(use as string, file, builtIn)
-    const resolved = 'stage' in found ? found : undefined
-    const name = resolved?.stage.name ?? (use as string)
-    const where = `${at} ${typeof id === 'string' ? id : name}`
-    if (!('stage' in found)) mistakes.push({ ...found, where: at })
-    if (id !== undefined && (typeof id !== 'string' || !/^[\w-]+$/.test(id)))
-      mistakes.push({ where, message: `"id" is a word of letters, digits and dashes, and ${JSON.stringify(id)} came.` })
-    const list = typeof from === 'string' ? [from] : from
-    if (list !== undefined && !(Array.isArray(list) && list.every(item => typeof item === 'string'))) {
-      mistakes.push({ where, message: `"from" is the id of a stage or a list of ids, and ${JSON.stringify(from)} came.` })
-    }
-    drafts.push({
-      where,
-      use: use as string,
-      name,
-      resolved,
-      id: typeof id === 'string' ? id : '',
-      from: Array.isArray(list) ? (list as unknown[]).filter(item => typeof item === 'string') : undefined,
-      given: structuredClone(given),
-    })
+    const draft = await readStage(entry, `${shown}  stages[${i}]`, file, builtIn, mistakes)
+    if (draft !== undefined) drafts.push(draft)
   }
   return drafts
+}
+
+async function readStage(
+  entry: unknown,
+  at: string,
+  file: string,
+  builtIn: BuiltInStages,
+  mistakes: Mistake[],
+): Promise<Draft | undefined> {
+  if (!isObject(entry) || typeof entry.use !== 'string') {
+    mistakes.push({ where: at, message: 'A stage is an object that says which: { "use": "round", … }.' })
+    return undefined
+  }
+  const { use, id, from, ...rest } = entry
+  const given = structuredClone(rest)
+  const found = await resolveStage(use as string, file, builtIn)
+  const resolved = 'stage' in found ? found : undefined
+  const name = resolved?.stage.name ?? (use as string)
+  const where = `${at} ${typeof id === 'string' ? id : name}`
+  if (!('stage' in found)) mistakes.push({ ...found, where: at })
+  if (id !== undefined && (typeof id !== 'string' || !/^[\w-]+$/.test(id)))
+    mistakes.push({ where, message: `"id" is a word of letters, digits and dashes, and ${JSON.stringify(id)} came.` })
+  const list = typeof from === 'string' ? [from] : from
+  if (list !== undefined && !(Array.isArray(list) && list.every(item => typeof item === 'string'))) {
+    mistakes.push({ where, message: `"from" is the id of a stage or a list of ids, and ${JSON.stringify(from)} came.` })
+  }
+  const inner = new Map<string, readonly Draft[]>()
+  for (const { parameter } of resolved?.stage.inner ?? []) {
+    const entries = given[parameter]
+    if (!Array.isArray(entries)) continue // told when parameters are checked
+    const drafts: Draft[] = []
+    for (const [i, one] of entries.entries()) {
+      const draft = await readStage(one, `${where}  ${parameter}[${i}]`, file, builtIn, mistakes)
+      if (draft === undefined) continue
+      drafts.push({ ...draft, id: draft.name })
+      entries[i] = draft.given // so that --set finds it by either path
+    }
+    inner.set(parameter, drafts)
+  }
+  return {
+    where,
+    use: use as string,
+    name,
+    resolved,
+    id: typeof id === 'string' ? id : '',
+    from: Array.isArray(list) ? (list as unknown[]).filter(item => typeof item === 'string') : undefined,
+    given,
+    inner,
+  }
+}
+
+/** For --set, which finds a stage by its name also inside another. */
+const withInner = (draft: Draft): Draft[] => [draft, ...[...draft.inner.values()].flat().flatMap(withInner)]
+
+/** The stage with its parameters, and the stages inside it with theirs. */
+function finished(
+  draft: Draft,
+  inputs: readonly GraphInput[],
+  bases: ReadonlyMap<Draft, readonly { path: string; directory: string }[]>,
+  graphFolder: string,
+  mistakes: Mistake[],
+): GraphStage | undefined {
+  const { where, id, use, from = [], resolved } = draft
+  const inner: Record<string, readonly GraphStage[]> = {}
+  for (const [parameter, drafts] of draft.inner) {
+    const stages = drafts.map(one => finished(one, inputs, bases, graphFolder, mistakes))
+    inner[parameter] = stages.filter(stage => stage !== undefined)
+    draft.given[parameter] = inner[parameter].map(stage => ({ use: stage.use, ...stage.params }))
+  }
+  if (resolved === undefined) return undefined
+  const params = fill(draft, inputs, bases.get(draft) ?? [], graphFolder, mistakes)
+  const { stage, moduleHash } = resolved
+  return {
+    id,
+    use,
+    where,
+    from,
+    params,
+    stage,
+    ...(moduleHash === undefined ? {} : { moduleHash }),
+    ...(draft.inner.size === 0 ? {} : { inner }),
+  }
 }
 
 /** A stage without an id is called by its name: round, round-2, … */

@@ -10,8 +10,8 @@ export interface Schema {
   readonly anyOf?: readonly Schema[]
   readonly const?: unknown
   readonly description?: string
-  /** 'file' or 'directory': the value is a path, and its content part of the cache key. */
-  readonly pipe?: 'file' | 'directory'
+  /** 'file' or 'directory': the value is a path, and its content part of the cache key. 'stages': a list of inner stages. */
+  readonly pipe?: 'file' | 'directory' | 'stages'
 }
 
 const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: false, verbose: true })
@@ -92,7 +92,7 @@ export function* pathParams(
   value: unknown,
   path: readonly (string | number)[] = [],
 ): Generator<{ path: (string | number)[]; kind: 'file' | 'directory' }> {
-  if (schema.pipe !== undefined) {
+  if (schema.pipe === 'file' || schema.pipe === 'directory') {
     if (typeof value === 'string') yield { path: [...path], kind: schema.pipe }
     return
   }

@@ -76,7 +76,7 @@ function faultsOf(value: unknown): string[] {
   expect('operator', typeof stage.operator === 'function', 'a function')
   expect('scope', [undefined, 'batch', 'stream'].includes(stage.scope as undefined), '"batch" or "stream"')
   optional('cache', 'boolean')
-  for (const field of ['batch', 'memory', 'intact', 'report']) optional(field, 'function')
+  for (const field of ['batch', 'memory', 'estimate', 'intact', 'report']) optional(field, 'function')
   for (const field of Object.keys(stage)) {
     if (!fields.includes(field)) faults.push(`${field}: a stage has no such field.${didYouMean(field, fields)}`)
   }
@@ -93,6 +93,8 @@ const fields = [
   'cache',
   'batch',
   'memory',
+  'inner',
+  'estimate',
   'intact',
   'report',
   'operator',

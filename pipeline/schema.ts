@@ -1,6 +1,7 @@
 /** What stages' schemas say, in other words: rows of a table of parameters, and the JSON Schema of graph files. */
 import type { TObject, TSchema } from '@sinclair/typebox'
 import type { AnyStage, Column } from './define.js'
+import { whyNotInner } from './inner.js'
 
 export interface Parameter {
   /** Dotted, as for --set: 'codebook.K'. */
@@ -94,6 +95,8 @@ export function columnText({ kind, dtype, shape, optional }: Column<unknown>): s
 function asWritten(schema: unknown): unknown {
   if (Array.isArray(schema)) return schema.map(asWritten)
   if (typeof schema !== 'object' || schema === null) return schema
+  const { pipe, ...rest } = schema as TSchema
+  if (pipe === 'stages') return { ...rest, pipe, items: { $ref: '#/definitions/inner' } }
   const copy = Object.fromEntries(Object.entries(schema).map(([key, value]) => [key, asWritten(value)])) as TSchema
   if (Array.isArray(copy.required) && typeof copy.properties === 'object') {
     copy.required = copy.required.filter(name => copy.properties[name]?.default === undefined)
@@ -146,23 +149,36 @@ export function graphSchema(stages: readonly AnyStage[]): object {
       stages: {
         type: 'array',
         minItems: 1,
-        items: {
-          type: 'object',
-          required: ['use'],
-          properties: {
-            ...place,
-            use: { ...place.use, anyOf: [{ enum: stages.map(({ name }) => name) }, { type: 'string', pattern: '[./@-]' }] },
-          },
-          allOf: stages.map(({ name, about, params }) => {
-            const { required = [], properties } = asWritten(params) as TSchema
-            return {
-              if: { properties: { use: { const: name } } },
-              // biome-ignore lint/suspicious/noThenProperty: a word of JSON Schema
-              then: { description: about, required, additionalProperties: false, properties: { ...place, ...properties } },
-            }
-          }),
-        },
+        items: oneOfStages(stages, place),
       },
     },
+    ...(stages.every(stage => stage.inner === undefined)
+      ? {}
+      : {
+          definitions: {
+            inner: oneOfStages(
+              stages.filter(stage => whyNotInner(stage) === undefined),
+              { use: place.use },
+            ),
+          },
+        }),
   }
 }
+
+/** An entry of a list of stages: `place` says what all have, "use" decides what else. */
+const oneOfStages = (stages: readonly AnyStage[], place: { readonly use: object }): object => ({
+  type: 'object',
+  required: ['use'],
+  properties: {
+    ...place,
+    use: { ...place.use, anyOf: [{ enum: stages.map(({ name }) => name) }, { type: 'string', pattern: '[./@-]' }] },
+  },
+  allOf: stages.map(({ name, about, params }) => {
+    const { required = [], properties } = asWritten(params) as TSchema
+    return {
+      if: { properties: { use: { const: name } } },
+      // biome-ignore lint/suspicious/noThenProperty: a word of JSON Schema
+      then: { description: about, required, additionalProperties: false, properties: { ...place, ...properties } },
+    }
+  }),
+})

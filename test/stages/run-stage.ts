@@ -17,6 +17,7 @@ export function contextOf(ops: Ops, told: Told = { notes: [] }, o: Partial<Conte
     ops,
     rng: (...name) => rng(0, ...name),
     signal: new AbortController().signal,
+    inner: () => Promise.reject(new Error('this stage is run without inner stages')),
     out: '',
     recipe: { graph: 'test' },
     room: () => Promise.resolve({ [Symbol.dispose]() {} }),
