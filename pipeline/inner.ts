@@ -6,7 +6,8 @@ import { nothing } from './define.js'
 import { checkEdges } from './edges.js'
 import type { Mistake } from './error.js'
 import type { BuiltInStages, GraphStage } from './graph.js'
-import { inputRow, onHost } from './passing.js'
+import { HeldTensors } from './lazy.js'
+import { holdRows, inputRow, onHost } from './passing.js'
 
 /** What keeps a stage from being run inside another; undefined: nothing. */
 export function whyNotInner(stage: AnyStage): string | undefined {
@@ -45,12 +46,13 @@ export async function checkInner(file: string, outer: GraphStage, builtIn: Built
 /** Runs the stages on these rows: see Context.inner. */
 export async function runInner(stages: readonly GraphStage[], input: Table, rows: readonly AnyRow[], context: Context): Promise<AnyRow[]> {
   const inside: Context = { ...context, progress: () => {}, wanted: () => true }
-  let at = await Promise.all(onHost(input, rows))
-  for (const { stage, params } of stages) {
+  using held = new HeldTensors()
+  let at = holdRows(input, rows, held)
+  for (const [i, { stage, params }] of stages.entries()) {
     const operator = stage.operator(params, inside) as OperatorFunction<AnyRow, AnyRow>
     const made = await lastValueFrom(from(at.map(row => inputRow(stage, row, undefined))).pipe(operator, toArray()))
     context.signal.throwIfAborted()
-    at = await Promise.all(onHost(stage.output, made))
+    at = i < stages.length - 1 ? holdRows(stage.output, made, held) : await Promise.all(onHost(stage.output, made))
   }
   return at
 }
