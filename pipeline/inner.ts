@@ -7,7 +7,7 @@ import { checkEdges } from './edges.js'
 import type { Mistake } from './error.js'
 import type { BuiltInStages, GraphStage } from './graph.js'
 import { HeldTensors } from './lazy.js'
-import { holdRows, inputRow, onHost } from './passing.js'
+import { holdRows, inputRow, isRef, onHost } from './passing.js'
 
 /** What keeps a stage from being run inside another; undefined: nothing. */
 export function whyNotInner(stage: AnyStage): string | undefined {
@@ -54,5 +54,6 @@ export async function runInner(stages: readonly GraphStage[], input: Table, rows
     context.signal.throwIfAborted()
     at = i < stages.length - 1 ? holdRows(stage.output, made, held) : await Promise.all(onHost(stage.output, made))
   }
-  return at
+  const settled = await held.settle(at.flatMap(row => Object.values(row).filter(isRef)))
+  return at.map(row => Object.fromEntries(Object.entries(row).map(([name, value]) => [name, isRef(value) ? settled.get(value) : value])))
 }

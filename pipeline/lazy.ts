@@ -122,6 +122,15 @@ export class HeldTensors {
     return ref
   }
 
+  /** References to tensors held here → their bytes on the host, for who needs them longer. Others as they are. */
+  async settle(refs: readonly TensorRef[]): Promise<Map<TensorRef, TensorRef>> {
+    const known = new Set<TensorRef>(this.#refs.values())
+    const settled = [...new Set(refs)].map(
+      async (ref): Promise<[TensorRef, TensorRef]> => [ref, known.has(ref) ? bytesTensor(await ref.read(), ref.dtype, ref.shape) : ref],
+    )
+    return new Map(await Promise.all(settled))
+  }
+
   [Symbol.dispose](): void {
     for (const tensor of this.#refs.keys()) tensor[Symbol.dispose]()
     this.#refs.clear()

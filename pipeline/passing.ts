@@ -84,4 +84,5 @@ export function bytesOf(rows: readonly AnyRow[]): number {
   for (const row of rows) for (const value of Object.values(row)) if (isRef(value)) refs.add(value)
   return [...refs].reduce((sum, ref) => sum + ref.bytes, 0)
 }
-const isRef = (value: unknown): value is TensorRef => typeof value === 'object' && value !== null && 'bytes' in value && 'open' in value
+export const isRef = (value: unknown): value is TensorRef =>
+  typeof value === 'object' && value !== null && 'bytes' in value && 'open' in value
