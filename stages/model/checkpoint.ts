@@ -9,6 +9,7 @@ import { fileTensor, PipeError } from '../../pipeline/define.js'
 import { type ExpectedTensor, expectedTensors, headName } from './architecture.js'
 import { type ModelConfig, readConfig } from './config.js'
 import { expectedQuantized, type Quantization, readQuantization } from './quantized.js'
+import type { StoredTensor } from './qtip.js'
 import { type Entry, readSafetensors } from './safetensors.js'
 
 export interface Checkpoint {
@@ -41,7 +42,7 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const tensors = await readTensors(path)
   const expected = expectedTensors(config.architecture, config.sizes, config.steps, config.tied)
   const quantization = readQuantization(config, expected, join(path, 'config.json'))
-  const stored = quantization === undefined ? expected : expectedQuantized(quantization, expected, tensors)
+  const stored = quantization === undefined ? expected : expectedQuantized(quantization, expected, tensors, path)
   const unused = checkTensors(path, config, stored, tensors)
   return {
     path,
@@ -124,18 +125,14 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
 }
 
 /** Compares what the architecture needs with what is there; returns the names that are there for nothing. */
-function checkTensors(
-  path: string,
-  config: ModelConfig,
-  expected: readonly { name: string; shape: readonly number[] }[],
-  tensors: ReadonlyMap<string, Entry>,
-): string[] {
+function checkTensors(path: string, config: ModelConfig, expected: readonly StoredTensor[], tensors: ReadonlyMap<string, Entry>): string[] {
   const { architecture } = config
   const mistakes: string[] = []
-  for (const { name, shape } of expected) {
+  for (const { name, shape, dtypes } of expected) {
     const entry = tensors.get(name)
     if (entry === undefined) mistakes.push(`"${name}" [${shape}] is missing`)
     else if (String(entry.shape) !== String(shape)) mistakes.push(`"${name}" is [${entry.shape}], not [${shape}]`)
+    else if (dtypes?.includes(entry.dtype) === false) mistakes.push(`"${name}" is ${entry.dtype}, not ${dtypes.join(' or ')}`)
   }
   const known = new Set(expected.map(({ name }) => name))
   const extra = [...tensors.keys()].filter(name => !known.has(name))

@@ -58,7 +58,7 @@ export async function writeDense(
       const map = Object.fromEntries(shards.flatMap((shard, i) => shard.map(({ name }) => [name, files[i]])))
       await writeJson(join(temporary, 'model.safetensors.index.json'), { metadata: { total_size: bytes }, weight_map: map })
     }
-    const { quantization_config: _, ...config } = raw
+    const { quantization_config: _, quip_params: __, ...config } = raw
     await writeJson(join(temporary, 'config.json'), { ...config, [raw.dtype === undefined ? 'torch_dtype' : 'dtype']: denseTypes[dtype] })
     const besides = (await readdir(checkpoint.path)).filter(name => companions.test(name))
     for (const name of besides) await copyFile(join(checkpoint.path, name), join(temporary, name))

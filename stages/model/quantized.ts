@@ -20,6 +20,8 @@ import { PipeError } from '../../pipeline/define.js'
 import type { ExpectedTensor } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { ModelConfig } from './config.js'
+import { toDense } from './incoherence.js'
+import { decodeQtip, expectedQtip, type QtipQuantization, readQtip, type StoredTensor } from './qtip.js'
 import type { Entry } from './safetensors.js'
 
 const size = Type.Integer({ minimum: 1 })
@@ -30,16 +32,18 @@ const schema = Type.Object({
   modules: Type.Record(Type.String(), Type.Object({ m: size, n: size, transform: Type.Object({ m: size, n: size }) })),
 })
 
-/** What config.json says about quantized linears. */
-export type Quantization = Static<typeof schema>
+/** What config.json says about quantized linears, in this project's form. */
+export type PipeQuantization = Static<typeof schema>
+/** In this project's form, or in that of a published program. */
+export type Quantization = PipeQuantization | QtipQuantization
 
 /** Tensors of a quantized checkpoint that hold the code's tables begin with this. */
 const tablePrefix = 'codebook.'
 
-/** The quantization_config of a model, checked against its linears; undefined when it has none. */
+/** What config.json says of the model's quantization, checked against its linears; undefined when it says nothing. */
 export function readQuantization(config: ModelConfig, expected: readonly ExpectedTensor[], where: string): Quantization | undefined {
   const value: unknown = config.raw.quantization_config
-  if (value === undefined || value === null) return undefined
+  if (value === undefined || value === null) return readQtip(config, where)
   const fail = (message: string, hint?: string): never => {
     throw new PipeError('input', { where, message, hint })
   }
@@ -66,10 +70,13 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
 
 /** The tensors that a quantized checkpoint holds in place of the dense model's. */
 export function expectedQuantized(
-  { modules }: Quantization,
+  quantization: Quantization,
   expected: readonly ExpectedTensor[],
   tensors: ReadonlyMap<string, Entry>,
-): { name: string; shape: readonly number[] }[] {
+  where: string,
+): StoredTensor[] {
+  if (quantization.quant_method === 'qtip') return expectedQtip(quantization, expected, tensors, where)
+  const { modules } = quantization
   // Shapes of codes and tables depend on the code, which checks them when it is opened.
   const asStored = (name: string) => ({ name, shape: tensors.get(name)?.shape ?? [] })
   return [
@@ -93,6 +100,7 @@ export interface Weights extends Disposable {
 /** Dense f32 weights of a checkpoint, whether it is stored dense or quantized. Raises PipeError when codes don't fit their linear. */
 export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Weights> {
   const { quantization } = checkpoint
+  if (quantization?.quant_method === 'qtip') return openQtip(ops, checkpoint, quantization)
   const codec = quantization === undefined ? undefined : await openCodec(ops, checkpoint, quantization)
   return {
     checkpoint,
@@ -109,7 +117,22 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
   }
 }
 
-async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: Quantization): Promise<Codec> {
+function openQtip(ops: Ops, checkpoint: Checkpoint, quantization: QtipQuantization): Weights {
+  const shapes = new Map(checkpoint.expected.map(({ name, shape }) => [name, shape]))
+  return {
+    checkpoint,
+    open(name) {
+      const linear = name.replace(/\.weight$/, '')
+      const [m = 0, n = 0] = shapes.get(name) ?? []
+      return checkpoint.tensors.has(`${linear}.trellis`)
+        ? decodeQtip(ops, checkpoint, quantization, linear, [m, n])
+        : checkpoint.ref(name).open(ops, 'f32')
+    },
+    [Symbol.dispose]() {},
+  }
+}
+
+async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: PipeQuantization): Promise<Codec> {
   const names = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix))
   const tables = await Promise.all(names.map(async name => [name.slice(tablePrefix.length), await checkpoint.ref(name).open(ops)] as const))
   try {
@@ -132,7 +155,7 @@ async function decode(
   checkpoint: Checkpoint,
   codec: Codec,
   linear: string,
-  { m, n, transform }: Quantization['modules'][string],
+  { m, n, transform }: PipeQuantization['modules'][string],
 ): Promise<Tensor> {
   const stored = checkpoint.ref(`${linear}.trellis`)
   const [Tx, Ty] = codec.tile
@@ -151,6 +174,5 @@ async function decode(
   using values = ops.copy(padded, { rows: [0, m], columns: [0, n] })
   using su = await checkpoint.ref(`${linear}.SU`).open(ops, 'f32')
   using sv = await checkpoint.ref(`${linear}.SV`).open(ops, 'f32')
-  using right = ops.hadamard(values, { side: 'right', signs: su, block: transform.n, inverse: true }) // Ŵ·H_nᵀ·diag(SU)
-  return ops.hadamard(right, { side: 'left', signs: sv, block: transform.m, inverse: true })
+  return toDense(ops, values, su, sv, transform)
 }
