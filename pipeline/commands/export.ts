@@ -1,12 +1,16 @@
-/** pipe export: a quantized checkpoint as a plain one. */
+/** pipe export: a quantized checkpoint in a form that other programs load. */
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { type DenseType, denseTypes, writeDense } from '../../stages/model/dense.js'
 import { openWeights } from '../../stages/model/quantized.js'
+import { writeQtip } from '../../stages/model/write-qtip.js'
+import { PipeError } from '../error.js'
 import { examples, type Register } from './wiring.js'
 
 interface Options {
-  to: 'dense'
+  to: 'dense' | 'qtip-hf'
   dtype?: DenseType
   out: string
   device: string
@@ -16,21 +20,43 @@ export const register: Register = (program: Command, wiring) => {
   program
     .command('export <dir>')
     .description(
-      'Write a checkpoint in another form: dense is what any Hugging Face program loads, with the weights that quantization left.',
+      'Write a checkpoint in another form: dense is what any Hugging Face program loads, with the weights that quantization left; qtip-hf is what the published QTIP program loads, with the same bits.',
     )
-    .addOption(new Option('--to <form>', 'the form').choices(['dense']).makeOptionMandatory())
+    .addOption(new Option('--to <form>', 'the form').choices(['dense', 'qtip-hf']).makeOptionMandatory())
     .requiredOption('--out <dir>', 'folder to write; must be new or empty')
-    .addOption(new Option('--dtype <type>', 'element type (default: that of the original model)').choices(Object.keys(denseTypes)))
+    .addOption(new Option('--dtype <type>', 'dense: element type (default: that of the original model)').choices(Object.keys(denseTypes)))
     .option('--device <name>', 'where ops run', 'cpu')
     .addHelpText(
       'after',
-      examples(['The quantized model for any other program', 'pipe export out/qtip-2bit/model --to dense --out Llama-3.2-1B-2bit']),
+      examples(
+        ['The quantized model for any other program', 'pipe export out/qtip-2bit/model --to dense --out Llama-3.2-1B-2bit'],
+        ['A published QTIP checkpoint, decoded', 'pipe export Llama-2-7b-QTIP-2Bit --to dense --out Llama-2-7b-2bit'],
+        [
+          'For the published program; rounded with --set round.codebook.order=tensor-core',
+          'pipe export out/qtip-2bit --to qtip-hf --out hf',
+        ],
+      ),
     )
     .action(async (dir: string, o: Options) => {
-      const checkpoint = await openCheckpoint(dir)
+      const checkpoint = await openCheckpoint(await modelOf(dir))
+      if (o.to === 'qtip-hf') {
+        if (o.dtype !== undefined)
+          throw new PipeError('input', {
+            message: `--dtype ${o.dtype} has no meaning with --to qtip-hf: bits are bits.`,
+            hint: 'Leave it out.',
+          })
+        const { files, bytes } = await writeQtip(checkpoint, o.out, { signal: wiring.signal })
+        return wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of tensors\n`)
+      }
       const ops = await wiring.openBackend(o.device)
       using weights = await openWeights(ops, checkpoint)
       const { files, bytes, dtype } = await writeDense(ops, weights, o.out, { dtype: o.dtype, signal: wiring.signal })
       wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of ${dtype} tensors\n`)
     })
+}
+
+/** A model's folder, or the one inside a folder that a run wrote. */
+async function modelOf(dir: string): Promise<string> {
+  const has = async (path: string): Promise<boolean> => (await stat(join(path, 'config.json')).catch(() => undefined)) !== undefined
+  return !(await has(dir)) && (await has(join(dir, 'model'))) ? join(dir, 'model') : dir
 }

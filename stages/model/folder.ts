@@ -1,0 +1,76 @@
+/** A checkpoint's folder in another form: safetensors, config.json and the files that go with a model, whole or not at all. */
+import { copyFile, mkdir, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { bytesPerElement, elements } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
+import type { Checkpoint } from './checkpoint.js'
+import { type NewEntry, writeSafetensors, writeWhole } from './safetensors.js'
+
+/** A file is not made longer than this. */
+const shardBytes = 5e9
+
+/** Files that belong to a model beside its weights. */
+const companions =
+  /^(tokenizer.*\.(json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt|generation_config\.json|.*\.jinja)$/
+
+/** Raises PipeError when the folder is not empty. Shards of 5 GB; tokenizer files are copied from `source`. */
+export async function writeFolder(
+  folder: string,
+  source: Checkpoint,
+  entries: readonly NewEntry[],
+  config: Readonly<Record<string, unknown>>,
+  most = shardBytes,
+): Promise<{ files: string[]; bytes: number }> {
+  const target = resolve(folder)
+  if ((await readdir(target).catch(() => [])).length > 0) {
+    throw new PipeError('input', {
+      where: folder,
+      message: 'expected a new or an empty folder and found files in it.',
+      hint: 'Give another --out.',
+    })
+  }
+  await mkdir(dirname(target), { recursive: true })
+  const temporary = `${target}.part`
+  await rm(temporary, { recursive: true, force: true })
+  await mkdir(temporary)
+  try {
+    const shards = split(entries, most)
+    const files = shards.map((_, i) =>
+      shards.length === 1 ? 'model.safetensors' : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`,
+    )
+    for (const [i, shard] of shards.entries()) await writeSafetensors(join(temporary, files[i] as string), shard, { format: 'pt' })
+    const bytes = shards.flat().reduce((sum, entry) => sum + bytesOf(entry), 0)
+    if (shards.length > 1) {
+      const map = Object.fromEntries(shards.flatMap((shard, i) => shard.map(({ name }) => [name, files[i]])))
+      await writeJson(join(temporary, 'model.safetensors.index.json'), { metadata: { total_size: bytes }, weight_map: map })
+    }
+    await writeJson(join(temporary, 'config.json'), config)
+    const besides = (await readdir(source.path)).filter(name => companions.test(name))
+    for (const name of besides) await copyFile(join(source.path, name), join(temporary, name))
+    await rmdir(target).catch(() => undefined) // an empty folder gives way
+    await rename(temporary, target)
+    return { files: await readdir(target), bytes }
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true })
+    throw error
+  }
+}
+
+const number = (i: number): string => String(i).padStart(5, '0')
+const bytesOf = ({ shape, dtype }: NewEntry): number => elements(shape) * bytesPerElement[dtype]
+const writeJson = (path: string, value: unknown): Promise<void> =>
+  writeWhole(path, file => file.writeFile(`${JSON.stringify(value, null, 2)}\n`))
+
+function split(entries: readonly NewEntry[], most: number): NewEntry[][] {
+  const shards: NewEntry[][] = [[]]
+  let bytes = 0
+  for (const entry of entries) {
+    if (bytes > 0 && bytes + bytesOf(entry) > most) {
+      shards.push([])
+      bytes = 0
+    }
+    shards[shards.length - 1]?.push(entry)
+    bytes += bytesOf(entry)
+  }
+  return shards
+}

@@ -1,0 +1,150 @@
+/**
+ * write-qtip: this project's quantized checkpoint in the form of QTIP's published ones (qtip.ts), for its program.
+ *
+ * The codes are the same bits; hyb with L = 16, Q = 9, K = 2…4 goes into the kernel's layout, everything else stays in
+ * natural order. SU and SV are as stored, the table is repeated for each linear, rcp = 0. What that form can't express is
+ * refused with a sentence: other codes, padded linears, transforms in blocks, other architectures than Llama.
+ */
+import { hadamardText } from '../../native/ops/hadamard/hadamard.js'
+import type { TensorRef } from '../../native/tensor.js'
+import { codebookOf } from '../../native/codebooks/settings.js'
+import { toKernelLayout } from '../../native/codebooks/trellis/kernel-layout.js'
+import { contradiction, type DecodeMode, hasKernel, hasTable, type PublishedCode } from '../../native/codebooks/trellis/published.js'
+import { PipeError } from '../../pipeline/define.js'
+import type { Checkpoint } from './checkpoint.js'
+import type { ModelConfig } from './config.js'
+import { writeFolder } from './folder.js'
+import { misfit, type QuipParams, shortName } from './qtip.js'
+import type { PipeQuantization } from './quantized.js'
+import type { NewEntry } from './safetensors.js'
+
+/** Names of the codes there and here. */
+const modes: Readonly<Record<string, DecodeMode>> = {
+  'trellis/hyb': 'quantlut_sym',
+  'trellis/1mad': '1mad',
+  'trellis/2mad': '2mad',
+  'trellis/3inst': '3inst',
+  'trellis/lut': 'lut',
+}
+/** Blocks for tensor parallelism, which the program expects to be told even where nothing is split. */
+const rank = 8
+
+/** Writes the folder, whole or not at all. Raises PipeError when the model is not quantized in this project's form, or can't be expressed. */
+export async function writeQtip(
+  checkpoint: Checkpoint,
+  folder: string,
+  o: { signal?: AbortSignal; shardBytes?: number } = {},
+): Promise<{ files: string[]; bytes: number }> {
+  const { quantization, config, expected } = checkpoint
+  const refuse: Refuse = (message, hint) => {
+    throw new PipeError('input', { where: checkpoint.path, message: `QTIP's form can't express it: ${message}.`, hint })
+  }
+  if (quantization === undefined) return refuse('the model is not quantized', 'Give the folder that "pipe run" wrote.')
+  if (quantization.quant_method === 'qtip') return refuse('it is in that form already', 'Copy the folder.')
+  const { model_type: kind } = config.raw
+  if (kind !== 'llama') refuse(`its program reads models of the type "llama", and this is ${JSON.stringify(kind)}`)
+  const code = codeOf(quantization, refuse)
+  checkModules(quantization, code, refuse)
+
+  const skipped: string[] = []
+  const entries = expected.flatMap((tensor): NewEntry[] => {
+    const linear = tensor.name.replace(/\.weight$/, '')
+    const module = Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
+    if (module !== undefined) return linearEntries(checkpoint, linear, module, code, o.signal)
+    if (tensor.role === 'linear') skipped.push(`${tensor.layer}_${shortName(linear)}`)
+    return [as(tensor.name, checkpoint.ref(tensor.name))]
+  })
+  return writeFolder(folder, checkpoint, entries, configOf(config, code, skipped), o.shardBytes)
+}
+
+type Refuse = (message: string, hint?: string) => never
+
+/** The code in the published program's words. */
+function codeOf({ codebook }: PipeQuantization, refuse: Refuse): PublishedCode {
+  const { params } = codebookOf(codebook)
+  const { L, K, V = 1, Q = 0, Tx, Ty, order = 'rows' } = params as Record<string, number> & { order?: string }
+  const mode = Object.hasOwn(modes, codebook.use) ? modes[codebook.use] : undefined
+  if (mode === undefined || L === undefined || K === undefined || Tx === undefined || Ty === undefined)
+    return refuse(`it has no code like ${codebook.use}`, `Round with one of ${Object.keys(modes).join(', ')}.`)
+  const code = { mode, L, K, V, Q: mode === 'lut' ? L : Q, Tx, Ty }
+  const wrong = contradiction(code)
+  if (wrong !== undefined) refuse(`the code ${wrong}`)
+  const wanted = hasKernel(code) ? 'tensor-core' : 'rows'
+  if (order !== wanted)
+    refuse(
+      `there the weights of a tile with L = ${L}, Q = ${Q}, K = ${K} follow each other in the order "${wanted}", and here they were rounded in the order "${order}"`,
+      `Round again with --set round.codebook.order=${wanted}: the quality is the same.`,
+    )
+  return code
+}
+
+function checkModules({ modules }: PipeQuantization, code: PublishedCode, refuse: Refuse): void {
+  for (const [linear, { m, n, transform }] of Object.entries(modules)) {
+    const wrong = misfit(code, m, n)
+    if (wrong !== undefined) refuse(`"${linear}" [${m}, ${n}]: ${wrong}`, 'Export it with --to dense.')
+    for (const [size, order] of [
+      [m, transform.m],
+      [n, transform.n],
+    ] as const) {
+      if (order !== size) refuse(`"${linear}" is transformed by ${hadamardText(size, order)}, and there is one matrix for all of a side`)
+    }
+  }
+}
+
+function linearEntries(
+  checkpoint: Checkpoint,
+  linear: string,
+  { m, n }: PipeQuantization['modules'][string],
+  code: PublishedCode,
+  signal?: AbortSignal,
+): NewEntry[] {
+  const ref = (name: string): TensorRef => checkpoint.ref(`${linear}.${name}`)
+  const trellis = as(`${linear}.trellis`, ref('trellis'))
+  const scalar = (name: string, value: number): NewEntry => ({
+    name: `${linear}.${name}`,
+    dtype: 'i64',
+    shape: [],
+    read: async () => new Uint8Array(BigInt64Array.of(BigInt(value)).buffer),
+  })
+  const packed = async (): Promise<Uint8Array> => {
+    signal?.throwIfAborted()
+    const natural = await trellis.read()
+    return hasKernel(code) ? toKernelLayout(natural, m, n, code.K) : natural
+  }
+  return [
+    { ...trellis, read: packed },
+    as(`${linear}.SU`, ref('SU')),
+    as(`${linear}.SV`, ref('SV')),
+    ...(hasTable(code) ? [as(`${linear}.tlut`, checkpoint.ref('codebook.tlut'))] : []),
+    scalar('rcp', 0),
+    scalar('tp_rank', rank),
+  ]
+}
+
+const as = (name: string, ref: TensorRef): NewEntry => ({ name, dtype: ref.dtype, shape: ref.shape, read: () => ref.read() })
+
+/** config.json in the words of transformers 4.45, which the program is written for. */
+function configOf({ raw }: ModelConfig, { mode, L, K, V, Q, Tx, Ty }: PublishedCode, skipped: readonly string[]): Record<string, unknown> {
+  const { quantization_config: _, dtype, rope_parameters, ...config } = raw
+  const quip_params: QuipParams = {
+    codebook: 'bitshift',
+    codebook_version: 0,
+    L,
+    K,
+    V,
+    tlut_bits: Q,
+    decode_mode: mode,
+    td_x: Tx,
+    td_y: Ty,
+    split_for_tp: false,
+    skip_list: [...skipped],
+  }
+  const { rope_theta, ...scaling } = (rope_parameters ?? {}) as Record<string, unknown>
+  return {
+    ...config,
+    ...(dtype !== undefined && { torch_dtype: dtype }),
+    ...(rope_theta !== undefined && { rope_theta }),
+    ...(rope_parameters !== undefined && { rope_scaling: scaling.rope_type === 'default' ? null : scaling }),
+    quip_params,
+  }
+}
