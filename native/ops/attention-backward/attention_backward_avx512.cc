@@ -1,0 +1,9 @@
+#include "attention_backward_kernel.h"
+
+namespace ops {
+
+void attention_backward_head_avx512(const AttentionBackwardArgs& args, int64_t sequence, int64_t kv) {
+  attention_backward_head<64>(args, sequence, kv);
+}
+
+}  // namespace ops
