@@ -30,6 +30,12 @@ export interface DeviceInfo {
   readonly freeBytes?: number
 }
 
+/**
+ * The `code` of an error that a program can do something about: memory was out (with less at a time it may do), or the
+ * device is gone (another may do). Other errors of a queue have none.
+ */
+export type DeviceFailure = 'ERR_DEVICE_MEMORY' | 'ERR_DEVICE_LOST'
+
 export interface Device {
   /** The backend's kind: part of cache keys, because results may differ in the last place between kinds. */
   readonly kind: 'cpu' | 'cuda'

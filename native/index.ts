@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Device, DeviceInfo, OpArgs, OpStats } from './device.js'
+import type { Device, DeviceFailure, DeviceInfo, OpArgs, OpStats } from './device.js'
 import { type Ops, opsOn } from './ops.js'
 import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
 
@@ -161,8 +161,9 @@ class NativeQueue implements Device {
   }
 
   /** Throws a failure of the queue with the stack of the call that enqueued the op. */
-  #blame(error: Error & { ticket?: number }): never {
-    const failure = new Error(error.message)
+  #blame(error: Error & { ticket?: number; code?: DeviceFailure }): never {
+    const failure: Error & { code?: DeviceFailure } = new Error(error.message)
+    if (error.code !== undefined) failure.code = error.code
     const trace = this.#traces.get(error.ticket ?? 0)
     if (trace?.stack !== undefined) {
       const note = trace.ticket !== error.ticket ? '\n    (one of many calls of this op; the stack is that of an earlier one)' : ''

@@ -1,5 +1,4 @@
 /** What a stage is given by the engine, and what the engine's parts share in a run. */
-import type { Ops } from '../native/ops.js'
 import type { AnyRow } from './arrow.js'
 import type { Cache } from './cache.js'
 import type { Checkpoint, Context, Row } from './define.js'
@@ -7,7 +6,7 @@ import type { Happening } from './events.js'
 import { hashOf } from './fingerprint.js'
 import type { Graph } from './graph.js'
 import { runInner } from './inner.js'
-import type { Memory } from './memory.js'
+import type { Lane } from './lane.js'
 import { rng } from './random.js'
 import type { Node, Place } from './survey.js'
 import { counting, type Usage } from './usage.js'
@@ -15,9 +14,11 @@ import { counting, type Usage } from './usage.js'
 export interface Engine {
   readonly graph: Graph
   readonly out: string
-  readonly ops: Ops
   readonly cache: Cache
-  readonly memory: Memory
+  /** The devices of this run, all of one kind. */
+  readonly lanes: readonly Lane[]
+  /** The first of them that is not lost: for what runs on one. */
+  readonly lane: Lane
   readonly signal: AbortSignal
   readonly nodes: readonly Node[]
   emit(happening: Happening): void
@@ -31,6 +32,7 @@ export interface Engine {
 }
 
 interface Scope {
+  readonly lane: Lane
   /** The batch worked on; none on a stream. */
   readonly batch?: string
   wanted(batch: string): boolean
@@ -39,22 +41,22 @@ interface Scope {
   keptUp?(): Promise<void>
 }
 
-export function contextOf(engine: Engine, node: Node, { batch, wanted, checkpoint, keptUp }: Scope): Context {
-  const { graph, memory, signal, out } = engine
+export function contextOf(engine: Engine, node: Node, { lane, batch, wanted, checkpoint, keptUp }: Scope): Context {
+  const { graph, signal, out } = engine
   const at = { stage: node.id, ...(batch === undefined ? {} : { batch }) }
   const context: Context = {
-    ops: counting(engine.ops, engine.usage(node)),
+    ops: counting(lane.ops, engine.usage(node)),
     rng: (...name) => rng(graph.seed, ...name),
     signal,
     inner: async (stages, rows) =>
       (await runInner(node.stage.inner?.[stages.parameter] ?? [], stages.input, rows, context)) as Row<typeof stages.output>[],
     room: async bytes => {
       await keptUp?.()
-      return memory.room(node.id, bytes)
+      return lane.memory.room(node.id, bytes)
     },
     wanted,
     checkpoint: checkpoint ?? noCheckpoint,
-    progress: (done, total, unit) => engine.emit({ kind: 'stage-progress', ...at, done, total, unit }),
+    progress: (done, total, unit) => engine.emit({ kind: 'stage-progress', ...at, device: lane.name, done, total, unit }),
     note: text => engine.emit({ kind: 'note', ...at, text }),
     out,
     recipe: recipeOf(engine, node),

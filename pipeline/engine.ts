@@ -11,11 +11,11 @@ import { Contents } from './contents.js'
 import { readJson } from './disk.js'
 import { didYouMean, PipeError } from './error.js'
 import type { Event, Happening } from './events.js'
-import { lostFailure } from './failure.js'
+import { deviceFailure, lostFailure } from './failure.js'
 import type { Known } from './estimate.js'
 import { type Fingerprint, fingerprint } from './fingerprint.js'
 import type { Graph, GraphStage } from './graph.js'
-import { defaultMemory, Memory } from './memory.js'
+import { type Lane, openLanes } from './lane.js'
 import type { LastRun } from './plan.js'
 import { bytesOf } from './passing.js'
 import { collectSource } from './segment.js'
@@ -25,10 +25,13 @@ import { Usage } from './usage.js'
 export interface RunOptions {
   /** Folder of results: model/, result.json, events.jsonl, cache/. */
   readonly out: string
+  /** Of the device on which stages run that see the whole stream. */
   readonly ops: Ops
+  /** Of further devices, of the same kind: batches run there as well. */
+  readonly others?: readonly Ops[]
   /** Receives what happens; complete with the run. */
   readonly events?: Subject<Event> | undefined
-  /** Bytes that tensors may take on the device. Default: 60 % of the memory that is free. */
+  /** Bytes that tensors may take on each device. Default: a share of the memory that is free. */
   readonly memory?: number
   /** Aborting stops the run cleanly. */
   readonly signal?: AbortSignal
@@ -75,8 +78,11 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const cache = new Cache(join(out, 'cache'), text => emit({ kind: 'note', text }))
   const { promise: failure, reject: fail } = withResolvers<never>()
   failure.catch(() => {}) // only a run looks at it
-  const memory = new Memory(ops.device, options.memory ?? (await defaultMemory()), signal, error => {
-    const told = lostFailure(engine, error)
+  const lanes = await openLanes([ops, ...(options.others ?? [])], options.memory, signal, (lane, error) => {
+    const why = deviceFailure(error)
+    if (why === 'ERR_DEVICE_MEMORY') return undefined // its batch reads a tensor that was never made
+    if (why === 'ERR_DEVICE_LOST') return error // each of its batches is told
+    const told = lostFailure(engine, lane, error)
     fail(told)
     return told
   })
@@ -90,9 +96,11 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const engine: OpenEngine = {
     graph,
     out,
-    ops,
     cache,
-    memory,
+    lanes,
+    get lane() {
+      return lanes.find(lane => !lane.isLost) ?? (lanes[0] as Lane)
+    },
     signal,
     nodes,
     emit,

@@ -2,7 +2,7 @@
 import { cpus } from 'node:os'
 import type { Device } from '../native/device.js'
 import type { Estimate, KnownRow } from './define.js'
-import { memoryOf } from './segment.js'
+import { memoryOf } from './batches.js'
 import { type Node, rootOf, type Segment } from './survey.js'
 import type { LastRun } from './plan.js'
 

@@ -17,17 +17,19 @@ export type Happening =
       readonly kind: 'stage-progress'
       readonly stage: string
       readonly batch?: string
+      readonly device: string
       readonly done: number
       readonly total: number
       readonly unit: string
     }
   | { readonly kind: 'stage-finished'; readonly stage: string; readonly usage: StageUsage }
-  | { readonly kind: 'batch-started'; readonly stage: string; readonly batch: string }
-  /** bytes: of the stored file; 0 for stages that store nothing. of: batches in all, where that is known. */
+  | { readonly kind: 'batch-started'; readonly stage: string; readonly batch: string; readonly device: string }
+  /** bytes: of the stored file; 0 for stages that store nothing. of: batches in all, where that is known. device: of those that ran. */
   | {
       readonly kind: 'batch-finished'
       readonly stage: string
       readonly batch: string
+      readonly device?: string
       readonly cached: boolean
       readonly bytes: number
       readonly of?: number
@@ -35,8 +37,10 @@ export type Happening =
   /** One sentence of a stage (or of the engine, without stage). */
   | { readonly kind: 'note'; readonly stage?: string; readonly batch?: string; readonly text: string }
   | { readonly kind: 'warning'; readonly stage?: string; readonly batch?: string; readonly text: string }
-  /** Sampled twice a second. live: bytes of tensors on the device; rss: of the process. */
-  | { readonly kind: 'memory'; readonly liveBytes: number; readonly limitBytes: number; readonly rssBytes: number }
+  /** Nothing is given to this device any more. */
+  | { readonly kind: 'device-lost'; readonly device: string; readonly text: string }
+  /** Sampled twice a second, for each device. live: bytes of tensors there; rss: of the process. */
+  | { readonly kind: 'memory'; readonly device: string; readonly liveBytes: number; readonly limitBytes: number; readonly rssBytes: number }
   | { readonly kind: 'result'; readonly result: RunResult }
   | { readonly kind: 'failed'; readonly code: string; readonly text: string }
 
@@ -53,6 +57,22 @@ export interface StageUsage {
   readonly batches: { readonly run: number; readonly cached: number }
   /** Calls of native ops. */
   readonly opCalls: number
+}
+
+/** What a device did in a run. */
+export interface DeviceUsage {
+  /** 'cuda:1' */
+  readonly device: string
+  /** In which it had a batch or a stream to work on. */
+  readonly seconds: number
+  /** Of its ops: what the device itself was busy. */
+  readonly opSeconds: number
+  /** Batches that were finished on it. */
+  readonly batches: number
+  /** The most bytes of tensors on it. */
+  readonly peakBytes: number
+  /** It failed for good. */
+  readonly isLost?: boolean
 }
 
 /** A table of results that a stage wants shown at the end. */
@@ -72,6 +92,7 @@ export interface RunResult {
   readonly seconds: number
   readonly peakRssBytes: number
   readonly stages: readonly StageUsage[]
+  readonly devices: readonly DeviceUsage[]
 }
 
 /** Progress may come for every row; a file needs it no more often than this. */

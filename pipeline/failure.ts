@@ -1,14 +1,43 @@
 /** What fails in a stage, told with its place, what is kept, and how to go on. */
+import type { DeviceFailure } from '../native/device.js'
 import type { Engine } from './context.js'
 import { isFull, refused } from './disk.js'
 import { PipeError, sentence } from './error.js'
+import type { Lane } from './lane.js'
 import type { Node } from './survey.js'
 
-/** A failed op that nobody read from: the queue does not say whose it was, so all who are at work are named. */
-export function lostFailure(engine: Engine, error: unknown): unknown {
-  const atWork = engine.nodes.filter(node => engine.usage(node).isActive).map(node => [node.id, ...engine.usage(node).batches].join('  '))
-  return wrappedAt(engine, atWork.join(' or '), error)
+/** Was it the device's doing, and what? Also of an error that tells of one. */
+export function deviceFailure(error: unknown): DeviceFailure | undefined {
+  for (let at: unknown = error; at instanceof Error; at = at.cause) {
+    const { code } = at as { code?: unknown }
+    if (code === 'ERR_DEVICE_MEMORY' || code === 'ERR_DEVICE_LOST') return code
+  }
+  return undefined
 }
+
+/** A failed op that nobody read from: the queue does not say whose it was, so all who are at work there are named. */
+export const lostFailure = (engine: Engine, lane: Lane, error: unknown): unknown =>
+  wrappedAt(engine, [...lane.underWay].join(' or '), error)
+
+/** A device is gone, and the others go on. */
+export const tellLost = (engine: Engine, { name }: Lane, error: unknown): void =>
+  engine.emit({ kind: 'device-lost', device: name, text: `${name} is not used any more, the other devices go on: ${sentence(error)}` })
+
+/** Batches for which a device's memory was out twice, told when all others are finished. */
+export function outOfMemory(engine: Engine, errors: readonly unknown[]): unknown {
+  const mistakes = errors.flatMap(error => (error instanceof PipeError ? error.mistakes : [{ message: sentence(error), where: undefined }]))
+  const shown = mistakes.slice(0, mostShown).map(({ where, message }) => ({ ...(where === undefined ? {} : { where }), message }))
+  const more = mistakes.length - shown.length
+  const last = {
+    message: `${more > 0 ? `And so for ${more} more. ` : ''}Each was tried twice, the second time with nothing beside it; all other batches are finished.`,
+    goOn: goOn(engine),
+  }
+  const told = new PipeError('memory', [...shown, last], { cause: errors[0] })
+  placed.add(told)
+  return told
+}
+/** More paragraphs than this nobody reads. */
+const mostShown = 5
 
 /** A failure told with its place and how to go on. Stops, damage and what already has its place pass. */
 export const wrapped = (engine: Engine, node: Node, batch: string | undefined, error: unknown): unknown =>
@@ -20,19 +49,22 @@ function wrappedAt(engine: Engine, place: string, thrown: unknown): unknown {
   const known = (error as Error | undefined)?.name === 'PipeError' ? (error as PipeError) : undefined
   if (known !== undefined && ['stopped', 'damaged', 'locked'].includes(known.code)) return error
   const where = known?.where === undefined ? place : `${place}  ${known.where}`
-  const n = engine.finishedBatches
-  const kept = n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`
   const told = new PipeError(
-    known?.code ?? 'failed',
+    known?.code ?? (deviceFailure(error) === 'ERR_DEVICE_MEMORY' ? 'memory' : 'failed'),
     {
       where,
       message: known?.message ?? sentence(error),
       ...(known?.hint === undefined ? {} : { hint: known.hint }),
-      goOn: `${kept}; the same command goes on from here.`,
+      goOn: goOn(engine),
     },
     { cause: known === undefined ? error : (known.cause ?? known) },
   )
   placed.add(told)
   return told
+}
+
+function goOn({ finishedBatches: n }: Engine): string {
+  const kept = n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`
+  return `${kept}; the same command goes on from here.`
 }
 const placed = new WeakSet<object>()

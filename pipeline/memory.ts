@@ -35,7 +35,10 @@ export class Memory {
     private readonly device: Device,
     readonly limitBytes: number,
     private readonly signal: AbortSignal,
-    /** Told of a failed op that waiting for the queue brought to light: it is nobody else's any more. Gives what to tell those who wait. */
+    /**
+     * Told of a failed op that waiting for the queue brought to light. Gives what to tell those who wait; undefined:
+     * nothing, since whoever asked for that op finds out from its tensors.
+     */
     private readonly failed: (error: unknown) => unknown,
     private readonly stuckMs = defaultStuckMs,
   ) {
@@ -85,18 +88,18 @@ export class Memory {
     if (this.#finishing) return
     this.#finishing = true
     const begin = performance.now()
-    this.device.finish().then(
-      () => {
-        if (performance.now() - begin > lookMs) this.#lastChange = performance.now()
-        setTimeout(() => {
-          this.#finishing = false
-          if (this.#waiting.size > 0) this.#look()
-        }, lookMs)
-      },
-      error => {
-        this.#refuseAll(this.failed(error))
-      },
-    )
+    const goOn = (): void => {
+      if (performance.now() - begin > lookMs) this.#lastChange = performance.now()
+      setTimeout(() => {
+        this.#finishing = false
+        if (this.#waiting.size > 0) this.#look()
+      }, lookMs)
+    }
+    this.device.finish().then(goOn, error => {
+      const told = this.failed(error)
+      if (told !== undefined) this.#refuseAll(told)
+      goOn()
+    })
   }
 
   #admit(waiter: Waiter): void {
@@ -133,12 +136,17 @@ export class Memory {
   }
 }
 
-/** Share of the free memory that tensors may take when nobody says otherwise: the rest is for files in flight and for other programs. */
-const share = 0.6
+/** Shares of the free memory that tensors may take when nobody says otherwise: the rest is for files in flight and other programs, on a GPU for what ops need meanwhile. */
+const share = { cpu: 0.6, cuda: 0.8 } as const
 
-/** The default of --memory, in bytes. */
-export async function defaultMemory(): Promise<number> {
+/** The default of --memory, in bytes, for a device whose memory so many queues share. */
+export async function defaultMemory(device: Pick<Device, 'kind' | 'info'>, sharing = 1): Promise<number> {
+  const free = (device.kind === 'cuda' ? device.info().freeBytes : undefined) ?? (await freeHostBytes())
+  return Math.floor((share[device.kind] * free) / sharing)
+}
+
+async function freeHostBytes(): Promise<number> {
   const info = await readFile('/proc/meminfo', 'utf8').catch(() => '')
   const kilobytes = Number(/^MemAvailable:\s+(\d+) kB/m.exec(info)?.[1] ?? Number.NaN)
-  return Math.floor(share * (Number.isNaN(kilobytes) ? freemem() : kilobytes * 1024))
+  return Number.isNaN(kilobytes) ? freemem() : kilobytes * 1024
 }

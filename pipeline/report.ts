@@ -89,9 +89,14 @@ function batches({ batches: known, action }: StagePlan): string {
 
 const perCall = (seconds: number): string => (seconds < 1e-3 ? `${count(seconds * 1e6)} µs` : duration(seconds))
 
-/** Native ops by the time they took. */
-export function opsText(stats: Readonly<Record<string, OpStats>>): string {
-  const rows = Object.entries(stats)
+/** Native ops of all devices by the time they took. */
+export function opsText(devices: readonly Readonly<Record<string, OpStats>>[]): string {
+  const sums = new Map<string, OpStats>()
+  for (const [name, { calls, seconds }] of devices.flatMap(stats => Object.entries(stats))) {
+    const sum = sums.get(name) ?? { calls: 0, seconds: 0 }
+    sums.set(name, { calls: sum.calls + calls, seconds: sum.seconds + seconds })
+  }
+  const rows = [...sums]
     .sort(([, a], [, b]) => b.seconds - a.seconds)
     .map(([name, { calls, seconds }]) => [name, `${calls}`, duration(seconds), perCall(seconds / calls)])
   return rows.length === 0 ? '' : `\n${table(['op', 'calls', 'time', 'a call'], rows).join('\n')}\n`

@@ -4,6 +4,7 @@ import { concat, concatMap, defer, EMPTY, from, ignoreElements, interval, merge,
 import { writeJson, writing } from './disk.js'
 import { type OpenEngine, openEngine, type RunOptions } from './engine.js'
 import { PipeError, sentence } from './error.js'
+import { deviceFailure, tellLost } from './failure.js'
 import { eventsFile, type ReportTable, type RunResult } from './events.js'
 import type { Graph } from './graph.js'
 import { lockFolder } from './lock.js'
@@ -72,10 +73,10 @@ async function chain(engine: OpenEngine, signal: AbortSignal | undefined): Promi
     ),
     retry({
       count: mostDamaged,
-      delay: error =>
-        error instanceof Damaged
-          ? defer(() => engine.cache.discard(error.path, sentence(error)).then(() => true))
-          : throwError(() => error),
+      delay: error => {
+        if (error instanceof Damaged) return defer(() => engine.cache.discard(error.path, sentence(error)).then(() => true))
+        return deviceFailure(error) === 'ERR_DEVICE_LOST' && goesOnWithout(engine, error) ? of(true) : throwError(() => error)
+      },
     }),
   )
   const done = concat(segments.pipe(ignoreElements()), of(true))
@@ -88,6 +89,16 @@ async function chain(engine: OpenEngine, signal: AbortSignal | undefined): Promi
       error: reject,
     })
   })
+}
+
+/** The device of a stream stage is lost: is there another? Batches have moved by themselves. */
+function goesOnWithout(engine: OpenEngine, error: unknown): boolean {
+  const { lane } = engine
+  if (lane.isLost) return false
+  lane.isLost = true
+  if (engine.lane.isLost) return false
+  tellLost(engine, lane, error)
+  return true
 }
 
 /** Errors when the signal says stop. */
@@ -105,9 +116,9 @@ const samples = (engine: OpenEngine): Observable<never> =>
     tap(i => {
       const rssBytes = process.memoryUsage.rss()
       for (const usage of engine.usages) usage.sample(rssBytes)
-      const { device } = engine.ops
-      if (i % (memoryEventMs / sampleMs) === 0)
-        engine.emit({ kind: 'memory', liveBytes: device.liveBytes, limitBytes: engine.memory.limitBytes, rssBytes })
+      if (i % (memoryEventMs / sampleMs) !== 0) return
+      for (const { name, ops, memory } of engine.lanes)
+        engine.emit({ kind: 'memory', device: name, liveBytes: ops.device.liveBytes, limitBytes: memory.limitBytes, rssBytes })
     }),
     ignoreElements(),
   )
@@ -164,10 +175,11 @@ async function report(engine: OpenEngine, seconds: number): Promise<RunResult> {
   }
   const peakRssBytes = process.resourceUsage().maxRSS * 1024
   const stages = engine.usages.map(usage => usage.value)
+  const devices = engine.lanes.map(lane => lane.usage)
   const { out, graph } = engine
   const path = join(out, 'result.json')
-  await writing('the results', path, () => writeJson(path, { graph: graph.name, ...results, seconds, peakRssBytes, stages }, 2))
-  return { graph: graph.name, out, results, tables, seconds, peakRssBytes, stages }
+  await writing('the results', path, () => writeJson(path, { graph: graph.name, ...results, seconds, peakRssBytes, stages, devices }, 2))
+  return { graph: graph.name, out, results, tables, seconds, peakRssBytes, stages, devices }
 }
 
 /** Fingerprints and costs: what the next plan compares with. */

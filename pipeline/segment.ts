@@ -8,7 +8,6 @@ import {
   from,
   lastValueFrom,
   map,
-  mergeMap,
   type Observable,
   of,
   type OperatorFunction,
@@ -16,78 +15,19 @@ import {
   toArray,
 } from 'rxjs'
 import type { AnyRow } from './arrow.js'
+import { finishBatch, runBatches } from './batches.js'
 import { Checkpoints } from './checkpoint.js'
 import { contextOf, type Engine } from './context.js'
 import { wrapped } from './failure.js'
-import { HeldTensors, LiveTensors } from './lazy.js'
-import { batchOf, bytesOf, disposeAll, handOver, holdRows, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
+import { LiveTensors } from './lazy.js'
+import { batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
 import { runs } from './rows.js'
-import { inputsOf, keyOf, manifestKey, type Node, type Place, type Segment } from './survey.js'
-
-/**
- * Batches worked on at the same time. The device runs ops in order, so two are enough: while the one computes, the
- * other is read, hashed and written. More would only hold more memory.
- */
-const batchesAtOnce = 2
+import { jobsAtOnce } from './schedule.js'
+import { inputsOf, keyOf, manifestKey, type Node, type Segment } from './survey.js'
 
 /** Emits the id of each batch that is finished. */
 export const runSegment = (engine: Engine, segment: Segment): Observable<string> =>
   segment.isStream ? runStream(engine, segment) : runBatches(engine, segment)
-
-// ── batch by batch ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-function runBatches(engine: Engine, { anchor, missing }: Segment): Observable<string> {
-  const places = (anchor.places ?? []).filter(place => missing?.includes(place.id))
-  return from(places).pipe(
-    mergeMap(
-      place =>
-        defer(async () => {
-          await runBatch(engine, anchor, place, places.length)
-          return place.id
-        }),
-      batchesAtOnce,
-    ),
-  )
-}
-
-async function runBatch(engine: Engine, anchor: Node, place: Place, of: number): Promise<void> {
-  const path: { node: Node; place: Place }[] = []
-  let at = { node: anchor, place }
-  while (at.node === anchor || at.node.kind === 'inline') {
-    path.unshift(at)
-    at = at.place.origin as { node: Node; place: Place }
-  }
-  let rows: readonly AnyRow[] = await engine.rowsOf(at.node, at.place)
-  const bytes = bytesOf(rows)
-  const estimates = path.map(({ node }) => memoryOf(node, bytes))
-  using _ = await engine.memory.room(`${anchor.id} ${place.id}`, Math.max(...estimates), true)
-  engine.signal.throwIfAborted()
-  using held = new HeldTensors()
-  for (const { node, place } of path) {
-    const usage = engine.usage(node)
-    using _work = usage.work(place.id)
-    engine.emit({ kind: 'batch-started', stage: node.id, batch: place.id })
-    const { stage, params } = node.stage
-    try {
-      const operator = stage.operator(params, contextOf(engine, node, { batch: place.id, wanted: () => true }))
-      const made = await lastValueFrom(
-        from(rows.map(row => inputRow(stage, row, place.id))).pipe(operator as OperatorFunction<AnyRow, AnyRow>, toArray()),
-      )
-      engine.signal.throwIfAborted() // nobody waits for it any more
-      if (node === anchor) await finishBatch(engine, node, place.id, place.key, made, of)
-      else {
-        rows = holdRows(stage.output, made, held)
-        engine.emit({ kind: 'batch-finished', stage: node.id, batch: place.id, cached: false, bytes: 0, of })
-      }
-      usage.run++
-      usage.inputBytes += bytes
-    } catch (error) {
-      throw wrapped(engine, node, place.id, error)
-    }
-  }
-}
-
-// ── on a stream ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const runStream = (engine: Engine, segment: Segment): Observable<string> =>
   defer(() => (segment.missing === undefined ? engine.cache.keys() : Promise.resolve([]))).pipe(
@@ -96,6 +36,7 @@ const runStream = (engine: Engine, segment: Segment): Observable<string> =>
 
 /** storedKeys: of all that is stored, where it is not known yet which batches there will be. */
 function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedKeys: ReadonlySet<string>): Observable<string> {
+  const { lane } = engine
   const live = new LiveTensors()
   const absent = new Set(missing)
   const isThere = (id: string): boolean => {
@@ -113,7 +54,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     for (const go of waiting.splice(0)) go()
   }
   const keptUp = async (): Promise<void> => {
-    while (queued > batchesAtOnce && !engine.signal.aborted) await new Promise<void>(go => waiting.push(go))
+    while (queued > jobsAtOnce && !engine.signal.aborted) await new Promise<void>(go => waiting.push(go))
   }
 
   const given = (node: Node): Observable<Tagged> =>
@@ -137,8 +78,9 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       const { stage, params } = node.stage
       const usage = engine.usage(node)
       const work = usage.work()
+      const busy = lane.work(node.id)
       let last: string | undefined
-      const context = contextOf(engine, node, { wanted, checkpoint: checkpoints.get(node), keptUp })
+      const context = contextOf(engine, node, { lane, wanted, checkpoint: checkpoints.get(node), keptUp })
       const seen = new Set<string>()
       ids.set(node, seen)
       const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
@@ -160,7 +102,10 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
         catchError(error => {
           throw wrapped(engine, node, last, error)
         }),
-        finalize(() => work[Symbol.dispose]()),
+        finalize(() => {
+          work[Symbol.dispose]()
+          busy[Symbol.dispose]()
+        }),
       )
     })
 
@@ -171,7 +116,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       return []
     }
     try {
-      await finishBatch(engine, anchor, id, key, rows, anchor.places?.length)
+      await finishBatch(engine, lane, anchor, id, key, rows, anchor.places?.length)
     } catch (error) {
       throw wrapped(engine, anchor, id, error)
     }
@@ -221,15 +166,15 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   )
 }
 
-/** Device memory for a batch with tensors of so many bytes: by default those, as much again for results, and for what is between. */
-export const memoryOf = ({ stage: { stage, params } }: Node, bytes: number): number => stage.memory?.(bytes, params) ?? 3 * bytes
-
 /** Rows of a source, in memory, by batch. */
 export async function collectSource(engine: Engine, node: Node): Promise<Map<string, readonly AnyRow[]>> {
   const { stage, params } = node.stage
   const batches = new Map<string, AnyRow[]>()
   try {
-    const operator = stage.operator(params, contextOf(engine, node, { wanted: () => true })) as OperatorFunction<AnyRow, AnyRow>
+    const operator = stage.operator(params, contextOf(engine, node, { lane: engine.lane, wanted: () => true })) as OperatorFunction<
+      AnyRow,
+      AnyRow
+    >
     using _work = engine.usage(node).work()
     const rows = await lastValueFrom(of({}).pipe(operator, toArray()))
     for (const row of await Promise.all(onHost(stage.output, rows))) {
@@ -240,28 +185,4 @@ export async function collectSource(engine: Engine, node: Node): Promise<Map<str
   } catch (error) {
     throw wrapped(engine, node, undefined, error)
   }
-}
-
-async function finishBatch(
-  engine: Engine,
-  node: Node,
-  id: string,
-  key: string,
-  rows: readonly AnyRow[],
-  of: number | undefined,
-): Promise<void> {
-  const { stage } = node.stage
-  let bytes = 0
-  if (node.kind === 'stored') {
-    const inputs = node.isStream
-      ? (inputsOf(node) ?? []).map(input => input.origin.place.key)
-      : node.places?.filter(p => p.id === id).map(p => p.origin?.place.key ?? '')
-    const lineage = { stage: node.id, version: stage.version, params: node.print.params, inputs: inputs ?? [], id }
-    bytes = await engine.cache.store(key, stage.output, rows, lineage)
-  } else {
-    await Promise.all(onHost(stage.output, rows))
-  }
-  engine.usage(node).diskBytes += bytes
-  engine.finished(node, id, rows)
-  engine.emit({ kind: 'batch-finished', stage: node.id, batch: id, cached: false, bytes, ...(of === undefined ? {} : { of }) })
 }

@@ -5,6 +5,33 @@ import type { StageUsage } from './events.js'
 /** Often enough to see the peak of an op of a tenth of a second, cheap enough not to be seen itself (about 20 µs a look). */
 export const sampleMs = 50
 
+/** Seconds in which something was under way: intervals that overlap count once. */
+export class Busy {
+  #active = 0
+  #since = 0
+  #seconds = 0
+
+  get isActive(): boolean {
+    return this.#active > 0
+  }
+
+  begin(): Disposable {
+    if (this.#active++ === 0) this.#since = performance.now()
+    let over = false
+    return {
+      [Symbol.dispose]: () => {
+        if (over) return
+        over = true
+        if (--this.#active === 0) this.#seconds += (performance.now() - this.#since) / 1000
+      },
+    }
+  }
+
+  get seconds(): number {
+    return this.#seconds + (this.isActive ? (performance.now() - this.#since) / 1000 : 0)
+  }
+}
+
 export class Usage {
   run = 0
   cached = 0
@@ -16,9 +43,7 @@ export class Usage {
   diskBytes = 0
   /** Batches that are worked on now. */
   readonly batches = new Set<string>()
-  #active = 0
-  #since = 0
-  #seconds = 0
+  readonly #busy = new Busy()
 
   constructor(
     readonly id: string,
@@ -26,13 +51,13 @@ export class Usage {
   ) {}
 
   get isActive(): boolean {
-    return this.#active > 0
+    return this.#busy.isActive
   }
 
   /** The stage has work, on this batch, until this is disposed; overlapping work counts once. */
   work(batch?: string): Disposable {
     if (batch !== undefined) this.batches.add(batch)
-    if (this.#active++ === 0) this.#since = performance.now()
+    const interval = this.#busy.begin()
     let over = false
     return {
       [Symbol.dispose]: () => {
@@ -42,7 +67,7 @@ export class Usage {
           this.batches.clear() // a stream: it noted its batches itself
         else this.batches.delete(batch)
         this.sample(process.memoryUsage.rss()) // work may be over between two looks
-        if (--this.#active === 0) this.#seconds += (performance.now() - this.#since) / 1000
+        interval[Symbol.dispose]()
       },
     }
   }
@@ -53,8 +78,7 @@ export class Usage {
 
   get value(): StageUsage {
     const { id, use, peakRssBytes, opCalls, run, cached } = this
-    const seconds = this.#seconds + (this.isActive ? (performance.now() - this.#since) / 1000 : 0)
-    return { id, use, seconds, peakRssBytes, batches: { run, cached }, opCalls }
+    return { id, use, seconds: this.#busy.seconds, peakRssBytes, batches: { run, cached }, opCalls }
   }
 }
 

@@ -69,8 +69,8 @@ void Backend::enter() { set_context(state_->context); }
 uint8_t* Backend::allocate(size_t bytes) {
   uint8_t* const data = take(bytes);
   if (!data) {
-    fail("out of memory: %.1f MB are needed, %.1f MB of tensors are alive. Lower --memory, or use a machine with more.", bytes / 1e6,
-         ledger_.live() / 1e6);
+    fail_with(kOutOfMemory, "out of memory: %.1f MB are needed, %.1f MB of tensors are alive. Lower --memory, or use a machine with more.",
+              bytes / 1e6, ledger_.live() / 1e6);
   }
   return data;
 }

@@ -74,7 +74,7 @@ void check(cudaError_t code) {
   cudaGetLastError();  // one that is not the device's end is reported once
   const char* what = cudaGetErrorString(code);
   switch (code) {
-    case cudaErrorMemoryAllocation: fail("out of device memory. Lower --memory, or give the device to this program alone.");
+    case cudaErrorMemoryAllocation: fail_with(kOutOfMemory, "out of device memory. Lower --memory, or give the device to this program alone.");
     case cudaErrorIllegalAddress:
     case cudaErrorMisalignedAddress:
     case cudaErrorAssert:
@@ -86,7 +86,7 @@ void check(cudaError_t code) {
     case cudaErrorDeviceUninitialized:
     case cudaErrorDevicesUnavailable:
     case cudaErrorUnknown:
-      fail("the device was lost (%s). nvidia-smi tells more; the same command goes on from what is finished.", what);
+      fail_with(kDeviceLost, "the device was lost (%s). nvidia-smi tells more; the same command goes on from what is finished.", what);
     default: fail("the CUDA runtime reports: %s (%s)", what, cudaGetErrorName(code));
   }
 }
@@ -170,8 +170,8 @@ void* Backend::State::take(size_t bytes, cudaStream_t on) {
     cudaMemPoolTrimTo(pool, 0);  // a request that failed halfway leaves its half in the pool
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    fail("out of device memory on cuda:%d: %.1f MB are needed, %.1f of %.1f MB are free. Lower --memory, or use a larger card.", number,
-         bytes / 1e6, free / 1e6, total / 1e6);
+    fail_with(kOutOfMemory, "out of device memory on cuda:%d: %.1f MB are needed, %.1f of %.1f MB are free. Lower --memory, or use a larger card.",
+              number, bytes / 1e6, free / 1e6, total / 1e6);
   }
   check(code);
   return data;

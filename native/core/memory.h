@@ -27,6 +27,7 @@ class Ledger {
 struct Failure {
   uint64_t ticket;  // of the run() call that enqueued it
   std::string message;
+  const char* code;  // of error.h, or null
 };
 
 // A counted block of memory. It is allocated when the queue first touches it, so a temporary that was disposed right

@@ -27,6 +27,11 @@ void in_large_pages(uint8_t* data, size_t bytes) {
 #endif
 }
 
+Napi::Error coded(Napi::Error error, const char* code) {
+  if (code) error.Set("code", code);
+  return error;
+}
+
 constexpr double kWhole = 9007199254740992.0;  // 2⁵³: beyond it a number no longer counts one by one
 
 }  // namespace
@@ -129,7 +134,7 @@ Napi::Value NodeDevice::upload(const Napi::CallbackInfo& info) {
     buffer->upload(bytes.Data());
   } catch (const std::exception& error) {
     buffer->disown();
-    throw Napi::Error::New(info.Env(), error.what());
+    throw coded(Napi::Error::New(info.Env(), error.what()), code_of(error));
   }
   return wrap(info.Env(), buffer);
 }
@@ -202,7 +207,7 @@ void NodeDevice::answer(Napi::Env env, Napi::Function, NodeDevice* device, Wait*
     device->Unref();
   }
   if (wait->failure) {
-    Napi::Error error = Napi::Error::New(env, wait->failure->message);
+    Napi::Error error = coded(Napi::Error::New(env, wait->failure->message), wait->failure->code);
     error.Set("ticket", static_cast<double>(wait->failure->ticket));
     wait->deferred.Reject(error.Value());
   } else {

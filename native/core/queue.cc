@@ -93,7 +93,7 @@ void Queue::run(Task& task) {
     try {
       return task.op->run(task.values.data());
     } catch (const std::exception& error) {
-      failure = std::make_shared<Failure>(Failure{task.ticket, task.op->name + ": " + error.what()});
+      failure = std::make_shared<Failure>(Failure{task.ticket, task.op->name + ": " + error.what(), code_of(error)});
     }
     std::lock_guard lock(mutex_);
     failed_.push_back(task.ticket);
@@ -114,7 +114,7 @@ void Queue::answer(Task& task) {
       const bool some = source && source->bytes();  // an empty array has no address
       backend_->read(some ? source->data() : nullptr, task.target, some ? source->bytes() : 0);
     } catch (const std::exception& error) {
-      failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what()});
+      failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what(), code_of(error)});
     }
   }
   task.done(std::move(failure));

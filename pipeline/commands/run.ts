@@ -27,6 +27,7 @@ export const register: Register = (program, wiring) => {
         ['The bundled model at 2 bits a weight with QTIP', 'pipe run graphs/qtip-2bit.json'],
         ['Your model, your text', 'pipe run graphs/qtip-2bit.json --set model=Llama-3.2-1B --set text=c4.txt'],
         ['Another code, and where to put it', 'pipe run graphs/qtip-2bit.json --set round.codebook.K=3 --out out/three'],
+        ['On two GPUs', 'pipe run graphs/qtip-2bit.json --device cuda:0,cuda:1'],
         ['Round again, whatever is stored', 'pipe run graphs/qtip-2bit.json --force round'],
       ),
     )
@@ -66,7 +67,7 @@ async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
       .map(([name, path]) => [name, join(options.out, path)] as const)
       .filter(([, path]) => existsSync(path))
     wiring.print(resultText(result, stages, paths))
-    if (o.verbose) wiring.print(opsText(options.ops.device.stats()))
+    if (o.verbose) wiring.print(opsText([options.ops, ...(options.others ?? [])].map(ops => ops.device.stats())))
   } catch (error) {
     progress.close()
     // What goes wrong before the engine runs is an event too, for those who read events only.

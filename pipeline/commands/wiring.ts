@@ -44,8 +44,12 @@ export const runOptions = (command: Command): Command =>
       [],
     )
     .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)')
-    .option('--device <name>', 'where ops run', 'cpu')
-    .option('--memory <size>', 'most bytes of tensors at a time, 4GB say (default: 60 % of the memory that is free)', memorySize)
+    .option('--device <names>', 'where ops run; of several, cuda:0,cuda:1 say, each works on batches of its own', 'cpu')
+    .option(
+      '--memory <size>',
+      'most bytes of tensors at a time on each device, 4GB say (default: a share of the memory that is free)',
+      memorySize,
+    )
     .option('--from <id>', 'begin with this stage: what comes before has to be stored')
     .option('--to <id>', 'end with this stage')
     .option('--only <id>', 'this stage alone')

@@ -19,12 +19,19 @@ interface Event {
 interface Result {
   seconds?: number
   peakRssBytes?: number
+  devices?: object[]
   stages?: { id: string; opCalls: number; batches: { run: number; cached: number } }[]
 }
 
 /** result.json but for what depends on the clock. */
 function outcome(out: string): Result {
-  const { seconds: _, peakRssBytes: __, stages: ___, ...rest } = JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as Result
+  const {
+    seconds: _,
+    peakRssBytes: __,
+    stages: ___,
+    devices: ____,
+    ...rest
+  } = JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as Result
   return rest
 }
 const finished = (stdout: string): string[] =>

@@ -43,6 +43,7 @@ t.test('a failure rejects the next wait, with the stack of the call', async t =>
   const error = await after.read().catch(error => error as Error)
   t.match(error, { message: /^zeros: out of memory: 70368744\.2 MB are needed/ })
   t.match((error as Error).stack, /culprit/)
+  t.equal((error as Error & { code?: string }).code, 'ERR_DEVICE_MEMORY', 'for programs')
   await ops.finish()
   await t.rejects(after.read(), { message: /^zeros: out of memory/ }, 'what was skipped is never read')
   ops.add(after, x)

@@ -5,10 +5,11 @@ import { bytesPerElement, type DType, elements, Tensor } from '../../native/tens
 
 export class FakeDevice implements Device {
   readonly kind = 'cpu'
-  readonly name = 'fake'
   liveBytes = 0
   peakBytes = 0
   readonly #buffers = new Map<object, Uint8Array>()
+
+  constructor(readonly name = 'fake') {}
 
   get liveTensors(): number {
     return this.#buffers.size

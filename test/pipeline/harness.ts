@@ -25,7 +25,7 @@ t.beforeEach(() => {
   delete hooks.onRow
 })
 
-export type Options = Partial<RunOptions> & { stages?: BuiltInStages; set?: string[]; seed?: number; name?: string }
+export type Options = Partial<RunOptions> & { stages?: BuiltInStages; set?: string[]; seed?: number; name?: string; heard?: Event[] }
 export const line = [{ use: 'numbers', count: 12 }, { use: 'scale' }, { use: 'sum' }, { use: 'total' }]
 
 const load = async (list: unknown[], { seed = 0, set = [], name = 'toy', stages: builtIn = stages }: Options): Promise<Graph> => {
@@ -37,10 +37,13 @@ export const run = async (list: unknown[], out: string, o: Options = {}): Promis
   const graph = await load(list, o)
   const events = new Subject<Event>()
   const seen: Event[] = []
-  events.subscribe(event => seen.push(event))
+  events.subscribe(event => {
+    seen.push(event)
+    o.heard?.push(event)
+  })
   const ops = o.ops ?? fakeOps()
   const result = await runGraph(graph, { memory: 1e9, ...o, out, ops, events })
-  return { ...result, events: seen, live: ops.device.liveBytes }
+  return { ...result, events: seen, live: [ops, ...(o.others ?? [])].reduce((sum, { device }) => sum + device.liveBytes, 0) }
 }
 export const plan = async (list: unknown[], out: string, o: Options = {}): Promise<Plan> =>
   planGraph(await load(list, o), { memory: 1e9, ...o, out, ops: o.ops ?? fakeOps() })

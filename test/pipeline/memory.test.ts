@@ -107,6 +107,9 @@ t.test('a failed op that comes to light while waiting is told', async t => {
 })
 
 t.test('the default is a share of what is free', async t => {
-  const bytes = await defaultMemory()
+  const bytes = await defaultMemory(new FakeDevice())
   t.ok(bytes > 1e7 && Number.isInteger(bytes))
+  const card = { kind: 'cuda' as const, info: () => ({ isa: 'sm_90', threads: 132, blas: '', freeBytes: 1e10 }) }
+  t.equal(await defaultMemory(card), 8e9, 'of a card, its own')
+  t.equal(await defaultMemory(card, 2), 4e9, 'shared by two queues')
 })

@@ -53,7 +53,7 @@ function written(isTTY: boolean, events: [seconds: number, event: Happening][], 
 t.test('plain: a line at the start, at most one every few seconds, one at the end', async t => {
   const progress = Array.from({ length: 100 }, (_, i): [number, Happening] => [
     i / 10,
-    { kind: 'stage-progress', stage: 'calibrate', done: i, total: 100, unit: 'tokens' },
+    { kind: 'stage-progress', stage: 'calibrate', device: 'cpu', done: i, total: 100, unit: 'tokens' },
   ])
   const text = written(false, [
     [0, plan(stage('calibrate', 9))],
@@ -90,7 +90,7 @@ t.test('terminal: a line a stage, redrawn in place, never wider than the screen'
     [0.1, { kind: 'batch-finished', stage: 'round', batch: 'a', cached: true, bytes: 1, of: 10 }],
     [0.2, { kind: 'batch-finished', stage: 'round', batch: 'b', cached: true, bytes: 1, of: 10 }],
     [1, { kind: 'note', text: 'a sentence' }],
-    [3, { kind: 'stage-progress', stage: 'round', batch: 'c', done: 500_000, total: 1_000_000, unit: 'weights' }],
+    [3, { kind: 'stage-progress', stage: 'round', batch: 'c', device: 'cpu', done: 500_000, total: 1_000_000, unit: 'weights' }],
     [4, { kind: 'batch-finished', stage: 'round', batch: 'd', cached: false, bytes: 1, of: 10 }],
   ])
   // biome-ignore lint/suspicious/noControlCharactersInRegex: the codes are what is tested

@@ -27,7 +27,7 @@ t.test('a line runs, and the second time nothing does', async t => {
   )
   t.same(first.tables, [{ stage: 'total', columns: ['total'], rows: [['sum', (first.results.total as number).toFixed(4)]] }])
   const written = JSON.parse(await readFile(join(out, 'result.json'), 'utf8'))
-  t.same(Object.keys(written), ['graph', 'total', 'seconds', 'peakRssBytes', 'stages'])
+  t.same(Object.keys(written), ['graph', 'total', 'seconds', 'peakRssBytes', 'stages', 'devices'])
   t.equal(written.total, first.results.total)
 
   t.same(Object.values(actions(await plan(line, out))), ['cached', 'cached', 'cached', 'cached'])

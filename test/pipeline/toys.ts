@@ -2,6 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { Type } from '@sinclair/typebox'
 import { map, toArray } from 'rxjs'
+import type { Ops } from '../../native/ops.js'
 import {
   type AnyStage,
   defineStage,
@@ -28,10 +29,10 @@ export const called = (name: string): void => {
   calls[name] = (calls[name] ?? 0) + 1
 }
 /** Tests may make a stage fail, wait or look around at a row. */
-export const hooks: { onRow?: (stage: string, row: { i: number }) => void | Promise<void> } = {}
-const seen = async (stage: string, row: { i: number }): Promise<void> => {
+export const hooks: { onRow?: (stage: string, row: { i: number }, device: string) => void | Promise<void> } = {}
+const seen = async (stage: string, row: { i: number }, { device }: Ops): Promise<void> => {
   called(stage)
-  await hooks.onRow?.(stage, row)
+  await hooks.onRow?.(stage, row, device.name)
 }
 
 /** A source: `count` rows of `size` numbers from the named generator, `rows` of them a batch. */
@@ -55,7 +56,7 @@ const numbers = defineStage({
     spread(async function* () {
       for (let i = 0; i < count; i++) {
         using _ = await room(4 * size)
-        await seen('numbers', { i })
+        await seen('numbers', { i }, ops)
         yield { i, name: `b${Math.floor(i / rows)}`, x: ops.device.upload(floats(rng('x', i).normal(size)), 'f32', [size]) }
       }
     }),
@@ -70,7 +71,7 @@ const scale = defineStage({
   output: numbersTable,
   operator: ({ by }, { ops }) =>
     each(async row => {
-      await seen('scale', row)
+      await seen('scale', row, ops)
       using x = await row.x.open(ops)
       const values = new Float32Array((await x.read()).slice().buffer)
       return { ...row, x: ops.device.upload(floats(values.map(v => v * by)), 'f32', x.shape) }
@@ -86,7 +87,7 @@ const sum = defineStage({
   output: sums.without('name'),
   operator: (_, { ops }) =>
     each(async row => {
-      await seen('sum', row)
+      await seen('sum', row, ops)
       using x = await row.x.open(ops)
       return { i: row.i, sum: new Float32Array((await x.read()).slice().buffer).reduce((a, b) => a + b, 0), ...batchOf(row) }
     }),
@@ -184,7 +185,7 @@ const live = defineStage({
   operator: (_, { ops, room, wanted }) =>
     spread(async function* (row) {
       if (!wanted(row.name)) return
-      await seen('live', row)
+      await seen('live', row, ops)
       using x = await row.x.open(ops)
       const bytes = await x.read()
       for (const part of [bytes.slice(0, bytes.length / 2), bytes.slice(bytes.length / 2)]) {
@@ -211,7 +212,7 @@ const gather = defineStage({
         sum += new Float32Array((await half.read()).slice().buffer).reduce((a, b) => a + b, 0)
         return undefined
       }
-      await seen('gather', row)
+      await seen('gather', row, ops)
       const done = sum
       sum = 0
       return { ...row, sum: done }
