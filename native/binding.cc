@@ -23,6 +23,7 @@
 #include "ops/hadamard/hadamard.h"
 #include "ops/kl-divergence/kl_divergence.h"
 #include "ops/kl-gradient/kl_gradient.h"
+#include "ops/mirror/mirror.h"
 #include "ops/paste/paste.h"
 #include "ops/proxy-error/proxy_error.h"
 #include "ops/rmsnorm-backward/rmsnorm_backward.h"
@@ -57,6 +58,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("hadamard", ops::hadamard);
     list.add("kl_divergence", ops::kl_divergence);
     list.add("kl_gradient", ops::kl_gradient);
+    list.add("mirror", ops::mirror);
     list.add("paste", ops::paste);
     list.add("proxy_error", ops::proxy_error);
     list.add("rmsnorm", ops::rmsnorm);

@@ -26,6 +26,7 @@ import { klDivergence } from './ops/kl-divergence/kl-divergence.js'
 import { klGradient } from './ops/kl-gradient/kl-gradient.js'
 import { matmul } from './ops/matmul/matmul.js'
 import { meanSquaredError } from './ops/mean-squared-error/mean-squared-error.js'
+import { mirror } from './ops/mirror/mirror.js'
 import { paste } from './ops/paste/paste.js'
 import { proxyError } from './ops/proxy-error/proxy-error.js'
 import { reshape } from './ops/reshape/reshape.js'
@@ -62,6 +63,7 @@ const verbs = {
   countNonFinite,
   hadamard,
   gram,
+  mirror,
   damp,
   blockLdl,
   proxyError,

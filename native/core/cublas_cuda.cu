@@ -17,7 +17,9 @@ namespace ops {
 namespace {
 
 // cuBLAS's own numbers.
-constexpr int kPlain = 0, kTransposed = 1, kDefaultMath = 0;
+constexpr int kPlain = 0, kTransposed = 1, kF32 = 0, kBf16 = 14, kComputeF32 = 68, kDefaultAlgorithm = -1;
+// The default, but that sums in parts are never added up in bf16.
+constexpr int kMath = 16;
 // Bytes: what cuBLAS takes itself on Hopper; given, so that a result never depends on what is free.
 constexpr size_t kWorkspace = 32 << 20;
 
@@ -31,6 +33,8 @@ struct Library {
   int (*set_workspace)(void*, void*, size_t) = nullptr;
   int (*sgemm)(void*, int, int, int, int, int, const float*, const float*, int,
                const float*, int, const float*, float*, int) = nullptr;
+  int (*gemm_ex)(void*, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int, const void*, void*, int, int, int,
+                 int) = nullptr;
   const char* (*text)(int) = nullptr;
 };
 
@@ -68,7 +72,8 @@ bool load(const std::string& path, Library& library) {
   };
   if (find(library.create, "cublasCreate_v2") && find(library.destroy, "cublasDestroy_v2") && find(library.set_stream, "cublasSetStream_v2") &&
       find(library.set_math, "cublasSetMathMode") && find(library.set_workspace, "cublasSetWorkspace_v2") &&
-      find(library.sgemm, "cublasSgemm_v2") && find(library.text, "cublasGetStatusString")) {
+      find(library.sgemm, "cublasSgemm_v2") && find(library.gemm_ex, "cublasGemmEx") &&
+      find(library.text, "cublasGetStatusString")) {
     library.path = path;
     return true;
   }
@@ -127,20 +132,34 @@ void* Cublas::handle() {
   }
   check_status(found.create(&handle_));
   check_status(found.set_stream(handle_, stream()));
-  check_status(found.set_math(handle_, kDefaultMath));
+  check_status(found.set_math(handle_, kMath));
   check(cudaMalloc(&workspace_, kWorkspace));
   check_status(found.set_workspace(handle_, workspace_, kWorkspace));
   return handle_;
 }
 
+static void check_sizes(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc) {
+  if (std::max({m, n, k, lda, ldb, ldc}) > INT_MAX) fail("a matrix product of [%ld, %ld] by [%ld, %ld] is beyond cuBLAS's sizes", m, k, k, n);
+}
+
 void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b,
                  int64_t ldb, float beta, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
-  if (std::max({m, n, k, lda, ldb, ldc}) > INT_MAX) fail("a matrix product of [%ld, %ld] by [%ld, %ld] is beyond cuBLAS's sizes", m, k, k, n);
+  check_sizes(m, n, k, lda, ldb, ldc);
   void* const handle = cublas().handle();
   // cuBLAS is column-major: it makes cᵀ = op(b)ᵀ · op(a)ᵀ.
   check_status(library().sgemm(handle, transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b,
                                std::max<int64_t>(ldb, 1), a, std::max<int64_t>(lda, 1), &beta, c, ldc));
+}
+
+void cublas_gemm_bf16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
+                      const uint16_t* b, int64_t ldb, float beta, uint8_t* c, bool c_is_bf16, int64_t ldc) {
+  if (m <= 0 || n <= 0) return;
+  check_sizes(m, n, k, lda, ldb, ldc);
+  void* const handle = cublas().handle();
+  check_status(library().gemm_ex(handle, transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b, kBf16,
+                                 std::max<int64_t>(ldb, 1), a, kBf16, std::max<int64_t>(lda, 1), &beta, c, c_is_bf16 ? kBf16 : kF32, ldc,
+                                 kComputeF32, kDefaultAlgorithm));
 }
 
 }  // namespace ops

@@ -4,8 +4,8 @@
 //
 // over keys j of the same sequence with j ≤ i, and i − j < window where there is one.
 //
-//   q, out  f32 [t, heads·e]
-//   k, v    f32 [t, kvHeads·e]
+//   q, out  [t, heads·e]     all f32, or all bf16: scores, softmax and sums are in f32 then, on a GPU with the weights of
+//   k, v    [t, kvHeads·e]   the softmax rounded to bf16
 //   length  rows of a sequence; t is a multiple
 //   window  0: none
 //   cost    4·e multiply-adds and one exponential for each query, head and key in reach
@@ -18,19 +18,24 @@
 namespace ops {
 
 struct AttentionArgs {
-  const float* q;  // [t, heads, e]
-  const float* k;  // [t, kvHeads, e]
-  const float* v;  // [t, kvHeads, e]
-  float* out;      // [t, heads, e]
+  const uint8_t* q;  // [t, heads, e]
+  const uint8_t* k;  // [t, kvHeads, e]
+  const uint8_t* v;  // [t, kvHeads, e]
+  uint8_t* out;      // [t, heads, e]
   int64_t t, heads, kv_heads, e, length, window;
   float scale;
+  bool bf16;
   template <class V>
   void fields(V& visit) {
     visit("q", q), visit("k", k), visit("v", v), visit("out", out), visit("t", t), visit("heads", heads);
     visit("kvHeads", kv_heads), visit("e", e), visit("length", length), visit("window", window), visit("scale", scale);
+    visit("bf16", bf16);
   }
 };
 
 void attention(const AttentionArgs& args);
+
+// attention_bf16_cuda.cu: on tensor cores.
+void attention_bf16(const AttentionArgs& args);
 
 }  // namespace ops

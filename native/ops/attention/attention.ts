@@ -11,7 +11,7 @@ export interface AttentionOptions {
 }
 
 /**
- * Causal attention within sequences of `length` rows; q f32 [t, heads·e], k and v f32 [t, kvHeads·e] → f32 [t, heads·e];
+ * Causal attention within sequences of `length` rows; q [t, heads·e], k and v [t, kvHeads·e] → [t, heads·e], all f32 or all bf16;
  * window: keys at a distance below it only.
  */
 export const attention =
@@ -22,14 +22,14 @@ export const attention =
     expectWhole('attention', 'heads', heads, kvHeads)
     expectWhole('attention', 'length', length, 1)
     if (o.window !== undefined) expectWhole('attention', 'window', o.window, 1)
-    const [t, n] = expectMatrix('attention', 'q', q, ['f32'])
+    const [t, n] = expectMatrix('attention', 'q', q, ['f32', 'bf16'])
     const e = n / heads
     if (!Number.isInteger(e) || heads % kvHeads !== 0)
       throw new RangeError(`attention: ${n} columns, ${heads} heads, ${kvHeads} of keys do not divide`)
     if (t % length !== 0) throw new RangeError(`attention: ${t} rows are no whole number of sequences of ${length}`)
-    expectMatrix('attention', 'k', k, ['f32'], [t, kvHeads * e])
-    expectMatrix('attention', 'v', v, ['f32'], [t, kvHeads * e])
-    const out = device.empty('f32', q.shape)
-    device.run('attention', { q, k, v, out, t, heads, kvHeads, e, length, window, scale })
+    expectMatrix('attention', 'k', k, [q.dtype], [t, kvHeads * e])
+    expectMatrix('attention', 'v', v, [q.dtype], [t, kvHeads * e])
+    const out = device.empty(q.dtype, q.shape)
+    device.run('attention', { q, k, v, out, t, heads, kvHeads, e, length, window, scale, bf16: q.dtype === 'bf16' })
     return out
   }

@@ -2,8 +2,8 @@
 
 namespace ops {
 
-void attention_block_avx2(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first) {
-  attention_block<32>(args, sequence, head, first);
+void attention_block_avx2(const AttentionArgs& args, const AttentionArrays& arrays, int64_t sequence, int64_t head, int64_t first) {
+  attention_block<32>(args, arrays, sequence, head, first);
 }
 
 }  // namespace ops

@@ -14,6 +14,8 @@ constexpr int kTile = 32, kShare = 8;
 // COLUMNS: elements of a head that one thread sums, at least e / kShare.
 template <int COLUMNS>
 __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args, int64_t tiles) {
+  const float *q = reinterpret_cast<const float*>(args.q), *k = reinterpret_cast<const float*>(args.k), *v = reinterpret_cast<const float*>(args.v);
+  float* const out = reinterpret_cast<float*>(args.out);
   extern __shared__ float shared[];
   const int e = static_cast<int>(args.e), stride = e + 1;  // + 1: rows start in different banks
   float* const queries = shared;
@@ -31,13 +33,13 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args,
       into[i / e * stride + i % e] = r < args.length ? from[((first + r) * heads + which) * e + i % e] : 0;
     }
   };
-  fill(queries, args.q, begin, args.heads, head);
+  fill(queries, q, begin, args.heads, head);
 
   float sums[COLUMNS] = {}, most = -INFINITY, total = 0;
   const int64_t oldest = args.window > 0 ? max(int64_t{0}, begin - args.window + 1) : 0;
   for (int64_t key = oldest / kTile * kTile; key <= min(begin + kTile, args.length) - 1; key += kTile) {
     __syncthreads();
-    fill(other, args.k, key, args.kv_heads, kv_head);
+    fill(other, k, key, args.kv_heads, kv_head);
     __syncthreads();
     float score[kTile / kShare], highest = most;
     for (int j = 0; j < kTile / kShare; ++j) {
@@ -62,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args,
     total = fmaf(total, shrink, added);
     most = highest;
     __syncthreads();
-    fill(other, args.v, key, args.kv_heads, kv_head);
+    fill(other, v, key, args.kv_heads, kv_head);
     __syncthreads();
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) sums[c] *= shrink;
@@ -77,7 +79,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args,
   if (query >= args.length) return;
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
-    if (sub + c * kShare < e) args.out[((first + query) * args.heads + head) * e + sub + c * kShare] = sums[c] / total;
+    if (sub + c * kShare < e) out[((first + query) * args.heads + head) * e + sub + c * kShare] = sums[c] / total;
   }
 }
 
@@ -95,10 +97,11 @@ void run(const AttentionArgs& args) {
 void attention(const AttentionArgs& args) {
   static_assert(kTile * kShare == kThreads);
   if (args.t == 0 || args.e == 0) return;
+  if (args.e > 256) fail("heads of %lld elements; at most 256 on CUDA", (long long)args.e);
+  if (args.bf16) return attention_bf16(args);
   if (args.e <= 64) return run<8>(args);
   if (args.e <= 128) return run<16>(args);
-  if (args.e <= 256) return run<32>(args);
-  fail("heads of %lld elements; at most 256 on CUDA", (long long)args.e);
+  run<32>(args);
 }
 
 }  // namespace ops

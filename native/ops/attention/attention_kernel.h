@@ -13,14 +13,20 @@ namespace ops {
 
 constexpr int64_t kQueries = 32;  // of one piece: keys and values are repacked once a piece, which is 2/32 of its work
 
-void attention_block_avx2(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first);
-void attention_block_avx512(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first);
+// The arrays of a call in f32.
+struct AttentionArrays {
+  const float *q, *k, *v;
+  float* out;
+};
+
+void attention_block_avx2(const AttentionArgs& args, const AttentionArrays& arrays, int64_t sequence, int64_t head, int64_t first);
+void attention_block_avx512(const AttentionArgs& args, const AttentionArrays& arrays, int64_t sequence, int64_t head, int64_t first);
 
 namespace {
 
 // Queries [first, first + kQueries) of the sequence, cut off at its end.
 template <int BYTES>
-void attention_block(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first) {
+void attention_block(const AttentionArgs& args, const AttentionArrays& arrays, int64_t sequence, int64_t head, int64_t first) {
   using L = Lanes<BYTES>;
   using Float = typename L::Float;
   constexpr int W = L::W, R = 4;  // queries that share a load
@@ -31,10 +37,10 @@ void attention_block(const AttentionArgs& args, int64_t sequence, int64_t head, 
   const int64_t from = args.window > 0 ? std::max<int64_t>(0, first - args.window + 1) : 0;
   const int64_t keys = last - from, room = (keys + W - 1) / W * W;
 
-  const float* q = args.q + sequence * args.length * q_stride + head * e;
-  const float* k = args.k + sequence * args.length * kv_stride + kv * e;
-  const float* v = args.v + sequence * args.length * kv_stride + kv * e;
-  float* out = args.out + sequence * args.length * q_stride + head * e;
+  const float* q = arrays.q + sequence * args.length * q_stride + head * e;
+  const float* k = arrays.k + sequence * args.length * kv_stride + kv * e;
+  const float* v = arrays.v + sequence * args.length * kv_stride + kv * e;
+  float* out = arrays.out + sequence * args.length * q_stride + head * e;
 
   thread_local std::vector<float> scratch;
   scratch.resize(kQueries * room + e * W + keys * wide);

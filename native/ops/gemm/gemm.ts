@@ -12,15 +12,18 @@ export interface GemmOptions {
   beta?: number
 }
 
-/** c[window] = alpha · op(a[aWindow]) · op(b[bWindow]) + beta · c[window], in place, f32; c is neither a nor b. */
+/**
+ * c[window] = alpha · op(a[aWindow]) · op(b[bWindow]) + beta · c[window], in place; c is neither a nor b. All f32, or a and
+ * b bf16 and c either, with sums in f32.
+ */
 export const gemm =
   (device: Device) =>
   (c: Tensor, a: Tensor, b: Tensor, o: GemmOptions): void => {
     const { transposeA = false, transposeB = false, alpha = 1, beta = 0 } = o
     const [lda, ldb, ldc] = [
-      expectMatrix('gemm', 'a', a, ['f32'])[1],
-      expectMatrix('gemm', 'b', b, ['f32'])[1],
-      expectMatrix('gemm', 'c', c, ['f32'])[1],
+      expectMatrix('gemm', 'a', a, ['f32', 'bf16'])[1],
+      expectMatrix('gemm', 'b', b, [a.dtype])[1],
+      expectMatrix('gemm', 'c', c, a.dtype === 'bf16' ? ['f32', 'bf16'] : ['f32'])[1],
     ]
     const aw = expectWindow('gemm', 'aWindow', o.aWindow, a.shape[0]!, lda)
     const bw = expectWindow('gemm', 'bWindow', o.bWindow, b.shape[0]!, ldb)
@@ -46,6 +49,8 @@ export const gemm =
       k,
       transposeA,
       transposeB,
+      bf16: a.dtype === 'bf16',
+      cBf16: c.dtype === 'bf16',
       alpha,
       beta,
     })

@@ -1,12 +1,53 @@
 #include "gemm.h"
 
+#include <vector>
+
 #include "../../core/blas.h"
+#include "../../core/half.h"
+#include "../../core/parallel.h"
 
 namespace ops {
 
+namespace {
+
+// The rectangle [rows, columns] of a bf16 matrix, widened and side by side.
+std::vector<float> widened(const uint16_t* x, int64_t rows, int64_t columns, int64_t stride) {
+  std::vector<float> values(rows * columns);
+  parallel_for(rows, std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(columns, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = 0; j < columns; ++j) values[i * columns + j] = bf16_to_f32(x[i * stride + j]);
+    }
+  });
+  return values;
+}
+
+// Operands widened, and the product in f32: what tensor cores compute, but for the order of the sum.
+void gemm_bf16(const GemmArgs& args) {
+  const auto [m, n, k] = std::tuple{args.m, args.n, args.k};
+  const int64_t a_columns = args.transpose_a ? m : k, b_columns = args.transpose_b ? k : n;
+  const std::vector<float> a =
+      widened(reinterpret_cast<const uint16_t*>(args.a) + args.a_offset, args.transpose_a ? k : m, a_columns, args.lda);
+  const std::vector<float> b =
+      widened(reinterpret_cast<const uint16_t*>(args.b) + args.b_offset, args.transpose_b ? n : k, b_columns, args.ldb);
+  const auto product = [&](float* c, int64_t ldc) {
+    blas_gemm(args.transpose_a, args.transpose_b, m, n, k, args.alpha, a.data(), a_columns, b.data(), b_columns, args.beta, c, ldc);
+  };
+  if (!args.c_bf16) return product(reinterpret_cast<float*>(args.c) + args.c_offset, args.ldc);
+  uint16_t* const into = reinterpret_cast<uint16_t*>(args.c) + args.c_offset;
+  std::vector<float> c = args.beta == 0 ? std::vector<float>(m * n) : widened(into, m, n, args.ldc);
+  product(c.data(), n);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) into[i * args.ldc + j] = f32_to_bf16(c[i * n + j]);
+  }
+}
+
+}  // namespace
+
 void gemm(const GemmArgs& args) {
-  blas_gemm(args.transpose_a, args.transpose_b, args.m, args.n, args.k, args.alpha, args.a + args.a_offset, args.lda, args.b + args.b_offset,
-            args.ldb, args.beta, args.c + args.c_offset, args.ldc);
+  if (args.bf16) return gemm_bf16(args);
+  blas_gemm(args.transpose_a, args.transpose_b, args.m, args.n, args.k, args.alpha, reinterpret_cast<const float*>(args.a) + args.a_offset,
+            args.lda, reinterpret_cast<const float*>(args.b) + args.b_offset, args.ldb, args.beta,
+            reinterpret_cast<float*>(args.c) + args.c_offset, args.ldc);
 }
 
 }  // namespace ops

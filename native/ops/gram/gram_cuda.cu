@@ -1,7 +1,11 @@
 #include "gram.h"
 
+#include <cmath>
+
+#include "../../core/bf16.cuh"
 #include "../../core/cublas.h"
 #include "../../core/cuda.cuh"
+#include "../mirror/mirror.cuh"
 
 namespace ops {
 
@@ -9,7 +13,6 @@ namespace {
 
 constexpr int64_t kTokens = 512;   // summed in f32
 constexpr int64_t kStripe = 1024;  // rows of h at a time: from the diagonal on, so that half of the product is left out
-constexpr int kTile = 32, kRows = 8;
 
 // One block a row: a copy, or zeros (which add nothing) where an element is not finite.
 __global__ void __launch_bounds__(kThreads) clean_kernel(const float* x, float* clean, double* bad, int64_t n) {
@@ -21,17 +24,63 @@ __global__ void __launch_bounds__(kThreads) clean_kernel(const float* x, float* 
   if (threadIdx.x == 0) bad[blockIdx.x] = found;
 }
 
-// h[j, i] = h[i, j] for i < j, a tile a block.
-__global__ void mirror_kernel(double* h, int64_t n) {
-  __shared__ double tile[kTile][kTile + 1];
-  const int64_t i0 = blockIdx.y * kTile, j0 = blockIdx.x * kTile;
-  if (j0 < i0) return;
-  for (int r = threadIdx.y; r < kTile; r += kRows) {
-    if (i0 + r < n && j0 + threadIdx.x < n) tile[r][threadIdx.x] = h[(i0 + r) * n + j0 + threadIdx.x];
+// One block a row: what is not finite, set to zeros.
+__global__ void __launch_bounds__(kThreads) clear_kernel(uint16_t* x, double* bad, int64_t n) {
+  constexpr uint32_t kExponent = 0x7f80;
+  uint16_t* row = x + blockIdx.x * n;
+  int found = 0;
+  if (n % kVector == 0) {
+    for (int64_t j = threadIdx.x * kVector; j < n; j += kThreads * kVector) {
+      const uint4 eight = *reinterpret_cast<const uint4*>(row + j);
+      for (const uint32_t pair : {eight.x, eight.y, eight.z, eight.w}) {
+        found |= (pair & kExponent) == kExponent || (pair >> 16 & kExponent) == kExponent;
+      }
+    }
+  } else {
+    for (int64_t j = threadIdx.x; j < n; j += kThreads) found |= (row[j] & kExponent) == kExponent;
   }
-  __syncthreads();
-  for (int r = threadIdx.y; r < kTile; r += kRows) {
-    if (j0 + r < n && i0 + threadIdx.x < j0 + r) h[(j0 + r) * n + i0 + threadIdx.x] = tile[threadIdx.x][r];
+  found = __syncthreads_or(found);
+  for (int64_t j = threadIdx.x; found && j < n; j += kThreads) row[j] = 0;
+  if (threadIdx.x == 0) bad[blockIdx.x] = found ? 1 : 0;
+}
+
+// Where stripes of h begin, in rows: the products of a stripe with all that is right of the diagonal fill the card in whole
+// waves, as nearly as possible. cuBLAS's tiles of bf16 products are 128 by 256; a launch costs about a tenth of a wave more.
+std::vector<int64_t> stripes(int64_t n) {
+  constexpr int64_t kHeight = 128, kWidth = 256;
+  const int64_t rows = (n + kHeight - 1) / kHeight;
+  std::vector<double> cost(rows + 1, 0);
+  std::vector<int64_t> height(rows, 1);
+  for (int64_t row = rows - 1; row >= 0; --row) {
+    const int64_t columns = (n - row * kHeight + kWidth - 1) / kWidth;
+    cost[row] = INFINITY;
+    for (int64_t h = 1; row + h <= rows; ++h) {
+      const double waves = std::ceil(static_cast<double>(h * columns) / multiprocessors()) + 0.1 + cost[row + h];
+      if (waves < cost[row]) cost[row] = waves, height[row] = h;
+    }
+  }
+  std::vector<int64_t> begins;
+  for (int64_t row = 0; row < rows; row += height[row]) begins.push_back(row * kHeight);
+  begins.push_back(n);
+  return begins;
+}
+
+void count(const GramArgs& args, double* flags) {
+  sum(
+      args.t, [flags] __device__(int64_t i) { return flags[i]; }, [args] __device__(double count) { args.skipped[0] += count; });
+}
+
+void gram_bf16(const GramArgs& args) {
+  const int64_t t = args.t, n = args.n;
+  auto* x = reinterpret_cast<uint16_t*>(args.x);
+  Scratch<double> bad(t);
+  clear_kernel<<<t, kThreads, 0, stream()>>>(x, bad, n);
+  launched();
+  count(args, bad);
+  const std::vector<int64_t> begins = stripes(n);
+  for (size_t s = 0; s + 1 < begins.size(); ++s) {
+    const int64_t i0 = begins[s];
+    cublas_gemm_bf16(true, false, begins[s + 1] - i0, n - i0, t, 1, x + i0, n, x + i0, n, 1, args.h + (i0 * n + i0) * sizeof(float), false, n);
   }
 }
 
@@ -40,19 +89,19 @@ __global__ void mirror_kernel(double* h, int64_t n) {
 void gram(const GramArgs& args) {
   const int64_t t = args.t, n = args.n;
   if (t == 0 || n == 0) return;
+  if (args.bf16) return gram_bf16(args);
+  auto* const whole = reinterpret_cast<double*>(args.h);
   Scratch<float> clean(t * n), product(std::min(kStripe, n) * n);
   Scratch<double> bad(t);
-  clean_kernel<<<t, kThreads, 0, stream()>>>(args.x, clean, bad, n);
+  clean_kernel<<<t, kThreads, 0, stream()>>>(reinterpret_cast<const float*>(args.x), clean, bad, n);
   launched();
-  double* const flags = bad;
-  sum(
-      t, [flags] __device__(int64_t i) { return flags[i]; }, [args] __device__(double count) { args.skipped[0] += count; });
+  count(args, bad);
   for (int64_t i0 = 0; i0 < n; i0 += kStripe) {
     const int64_t height = std::min(kStripe, n - i0), width = n - i0;
     for (int64_t t0 = 0; t0 < t; t0 += kTokens) {
       const float* x = clean + t0 * n + i0;
       cublas_gemm(true, false, height, width, std::min(kTokens, t - t0), 1, x, n, x, n, 0, product, width);
-      double* const h = args.h + i0 * n + i0;
+      double* const h = whole + i0 * n + i0;
       const float* const part = product;
       each(height * width, [=] __device__(int64_t e) {
         const int64_t i = e / width, j = e % width;
@@ -60,9 +109,7 @@ void gram(const GramArgs& args) {
       });
     }
   }
-  const unsigned tiles = (n + kTile - 1) / kTile;
-  mirror_kernel<<<dim3(tiles, tiles), dim3(kTile, kRows), 0, stream()>>>(args.h, n);
-  launched();
+  mirror_upper(whole, n, 1.0);
 }
 
 }  // namespace ops

@@ -3,12 +3,12 @@ import { expectMatrix } from '../../expect.js'
 import type { Tensor } from '../../tensor.js'
 import { gemm } from '../gemm/gemm.js'
 
-/** alpha · op(a) · op(b), f32; op is the transpose where asked for. */
+/** alpha · op(a) · op(b); op is the transpose where asked for. a and b f32, or both bf16; the result is of their type unless `dtype` says f32. */
 export const matmul = (device: Device) => {
   const product = gemm(device)
-  return (a: Tensor, b: Tensor, o: { transposeA?: boolean; transposeB?: boolean; alpha?: number } = {}): Tensor => {
-    const [rows, columns] = [expectMatrix('matmul', 'a', a, ['f32']), expectMatrix('matmul', 'b', b, ['f32'])]
-    const c = device.empty('f32', [rows[o.transposeA ? 1 : 0], columns[o.transposeB ? 0 : 1]])
+  return (a: Tensor, b: Tensor, o: { transposeA?: boolean; transposeB?: boolean; alpha?: number; dtype?: 'f32' } = {}): Tensor => {
+    const [rows, columns] = [expectMatrix('matmul', 'a', a, ['f32', 'bf16']), expectMatrix('matmul', 'b', b, [a.dtype])]
+    const c = device.empty(o.dtype ?? a.dtype, [rows[o.transposeA ? 1 : 0], columns[o.transposeB ? 0 : 1]])
     product(c, a, b, o)
     return c
   }

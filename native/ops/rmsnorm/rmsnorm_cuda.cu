@@ -1,26 +1,65 @@
 #include "rmsnorm.h"
 
+#include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 
 namespace ops {
 
 namespace {
 
-// One block a row.
+// A block a row, or with WARP a warp a row: heads are short.
+template <class In, class Out, bool WARP>
 __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(RmsnormArgs args) {
-  const int64_t at = blockIdx.x * args.n;
+  constexpr int kRow = WARP ? 32 : kThreads;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kRow) + threadIdx.x / kRow;
+  if (row >= args.rows) return;
+  const int thread = threadIdx.x % kRow;
+  const In* x = reinterpret_cast<const In*>(args.x) + row * args.n;
+  Out* out = reinterpret_cast<Out*>(args.out) + row * args.n;
   float sum = 0;
-  for (int64_t j = threadIdx.x; j < args.n; j += kThreads) sum = fmaf(args.x[at + j], args.x[at + j], sum);
-  const float factor = 1.0f / sqrtf(block_sum(sum) / static_cast<float>(args.n) + args.eps);
-  for (int64_t j = threadIdx.x; j < args.n; j += kThreads) args.out[at + j] = args.x[at + j] * factor * args.weight[j];
+  if (args.n % kVector == 0) {
+    for (int64_t at = thread * kVector; at < args.n; at += kRow * kVector) {
+      float values[kVector];
+      load8(x + at, values);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) sum = fmaf(values[j], values[j], sum);
+    }
+  } else {
+    for (int64_t j = thread; j < args.n; j += kRow) sum = fmaf(widen(x[j]), widen(x[j]), sum);
+  }
+  if constexpr (WARP) {
+    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  } else {
+    sum = block_sum(sum);
+  }
+  const float factor = 1.0f / sqrtf(sum / static_cast<float>(args.n) + args.eps);
+  if (args.n % kVector == 0) {
+    for (int64_t at = thread * kVector; at < args.n; at += kRow * kVector) {
+      float values[kVector], weights[kVector];
+      load8(x + at, values);
+      load8(args.weight + at, weights);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) values[j] = values[j] * factor * weights[j];
+      store8(out + at, values);
+    }
+  } else {
+    for (int64_t j = thread; j < args.n; j += kRow) narrow(widen(x[j]) * factor * args.weight[j], out[j]);
+  }
+}
+
+template <class In, class Out>
+void run(const RmsnormArgs& args) {
+  if (args.n <= 512) rmsnorm_kernel<In, Out, true><<<(args.rows + kThreads / 32 - 1) / (kThreads / 32), kThreads, 0, stream()>>>(args);
+  else rmsnorm_kernel<In, Out, false><<<args.rows, kThreads, 0, stream()>>>(args);
+  launched();
 }
 
 }  // namespace
 
 void rmsnorm(const RmsnormArgs& args) {
   if (args.rows == 0) return;
-  rmsnorm_kernel<<<args.rows, kThreads, 0, stream()>>>(args);
-  launched();
+  if (args.x_bf16) return args.out_bf16 ? run<uint16_t, uint16_t>(args) : run<uint16_t, float>(args);
+  args.out_bf16 ? run<float, uint16_t>(args) : run<float, float>(args);
 }
 
 }  // namespace ops

@@ -1,27 +1,57 @@
 #include "rope.h"
 
+#include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
 
 namespace ops {
 
+namespace {
+
+// A thread turns WIDTH neighbouring pairs: it reads both halves before it writes either, so out may be x.
+template <class T, int WIDTH>
+void run(const RopeArgs& args) {
+  const T* x = reinterpret_cast<const T*>(args.x);
+  T* out = reinterpret_cast<T*>(args.out);
+  const int64_t across = args.half / WIDTH;
+  each(args.t * args.heads * across, [args, x, out, across] __device__(int64_t i) {
+    const int64_t l = i % across * WIDTH, head = i / across, token = head / args.heads;
+    const int64_t angle = (args.positions ? args.positions[token] : token % args.length) * args.half + l;
+    const int64_t low = head * 2 * args.half + l, high = low + args.half;
+    float a[kVector], b[kVector], c[kVector], s[kVector];
+    if constexpr (WIDTH == kVector) {
+      load8(x + low, a), load8(x + high, b), load8(args.cos + angle, c), load8(args.sin + angle, s);
+    } else {
+      a[0] = widen(x[low]), b[0] = widen(x[high]), c[0] = args.cos[angle], s[0] = args.sin[angle];
+    }
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+      const float turned = a[j] * c[j] - b[j] * s[j];
+      b[j] = b[j] * c[j] + a[j] * s[j];
+      a[j] = turned;
+    }
+    if constexpr (WIDTH == kVector) store8(out + low, a), store8(out + high, b);
+    else narrow(a[0], out[low]), narrow(b[0], out[high]);
+  });
+}
+
+template <class T>
+void run(const RopeArgs& args) {
+  args.half % kVector == 0 ? run<T, kVector>(args) : run<T, 1>(args);
+}
+
+}  // namespace
+
 void rope(const RopeArgs& args) {
-  const std::vector<int32_t> positions = to_host(args.positions, args.t);
-  for (int64_t i = 0; i < args.t; ++i) {
-    if (positions[i] < 0 || positions[i] >= args.length) {
-      fail("row %lld is at position %d, and there are cosines for %lld", (long long)i, positions[i], (long long)args.length);
+  if (args.positions) {
+    const std::vector<int32_t> positions = to_host(args.positions, args.t);
+    for (int64_t i = 0; i < args.t; ++i) {
+      if (positions[i] < 0 || positions[i] >= args.length) {
+        fail("row %lld is at position %d, and there are cosines for %lld", (long long)i, positions[i], (long long)args.length);
+      }
     }
   }
-  // One thread a pair: it reads both halves before it writes either, so out may be x.
-  each(args.t * args.heads * args.half, [args] __device__(int64_t e) {
-    const int64_t l = e % args.half, head = e / args.half;
-    const int64_t position = args.positions[head / args.heads];
-    const float c = args.cos[position * args.half + l], s = args.sin[position * args.half + l];
-    const int64_t low = head * 2 * args.half + l, high = low + args.half;
-    const float a = args.x[low], b = args.x[high];
-    args.out[low] = a * c - b * s;
-    args.out[high] = b * c + a * s;
-  });
+  args.bf16 ? run<uint16_t>(args) : run<float>(args);
 }
 
 }  // namespace ops

@@ -1,12 +1,17 @@
 #include "silu_mul.h"
 
+#include "../../core/bf16.h"
 #include "../../core/exp.h"
 #include "../../core/parallel.h"
 
 namespace ops {
 
 void silu_mul(const SiluMulArgs& args) {
-  const auto& [gate, up, out, n] = args;
+  const int64_t n = args.n;
+  const Widened gates(args.gate, n, args.bf16), ups(args.up, n, args.bf16);
+  Narrowing outs(args.out, n, args.bf16);
+  const float *gate = gates, *up = ups;
+  float* out = outs;
   parallel_for(n, 1 << 15, [&](int64_t begin, int64_t end) {
     constexpr int64_t kChunk = 512;
     float e[kChunk];
