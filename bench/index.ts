@@ -1,39 +1,53 @@
 /**
- * `npm run bench [name …]`: runs bench/<name>.ts one after the other, prints their tables, and keeps the figures in
- * bench/results/<name>.json with the machine, the commit and the command they were measured with.
+ * `npm run bench -- [name …] [--option value …]`: runs bench/<name>.ts one after the other, prints their tables, and keeps
+ * the figures in bench/results/<name>.json with the machine, the commit and the command they were measured with.
  *
- * A benchmark exports `run(): Promise<Row[]>`; index prints the rows. Units are in the columns' names.
+ * A benchmark exports `run(options): Promise<Row[]>`, or rows with what else is worth keeping; index prints the rows. Units
+ * are in the columns' names. A file that exports no `run` is part of another.
  */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { printTable, type Row } from './table.js'
+import { type Figures, type Options, printTable, type Row } from './table.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = dirname(dirname(here))
 const names = readdirSync(here)
-  .filter(name => name.endsWith('.js') && !['index.js', 'table.js'].includes(name))
+  .filter(name => name.endsWith('.js') && !['index.js', 'table.js', 'gpu.js', 'synthetic-hessian.js'].includes(name))
   .map(name => basename(name, '.js'))
-const asked = process.argv.slice(2)
+const asked: string[] = []
+const options: Record<string, string> = {}
+for (let words = process.argv.slice(2); words.length > 0; ) {
+  const [word = '', value, ...rest] = words
+  if (!word.startsWith('--')) asked.push(word)
+  else if (value === undefined) throw new Error(`${word} needs a value`)
+  else options[word.slice(2)] = value
+  words = word.startsWith('--') ? rest : words.slice(1)
+}
 const unknown = asked.filter(name => !names.includes(name))
 if (unknown.length > 0) throw new Error(`no benchmark is called ${unknown.join(', ')}; there are: ${names.join(', ')}`)
 
-/** The commit measured, with a + when files differ from it; 'unknown' outside a git checkout. */
+/** The commit measured, with a + when files differ from it; in a bundle, the one it was packed from. */
 function commit(): string {
   try {
     const git = (...args: string[]) =>
       execFileSync('git', args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
     return `${git('rev-parse', '--short=12', 'HEAD')}${git('status', '--porcelain', '--untracked-files=no') === '' ? '' : '+'}`
   } catch {
-    return 'unknown'
+    try {
+      return readFileSync(join(root, 'COMMIT'), 'utf8').trim()
+    } catch {
+      return 'unknown'
+    }
   }
 }
 
 for (const name of asked.length > 0 ? asked : names) {
-  const { run } = (await import(`./${name}.js`)) as { run(): Promise<Row[]> }
-  const rows = await run()
+  const { run } = (await import(`./${name}.js`)) as { run(options: Options): Promise<Row[] | Figures> }
+  const figures = await run(options)
+  const { rows, ...more } = Array.isArray(figures) ? { rows: figures } : figures
   console.log(`\n${name}`)
   printTable(rows)
   const results = join(root, 'bench/results')
@@ -48,7 +62,8 @@ for (const name of asked.length > 0 ? asked : names) {
         cores: cpu.length,
         node: process.version,
         commit: commit(),
-        command: `npm run bench -- ${name}`,
+        command: ['npm run bench --', name, ...Object.entries(options).map(([option, value]) => `--${option} ${value}`)].join(' '),
+        ...more,
         rows,
       },
       null,

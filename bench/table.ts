@@ -1,6 +1,15 @@
 /** One measured case: what was measured, then figures with the unit in the column's name. */
 export type Row = Readonly<Record<string, string | number>>
 
+/** What was given as --name value. */
+export type Options = Readonly<Record<string, string>>
+
+/** Rows, and what else belongs into the file of results: the card, bounds, anchors. */
+export interface Figures {
+  readonly rows: readonly Row[]
+  readonly [more: string]: unknown
+}
+
 /** Columns aligned, numbers to the right with four significant digits; a column that a row lacks is left empty. */
 export function printTable(rows: readonly Row[]): void {
   const columns = [...new Set(rows.flatMap(row => Object.keys(row)))]

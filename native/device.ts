@@ -7,7 +7,7 @@ import type { DType, Handle, Tensor } from './tensor.js'
 /** What an op takes: tensors, numbers, flags. Names as in the op's Args struct (C++). */
 export type OpArgs = Readonly<Record<string, Tensor | number | boolean | undefined>>
 
-/** How often an op ran and how long, in seconds on the queue's own thread. */
+/** How often an op ran and how long, in seconds: of the queue's thread (CPU), of the stream (CUDA: complete after a read or finish). */
 export interface OpStats {
   calls: number
   seconds: number
@@ -28,6 +28,8 @@ export interface DeviceInfo {
   /** Of a GPU: memory, and what of it is free now. */
   readonly totalBytes?: number
   readonly freeBytes?: number
+  /** Of a GPU: the most that this program's tensors and its ops' scratch memory have taken. */
+  readonly takenBytes?: number
 }
 
 /**

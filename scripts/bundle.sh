@@ -33,8 +33,10 @@ strip "$stage"/bin/node
 cp build/Release/*.node "$stage"/build/Release/
 strip --strip-unneeded "$stage"/build/Release/*.node
 copy package.json graphs schemas fixtures/tiny-llama
+# What benchmarks say they measured: the commit, with a + when files differ from it.
+git describe --always --abbrev=12 --exclude='*' --dirty=+ > "$stage"/COMMIT 2> /dev/null || echo unknown > "$stage"/COMMIT
 if [ "$tests" ]; then copy dist test fixtures graphs stages pipeline native schemas
-else copy --exclude=dist/test --exclude=dist/bench --exclude=dist/fixtures dist
+else copy --exclude=dist/test dist
 fi
 
 # Packages by path. cmake-js and its own serve the build alone; of the tests', compilers and linters are left out.

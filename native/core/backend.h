@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,6 +19,12 @@ class Backend {
   ~Backend();
 
   void enter();  // on the queue's thread, before its first op
+
+  // Around the op of this number, on the queue's thread: how long the device works on it. `known` tells what has become
+  // known since it was last asked, after a read all; in the order of the ops.
+  void start(size_t op);
+  void stop();
+  void known(const std::function<void(size_t op, double seconds)>& tell);
 
   // Unspecified bytes for the op that is about to run; throws when memory is out. On the queue's thread.
   uint8_t* allocate(size_t bytes);

@@ -1,8 +1,10 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -59,12 +61,24 @@ void release(uint8_t* data, size_t bytes) {
 struct Backend::State {
   Pool pool{detect_threads()};
   Context context{detect_level(), &pool, detect_blas()};
+  size_t op = 0;  // that runs, or ran last
+  std::chrono::steady_clock::time_point started;
+  std::optional<double> seconds;  // that it took, until told
 };
 
 Backend::Backend(int) : state_(std::make_unique<State>()) {}
 Backend::~Backend() = default;
 
 void Backend::enter() { set_context(state_->context); }
+
+void Backend::start(size_t op) { state_->op = op, state_->started = std::chrono::steady_clock::now(); }
+
+void Backend::stop() { state_->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - state_->started).count(); }
+
+void Backend::known(const std::function<void(size_t, double)>& tell) {
+  if (state_->seconds) tell(state_->op, *state_->seconds);
+  state_->seconds.reset();
+}
 
 uint8_t* Backend::allocate(size_t bytes) {
   uint8_t* const data = take(bytes);

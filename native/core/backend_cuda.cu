@@ -1,6 +1,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <optional>
 
@@ -63,6 +64,15 @@ struct Backend::State {
   Ring down;  // the queue's thread only
   std::optional<Cublas> cublas{std::in_place};
   std::map<std::string, float*> constants;  // the queue's thread only
+  struct Span {
+    size_t op;
+    cudaEvent_t begin, end;
+  };
+  std::deque<Span> spans;         // ops whose times are not known yet; the queue's thread only
+  std::vector<cudaEvent_t> idle;  // events for the next
+  bool waited = false;            // since times were last told
+  size_t calls = 0;
+  cudaEvent_t mark();
 };
 
 namespace {
@@ -141,12 +151,16 @@ Backend::State::State(int wanted) : number(wanted) {
   check(cudaDeviceGetDefaultMemPool(&pool, number));
   uint64_t keep = UINT64_MAX;  // what was freed stays ours: asking the driver again costs 0.1–1 ms
   check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+  int never = 0;  // an upload must not wait until the work stream is done with memory that it could be given
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolReuseAllowInternalDependencies, &never));
 }
 
 Backend::State::~State() {
   cudaSetDevice(number);
   if (work) cudaStreamSynchronize(work);
   cublas.reset();
+  for (const Span& span : spans) idle.insert(idle.end(), {span.begin, span.end});
+  for (cudaEvent_t event : idle) cudaEventDestroy(event);
   for (const auto& [name, data] : constants) cudaFreeAsync(data, work);
   if (copied) cudaEventDestroy(copied);
   if (copies) cudaStreamDestroy(copies);
@@ -183,6 +197,41 @@ Backend::~Backend() = default;
 void Backend::enter() {
   check(cudaSetDevice(state_->number));
   current = state_.get();
+}
+
+// Nothing to do about an error in these three: the next op or read reports it, and times are only told to people.
+cudaEvent_t Backend::State::mark() {
+  cudaEvent_t event = nullptr;
+  if (idle.empty()) {
+    cudaEventCreate(&event);
+  } else {
+    event = idle.back();
+    idle.pop_back();
+  }
+  cudaEventRecord(event, work);
+  return event;
+}
+
+void Backend::start(size_t op) { state_->spans.push_back({op, state_->mark(), nullptr}); }
+
+void Backend::stop() { state_->spans.back().end = state_->mark(); }
+
+// Asking an event costs as much as recording it: only now and then, but for what a read has waited for.
+void Backend::known(const std::function<void(size_t, double)>& tell) {
+  State& state = *state_;
+  constexpr size_t kCalls = 64;
+  if (!state.waited && ++state.calls % kCalls) return;
+  state.waited = false;
+  while (!state.spans.empty()) {
+    const auto [op, begin, end] = state.spans.front();
+    float milliseconds = 0;
+    const cudaError_t code = cudaEventElapsedTime(&milliseconds, begin, end);
+    if (code != cudaSuccess) cudaGetLastError();
+    if (code == cudaErrorNotReady) break;
+    tell(op, milliseconds / 1e3);
+    state.idle.insert(state.idle.end(), {begin, end});
+    state.spans.pop_front();
+  }
 }
 
 uint8_t* Backend::allocate(size_t bytes) { return static_cast<uint8_t*>(state_->take(bytes, state_->work)); }
@@ -232,6 +281,7 @@ void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes) {
     check(cudaEventRecord(chunk.done, state.work));
     chunk.wait();
   }
+  state.waited = true;
 }
 
 // Nothing to do about an error here: the process is ending, or the next op reports the device's end.
@@ -256,7 +306,13 @@ std::map<std::string, double> Backend::numbers() const {
   size_t free = 0, total = 0;
   cudaSetDevice(state_->number);
   cudaMemGetInfo(&free, &total);
-  return {{"threads", state_->card.multiProcessorCount}, {"freeBytes", static_cast<double>(free)}, {"totalBytes", static_cast<double>(total)}};
+  cudaMemPool_t pool;
+  uint64_t peak = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, state_->number) == cudaSuccess) cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &peak);
+  return {{"threads", state_->card.multiProcessorCount},
+          {"freeBytes", static_cast<double>(free)},
+          {"totalBytes", static_cast<double>(total)},
+          {"takenBytes", static_cast<double>(peak)}};
 }
 
 }  // namespace ops

@@ -1,5 +1,3 @@
-#include <chrono>
-
 #include "queue.h"
 
 namespace ops {
@@ -66,19 +64,16 @@ void Queue::work() {
     Task task = std::move(tasks_.front());
     tasks_.pop_front();
     lock.unlock();
-    const auto start = std::chrono::steady_clock::now();
     if (task.op) run(task);
     else answer(task);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     for (const Argument& value : task.values) {
       if (value.buffer) value.buffer->drop();
     }
     lock.lock();
     finished_ = task.ticket;
     if (task.op) {
-      OpStats& stats = stats_[task.op - registry_.ops().data()];
-      ++stats.calls;
-      stats.seconds += seconds.count();
+      ++stats_[number(*task.op)].calls;
+      tell_times();
     }
   }
 }
@@ -90,11 +85,14 @@ void Queue::run(Task& task) {
     if (!failure && value.buffer) failure = value.buffer->failure;
   }
   if (!failure) {
+    backend_->start(number(*task.op));
     try {
-      return task.op->run(task.values.data());
+      task.op->run(task.values.data());
     } catch (const std::exception& error) {
       failure = std::make_shared<Failure>(Failure{task.ticket, task.op->name + ": " + error.what(), code_of(error)});
     }
+    backend_->stop();
+    if (!failure) return;
     std::lock_guard lock(mutex_);
     failed_.push_back(task.ticket);
   }
@@ -117,7 +115,16 @@ void Queue::answer(Task& task) {
       failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what(), code_of(error)});
     }
   }
+  {
+    std::lock_guard lock(mutex_);
+    tell_times();
+  }
   task.done(std::move(failure));
+}
+
+// With the lock held.
+void Queue::tell_times() {
+  backend_->known([this](size_t op, double seconds) { stats_[op].seconds += seconds; });
 }
 
 }  // namespace ops

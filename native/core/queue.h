@@ -144,6 +144,8 @@ class Queue {
   void work();
   void run(Task& task);
   void answer(Task& task);
+  void tell_times();
+  size_t number(const Op& op) const { return &op - registry_.ops().data(); }
 
   const Registry& registry_;
   const std::shared_ptr<Backend> backend_;

@@ -26,7 +26,7 @@ export async function factor(
     const damped = ops.damp(h, damp)
     if (!o.feedback) return { damped, l: undefined }
     using whole = padded(ops, damped, o.block)
-    const { l, pivot } = ops.blockLdl(whole, o.block)
+    const { l, pivot } = ops.blockLdl(whole ?? damped, o.block)
     using _ = pivot
     const [row = Number.NaN, value = Number.NaN] = new Float64Array((await pivot.read()).slice().buffer)
     if (row === -1) {
@@ -46,11 +46,11 @@ export async function factor(
   }
 }
 
-/** H with an identity below it, to whole blocks: the columns added have no part in the others. */
-function padded(ops: Ops, h: Tensor, block: number): Tensor {
+/** H with an identity below it, to whole blocks: the columns added have no part in the others. Nothing where they are whole. */
+function padded(ops: Ops, h: Tensor, block: number): Tensor | undefined {
   const n = h.shape[0] ?? 0
   const whole = Math.ceil(n / block) * block
-  if (whole === n) return ops.copy(h)
+  if (whole === n) return undefined
   const out = ops.zeros('f32', [whole, whole])
   const more = whole - n
   const identity = new Float32Array(more * more)

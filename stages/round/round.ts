@@ -41,6 +41,18 @@ const params = Type.Object(
   { additionalProperties: false },
 )
 
+/**
+ * Buffers of columns in the queue behind the one that runs. The event loop uploads and hashes for other batches meanwhile,
+ * up to a tenth of a second at a time; the device must not run dry. Tensors take memory only when their op runs.
+ */
+const ahead = 4
+
+/** A promise that is awaited later; if that is never, as another failed first, its failure is nobody's. */
+const settledLater = (promise: Promise<void>): Promise<void> => {
+  promise.catch(() => {})
+  return promise
+}
+
 /** Tiles that the scale is searched on: two full vectors of sequences. */
 const sampleTiles = 64
 
@@ -121,12 +133,16 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     s = await searchScale(ops, codec, sample)
   }
   using scaled = ops.scale(stack, { factor: s * codec.rms })
+  stack[Symbol.dispose]()
   const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)
+  const enqueued: Promise<void>[] = []
   const result = await ldlq(ops, codec, scaled, settings.feedback ? h.l : undefined, async columns => {
-    await ops.finish() // so that only one buffer's tensors are in the queue
+    enqueued.push(settledLater(ops.finish()))
+    if (enqueued.length > ahead) await enqueued.shift()
     context.signal.throwIfAborted()
     context.progress(Math.round((weights * columns) / n), weights, 'weights')
   })
+  await Promise.all(enqueued)
   using codes = result.codes
   using values = result.values
 
