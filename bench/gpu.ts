@@ -5,8 +5,15 @@ import type { Ops } from '../native/ops.js'
 import type { Options } from './table.js'
 
 /** --device, or the first GPU where there is one, or the CPU. */
-export const openDevice = (options: Options): Promise<Ops> =>
-  options.device === undefined ? openBackend('cuda:0').catch(() => openBackend('cpu')) : openBackend(options.device)
+export const openDevice = async (options: Options): Promise<Ops> => (await openDevices(options))[0]
+
+/** The same for several: --device cuda:0,cuda:1. */
+export async function openDevices({ device }: Options): Promise<[Ops, ...Ops[]]> {
+  if (device === undefined) return [await openBackend('cuda:0').catch(() => openBackend('cpu'))]
+  const [first, ...others] = await Promise.all(device.split(',').map(openBackend))
+  if (first === undefined) throw new Error('--device names no device')
+  return [first, ...others]
+}
 
 /** The card, its driver and CUDA; nothing for a CPU. */
 export function cardOf({ device }: Ops): Record<string, string> {

@@ -2,8 +2,8 @@
  * A model of 7 billion weights through model → (H) → rht → round → pack → write, as `pipe run` does it: a checkpoint with
  * the shapes of Llama-2-7B in bf16 and random weights, its Hessians from a synthetic spectrum (synthetic-hessian.ts).
  *
- *   --device cuda:0   default: the first GPU, else the CPU, there with a model of 2 tiny layers
- *   --layers 32       fewer to try
+ *   --device cuda:0   default: the first GPU, else the CPU, there with a model of 2 tiny layers; cuda:0,cuda:0: two queues on one card
+ *   --layers 32       fewer to try; --hidden, --intermediate, --heads, --kvHeads, --headDim, --vocab for other shapes
  *   --out DIR         where the checkpoint (13.5 GB) and the results (2.3 GB and more) go while it runs; default: the system's folder for such
  *   --code trellis/hyb --K 2
  *
@@ -20,23 +20,27 @@ import type { Event } from '../pipeline/events.js'
 import { loadGraph } from '../pipeline/graph.js'
 import { runGraph } from '../pipeline/run.js'
 import { codebooks } from '../native/codebooks/index.js'
+import type { OpStats } from '../native/device.js'
+import type { Ops } from '../native/ops.js'
 import { stages } from '../stages/index.js'
-import { cardOf, openDevice } from './gpu.js'
+import { cardOf, openDevices } from './gpu.js'
 import type { Figures, Options, Row } from './table.js'
 
+const sizes = ['layers', 'hidden', 'intermediate', 'heads', 'kvHeads', 'headDim', 'vocab'] as const
 const tiny = { layers: 2, hidden: 256, intermediate: 688, heads: 4, kvHeads: 4, headDim: 64, vocab: 2048 }
 
 export async function run(options: Options): Promise<Figures> {
   const { K = '2', code = 'trellis/hyb' } = options
-  const ops = await openDevice(options)
+  const [ops, ...others] = await openDevices(options)
   const { device } = ops
   const shapes = device.kind === 'cpu' ? { ...sevenB, ...tiny } : sevenB
-  const size = { ...shapes, layers: Number(options.layers ?? shapes.layers) }
+  const size = { ...shapes }
+  for (const name of sizes) size[name] = Number(options[name] ?? size[name])
   const folder = mkdtempSync(join(options.out ?? tmpdir(), 'pipe-seven-b-'))
   try {
     const make = fileURLToPath(import.meta.resolve('../fixtures/make/synthetic.js'))
-    const sizes = Object.entries(size).map(([name, value]) => `${name}=${value}`)
-    const { status } = spawnSync(process.execPath, [make, join(folder, 'model'), ...sizes], { stdio: ['ignore', 'ignore', 'inherit'] })
+    const words = Object.entries(size).map(([name, value]) => `${name}=${value}`)
+    const { status } = spawnSync(process.execPath, [make, join(folder, 'model'), ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
     if (status !== 0) throw new Error(`the checkpoint could not be made: ${make} ended with ${status}`)
     const file = join(folder, 'graph.json')
     const steps = [
@@ -53,33 +57,33 @@ export async function run(options: Options): Promise<Figures> {
     const waits = meter(events)
     const start = performance.now()
     const graph = await loadGraph(file, { stages })
-    const result = await runGraph(graph, { out: join(folder, 'out'), ops, versions: use => codebooks[use]?.version, events })
+    const result = await runGraph(graph, { out: join(folder, 'out'), ops, others, versions: use => codebooks[use]?.version, events })
     const all = (performance.now() - start) / 1000
 
     const linear = entries(size).filter(({ name }) => /(proj)\.weight$/.test(name))
     const weights = linear.reduce((sum, { shape }) => sum + (shape[0] ?? 0) * (shape[1] ?? 0), 0)
-    const spent = Object.entries(device.stats()).map(([op, { calls, seconds }]) => ({ op, calls, seconds }))
-    const search = spent.find(({ op }) => op === 'trellis_encode')?.seconds ?? 0
+    const spent = statsOf([ops, ...others])
+    const search = spent.get('trellis_encode')?.seconds ?? 0
     const round = result.stages.find(({ id }) => id === 'round')?.seconds ?? all
     const rows: Row[] = [
       { what: 'all', 'time s': all, 'Mweights/s': weights / all / 1e6 },
       { what: 'before the first stage (hashes of the checkpoint)', 'time s': all - result.seconds },
       ...result.stages.map(({ id, seconds }) => ({ what: id, 'time s': seconds, 'Mweights/s': weights / seconds / 1e6 })),
-      ...spent
-        .filter(({ seconds }) => seconds > all / 500)
-        .sort((a, b) => b.seconds - a.seconds)
-        .map(({ op, calls, seconds }) => ({ what: `op ${op}`, 'time s': seconds, calls })),
+      ...[...spent]
+        .filter(([, { seconds }]) => seconds > all / 500)
+        .sort(([, a], [, b]) => b.seconds - a.seconds)
+        .map(([op, { calls, seconds }]) => ({ what: `op ${op}`, 'time s': seconds, calls })),
     ]
     return {
       ...cardOf(ops),
-      device: device.name,
+      device: [ops, ...others].map(({ device: { name } }) => name).join(),
       layers: size.layers,
       weights,
       code: `${code}, ${K} bits`,
       'search busy, share of rounding': search / round,
       'search busy, share of all': search / all,
       'peak host memory GB': peakHostBytes() / 1e9,
-      'peak device memory, tensors GB': device.peakBytes / 1e9,
+      'peak device memory, tensors GB': [ops, ...others].reduce((sum, one) => sum + one.device.peakBytes, 0) / 1e9,
       'peak device memory, all GB': (device.info().takenBytes ?? 0) / 1e9,
       'written GB': waits.written() / 1e9,
       'event loop held, longest s': waits.longest(),
@@ -90,6 +94,18 @@ export async function run(options: Options): Promise<Figures> {
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
+}
+
+/** Calls and seconds by op, of all devices together: with several queues on a card, spans overlap. */
+function statsOf(devices: readonly Ops[]): Map<string, OpStats> {
+  const sums = new Map<string, OpStats>()
+  for (const { device } of devices) {
+    for (const [op, { calls, seconds }] of Object.entries(device.stats())) {
+      const sum = sums.get(op) ?? { calls: 0, seconds: 0 }
+      sums.set(op, { calls: sum.calls + calls, seconds: sum.seconds + seconds })
+    }
+  }
+  return sums
 }
 
 /** Bytes stored, and how long the event loop was kept from everything else: a tick of 10 ms that comes late. */

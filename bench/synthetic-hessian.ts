@@ -39,7 +39,7 @@ export default defineStage({
     ),
 })
 
-function spectral(ops: Ops, n: number, random: Random): Tensor {
+export function spectral(ops: Ops, n: number, random: Random): Tensor {
   const block = hadamardBlock(n, 65536)
   let h = diagonal(
     ops,
