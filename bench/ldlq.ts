@@ -105,6 +105,7 @@ const contextOf = (ops: Ops): Context => ({
   signal: new AbortController().signal,
   out: '',
   recipe: {},
+  inner: () => Promise.reject(new Error('no inner stages')),
   room: () => Promise.resolve({ [Symbol.dispose]() {} }),
   wanted: () => true,
   checkpoint: {
