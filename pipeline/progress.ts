@@ -35,6 +35,8 @@ interface Line {
 /** Keeps what the events said, and shows it. `next` is called with each event, `close` once at the end. */
 export class Progress {
   readonly #lines = new Map<string, Line>()
+  /** What each device works on: stage and batch, and how far it is. */
+  readonly #devices = new Map<string, Map<string, { readonly done: number; readonly total: number } | undefined>>()
   readonly #live: boolean
   readonly #color: boolean
   readonly #timer: NodeJS.Timeout | undefined
@@ -87,10 +89,22 @@ export class Progress {
         line.unit = event.unit
         if (event.batch === undefined) line.whole = { done: event.done, total: event.total }
         else line.under.set(event.batch, { done: event.done, total: event.total })
+        this.#at(event.device).set(workOf(event), { done: event.done, total: event.total })
         this.#sayProgress(line)
         break
       }
+      case 'memory':
+        this.#at(event.device)
+        break
+      case 'batch-started':
+        this.#at(event.device).set(workOf(event), undefined)
+        break
+      case 'device-lost':
+        this.#devices.delete(event.device)
+        this.#above(`warning: ${event.text}`)
+        break
       case 'batch-finished': {
+        if (event.device !== undefined) this.#at(event.device).delete(workOf(event))
         const line = this.#line(event.stage)
         line.of = event.of ?? line.of
         if (event.cached) line.cached += 1
@@ -101,6 +115,7 @@ export class Progress {
         break
       }
       case 'stage-finished': {
+        for (const work of this.#devices.values()) work.delete(event.stage)
         const line = this.#line(event.stage)
         const { run, cached } = event.usage.batches
         Object.assign(line, { state: 'done', run, cached, took: event.usage.seconds })
@@ -128,6 +143,12 @@ export class Progress {
     const line = this.#lines.get(id)
     if (line === undefined) throw new Error(`an event speaks of stage "${id}", which is not in the plan`)
     return line
+  }
+
+  #at(device: string): Map<string, { readonly done: number; readonly total: number } | undefined> {
+    const work = this.#devices.get(device) ?? new Map()
+    this.#devices.set(device, work)
+    return work
   }
 
   #say(text: string): void {
@@ -162,6 +183,8 @@ export class Progress {
     const width = (this.screen.columns ?? 80) - 1
     const pad = Math.max(0, ...[...this.#lines.keys()].map(id => id.length))
     const text = [...this.#lines.values()].map(line => this.#text(line, pad, width))
+    if (this.#devices.size > 1)
+      text.push(...[...this.#devices].map(([device, work]) => this.#paint(2, doing(device, work, pad).slice(0, width))))
     // One write, over what was there: no flicker.
     const home = this.#drawn > 0 ? `\u001b[${this.#drawn}A` : ''
     this.screen.write(`${home}${text.map(line => `${line}\u001b[K\n`).join('')}`)
@@ -198,6 +221,19 @@ export class Progress {
   #paint(code: number, text: string): string {
     return this.#color ? `\u001b[${code}m${text}\u001b[0m` : text
   }
+}
+
+const workOf = ({ stage, batch }: { readonly stage: string; readonly batch?: string }): string =>
+  batch === undefined ? stage : `${stage} ${batch}`
+
+/** 'cuda:1  round 3/attn 45 %, round 3/mlp' */
+const doing = (
+  device: string,
+  work: ReadonlyMap<string, { readonly done: number; readonly total: number } | undefined>,
+  pad: number,
+): string => {
+  const words = [...work].map(([what, at]) => (at === undefined || at.total === 0 ? what : `${what} ${percent(at.done / at.total)}`))
+  return `${device.padEnd(pad)}  ${words.length === 0 ? 'idle' : words.join(', ')}`
 }
 
 /** Between 0 and 1; undefined when nobody said how much there is. */

@@ -126,6 +126,18 @@ export function resultText(result: RunResult, stages: Plan['stages'], paths: rea
       [...rows, ['all', duration(result.seconds), bytes(result.peakRssBytes), '', '']],
     ),
   )
+  if (result.devices.length > 1) {
+    const share = (part: number) => (result.seconds > 0 ? `${Math.round((100 * part) / result.seconds)} %` : '–')
+    const of = result.devices.map(({ device, seconds, opSeconds, batches, peakBytes, isLost }) => [
+      isLost ? `${device}, lost` : device,
+      duration(seconds),
+      share(seconds),
+      share(opSeconds),
+      `${batches}`,
+      bytes(peakBytes),
+    ])
+    lines.push('', ...table(['device', 'had work', 'of all', 'in ops', 'batches', 'peak tensors'], of))
+  }
   lines.push(
     '',
     ...table(

@@ -117,8 +117,8 @@ const samples = (engine: OpenEngine): Observable<never> =>
       const rssBytes = process.memoryUsage.rss()
       for (const usage of engine.usages) usage.sample(rssBytes)
       if (i % (memoryEventMs / sampleMs) !== 0) return
-      for (const { name, ops, memory } of engine.lanes)
-        engine.emit({ kind: 'memory', device: name, liveBytes: ops.device.liveBytes, limitBytes: memory.limitBytes, rssBytes })
+      for (const { name, ops, memory, isLost } of engine.lanes)
+        if (!isLost) engine.emit({ kind: 'memory', device: name, liveBytes: ops.device.liveBytes, limitBytes: memory.limitBytes, rssBytes })
     }),
     ignoreElements(),
   )

@@ -103,6 +103,27 @@ t.test('terminal: a line a stage, redrawn in place, never wider than the screen'
   for (const line of frames.flatMap(frame => frame.split('\n'))) t.ok([...line].length < 80)
 })
 
+t.test('terminal: several devices have a line each with what they work on; one has none', async t => {
+  const at = (device: string): [number, Happening] => [0, { kind: 'memory', device, liveBytes: 0, limitBytes: 1, rssBytes: 0 }]
+  const events: [number, Happening][] = [
+    [0, plan(stage('round', 8))],
+    [0, { kind: 'stage-started', stage: 'round' }],
+    at('cuda:0'),
+    [1, { kind: 'batch-started', stage: 'round', batch: '0/attn', device: 'cuda:0' }],
+    [1, { kind: 'batch-started', stage: 'round', batch: '0/mlp', device: 'cuda:0' }],
+    [2, { kind: 'stage-progress', stage: 'round', batch: '0/attn', device: 'cuda:0', done: 45, total: 100, unit: 'weights' }],
+    [3, { kind: 'batch-finished', stage: 'round', batch: '0/mlp', device: 'cuda:0', cached: false, bytes: 1, of: 8 }],
+  ]
+  t.notMatch(written(true, events), 'cuda')
+  const two = written(true, [...events, at('cuda:1'), [4, { kind: 'batch-started', stage: 'round', batch: '1/attn', device: 'cuda:1' }]])
+  t.match(two, /cuda:0 {2}round 0\/attn 45 %\S*\n/)
+  t.match(two, /cuda:1 {2}round 1\/attn\S*\n/)
+  const gone = written(true, [...events, at('cuda:1'), [4, { kind: 'device-lost', device: 'cuda:1', text: 'cuda:1 is not used any more' }]])
+  t.match(gone, /warning: cuda:1 is not used any more\n/)
+  t.notMatch(gone.split('any more')[1], 'cuda:0', 'one is left: no lines')
+  t.notMatch(written(false, [...events, at('cuda:1')]), 'cuda')
+})
+
 t.test('colour only when asked for', async t => {
   const events: [number, Happening][] = [
     [0, plan(stage('rht', 1))],
