@@ -32,7 +32,7 @@ export async function run(): Promise<Row[]> {
         writeParquet(
           path,
           {},
-          data.map(one => ({ bytes, read: async () => one })),
+          data.map(one => ({ bytes, read: async () => one.slice() })), // the writer's own, as from a device
         )
       const read = async (): Promise<void> => {
         const file = await ParquetFile.open(path)

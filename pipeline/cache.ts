@@ -106,7 +106,7 @@ export class Cache {
       const known = numbers.get(id)
       if (known !== undefined) return { dtype, shape, tensor: known }
       const bytes = elements(shape) * bytesPerElement[dtype]
-      const tensor = sources.push({ bytes, read: data === undefined ? () => live.take(offset) : async () => data }) - 1
+      const tensor = sources.push({ bytes, read: data === undefined ? () => live.take(offset) : async () => data.slice() }) - 1
       numbers.set(id, tensor)
       return { dtype, shape, tensor }
     }

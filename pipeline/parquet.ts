@@ -11,6 +11,7 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
 import { writeWhole } from './disk.js'
 import { PipeError, sentence } from './error.js'
+import { hashPieces } from './hashing.js'
 
 /** Readers hold a page whole: small enough for any, large enough that the framing (about 200 bytes a row) is nothing. */
 export const blobBytes = 4 * 2 ** 20
@@ -31,6 +32,7 @@ export class Damaged extends PipeError {
 
 export interface Blob {
   readonly bytes: number
+  /** The bytes; the reader's own, who may move them to another thread. */
   read(): Promise<Uint8Array>
 }
 
@@ -41,11 +43,12 @@ export async function writeParquet(path: string, value: unknown, blobs: readonly
   return writeWhole(path, async file => {
     await write(file, [magic])
     for (const [number, blob] of blobs.entries()) {
-      const bytes = await blob.read()
-      if (bytes.byteLength !== blob.bytes) throw new Error(`tensor ${number} has ${bytes.byteLength} bytes, not ${blob.bytes}`)
-      for (const piece of pieces(blob.bytes)) {
+      const read = await blob.read()
+      if (read.byteLength !== blob.bytes) throw new Error(`tensor ${number} has ${read.byteLength} bytes, not ${blob.bytes}`)
+      const { bytes, sha256 } = await hashPieces(read, blobBytes)
+      for (const [i, piece] of [...pieces(blob.bytes)].entries()) {
         const data = bytes.subarray(piece.from, piece.to)
-        await write(file, [frame(thrift, number, data).head, data])
+        await write(file, [frame(thrift, number, data.byteLength, sha256[i]).head, data])
       }
     }
     await write(file, [tail(thrift, json)])
@@ -72,18 +75,18 @@ export class ParquetFile {
     try {
       const { size } = await file.stat()
       if (size < 12) throw new Damaged(path, `it has ${size} bytes`)
-      const end = await read(file, path, size - 8, 8)
+      const end = await readBytes(file, path, size - 8, 8)
       const length = end.readUInt32LE(0)
       if (!end.subarray(4).equals(magic)) throw new Damaged(path, 'it is cut short')
       if (length > Math.min(size - 12, maxFooterBytes)) throw new Damaged(path, `its footer claims ${length} bytes`)
-      const footer = await read(file, path, size - 8 - length, length + 8)
+      const footer = await readBytes(file, path, size - 8 - length, length + 8)
       const json = jsonOf(thrift, path, size, footer)
       const { value, sizes } = json.parsed
       const expected = tail(thrift, json.text)
       if (!expected.equals(footer)) throw new Damaged(path, 'its footer was changed')
       const offsets = rowOffsets(thrift, sizes)
       if ((offsets.at(-1) as number) + expected.byteLength !== size) throw new Damaged(path, 'its length is wrong')
-      if (!(await read(file, path, 0, 4)).equals(magic)) throw new Damaged(path, 'its first bytes were changed')
+      if (!(await readBytes(file, path, 0, 4)).equals(magic)) throw new Damaged(path, 'its first bytes were changed')
       return new ParquetFile(path, size, value, sizes, thrift, offsets)
     } finally {
       await file.close()
@@ -96,15 +99,20 @@ export class ParquetFile {
     if (size === undefined) throw new Damaged(this.path, `it holds ${this.sizes.length} tensors, and number ${number} was asked for`)
     const file = await open(this.path, 'r')
     try {
-      const bytes = new Uint8Array(size) // no Buffer: slice() of that is a view, and stages may slice
+      const read = new Uint8Array(size) // no Buffer: slice() of that is a view, and stages may slice
+      const heads: Buffer[] = []
       let at = this.offsets[number] as number
       for (const piece of pieces(size)) {
-        const data = bytes.subarray(piece.from, piece.to)
+        const data = read.subarray(piece.from, piece.to)
         const length = headBytes(this.thrift, data.byteLength)
-        const head = await read(file, this.path, at, length)
+        heads.push(await readBytes(file, this.path, at, length))
         await readInto(file, this.path, at + length, data)
-        if (!frame(this.thrift, number, data).head.equals(head)) throw new Damaged(this.path, `tensor ${number} is not what was written`)
         at += length + data.byteLength
+      }
+      const { bytes, sha256 } = await hashPieces(read, blobBytes)
+      for (const [i, { from, to }] of [...pieces(size)].entries()) {
+        if (frame(this.thrift, number, to - from, sha256[i]).head.equals(heads[i] as Buffer)) continue
+        throw new Damaged(this.path, `tensor ${number} is not what was written`)
       }
       return bytes
     } finally {
@@ -154,10 +162,8 @@ interface Chunk {
 }
 const sha256Bytes = 64 // in hex
 
-/** What stands before the data of one row; of `data` only the length matters to the sizes. */
-function frame(thrift: Thrift, number: number, data: Uint8Array | number): { head: Buffer; chunks: Chunk[] } {
-  const length = typeof data === 'number' ? data : data.byteLength
-  const sha256 = typeof data === 'number' ? '0'.repeat(sha256Bytes) : createHash('sha256').update(data).digest('hex')
+/** What stands before the data of one row. The sizes don't depend on the hash. */
+function frame(thrift: Thrift, number: number, length: number, sha256 = '0'.repeat(sha256Bytes)): { head: Buffer; chunks: Chunk[] } {
   const integer = Buffer.alloc(4)
   integer.writeInt32LE(number)
   const values = [integer, byteArray(sha256Bytes, Buffer.from(sha256)), byteArray(length)]
@@ -311,7 +317,7 @@ async function write(file: FileHandle, buffers: Uint8Array[]): Promise<void> {
   for (let done = 0; done < rest.byteLength; ) done += (await file.write(rest, done)).bytesWritten
 }
 
-async function read(file: FileHandle, path: string, offset: number, length: number): Promise<Buffer> {
+async function readBytes(file: FileHandle, path: string, offset: number, length: number): Promise<Buffer> {
   const bytes = Buffer.alloc(length)
   await readInto(file, path, offset, bytes)
   return bytes

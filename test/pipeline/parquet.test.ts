@@ -1,15 +1,17 @@
+import { createHash } from 'node:crypto'
 import { mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DuckDBInstance } from '@duckdb/node-api'
 import t from 'tap'
+import { hashPieces } from '../../pipeline/hashing.js'
 import { ParquetFile, writeParquet } from '../../pipeline/parquet.js'
 import { rng } from '../../pipeline/random.js'
 
 const folder = await mkdtemp(join(tmpdir(), 'pipe-parquet-'))
 t.teardown(() => rm(folder, { recursive: true }))
 
-const blob = (bytes: Uint8Array) => ({ bytes: bytes.byteLength, read: async () => bytes })
+const blob = (bytes: Uint8Array) => ({ bytes: bytes.byteLength, read: async () => bytes.slice() })
 /** n bytes of which no two blocks are equal. */
 const random = (name: string, n: number): Uint8Array => {
   const bytes = new Uint8Array(n)
@@ -70,6 +72,36 @@ t.test('any flipped byte is found', async t => {
     if ((error as { code?: string } | undefined)?.code !== 'damaged') unnoticed.push(i)
   }
   t.same(unnoticed, [])
+})
+
+t.test('a byte flipped in any row of a large tensor is found', async t => {
+  const path = join(folder, 'large.parquet')
+  await writeParquet(path, {}, [blob(random('large', 9_000_000))])
+  const whole = await readFile(path)
+  for (const at of [1000, 4_500_000, 8_900_000]) {
+    const bytes = Buffer.from(whole)
+    bytes[at] = (bytes[at] as number) ^ 1
+    await writeFile(path, bytes)
+    await t.rejects((await ParquetFile.open(path)).verify(), { code: 'damaged' }, `byte ${at}`)
+  }
+})
+
+t.test('hashes are the same wherever they are made, and what belongs to a larger array stays', async t => {
+  const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex')
+  const piece = 300_000
+  for (const n of [0, 10, 299_999, 300_000, 300_001, 1_000_000]) {
+    const bytes = random(`hash ${n}`, n)
+    const expected: string[] = []
+    for (let at = 0; at === 0 || at < n; at += piece) expected.push(sha256(bytes.subarray(at, at + piece)))
+    const copy = bytes.slice()
+    const around = new Uint8Array(n + 5)
+    around.set(bytes, 5)
+    const [own, view] = await Promise.all([hashPieces(bytes.slice(), piece), hashPieces(around.subarray(5), piece)])
+    t.same(own.sha256, expected)
+    t.same(view.sha256, expected)
+    for (const { bytes: back } of [own, view]) t.equal(Buffer.compare(back, copy), 0)
+    t.equal(Buffer.compare(around.subarray(5), copy), 0, `${n} bytes`)
+  }
 })
 
 t.test('a cut or lengthened file is found', async t => {
