@@ -7,6 +7,7 @@ import { adam } from './ops/adam/adam.js'
 import { addBias } from './ops/add-bias/add-bias.js'
 import { add } from './ops/add/add.js'
 import { attentionBackward } from './ops/attention-backward/attention-backward.js'
+import { assign } from './ops/assign/assign.js'
 import { attention } from './ops/attention/attention.js'
 import { blockLdl } from './ops/block-ldl/block-ldl.js'
 import { cast } from './ops/cast/cast.js'
@@ -50,6 +51,7 @@ const verbs = {
   zeros,
   reshape,
   copy,
+  assign,
   paste,
   concat,
   transpose,

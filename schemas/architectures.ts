@@ -66,6 +66,7 @@ export const architectureSchema = Type.Object(
     head: word('Head, without .weight; "a ?? b": b where the embedding is tied'),
     block: word('Name of a block; {layer} is its number'),
     ignore: Type.Array(Type.String(), { description: 'Endings of tensors that may be in a checkpoint and mean nothing' }),
+    quantize: Type.Array(Type.String(), { description: 'Linears in the order in which fine-tuning rounds them; the others come behind' }),
     steps: Type.Array(step, { minItems: 1 }),
   },
   { additionalProperties: false },

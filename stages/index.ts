@@ -7,6 +7,7 @@ export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }
   hessian: () => import('./hessian/hessian.js'),
   rht: () => import('./rht/rht.js'),
   round: () => import('./round/round.js'),
+  finetune: () => import('./finetune/finetune.js'),
   pack: () => import('./pack/pack.js'),
   write: () => import('./write/write.js'),
   evaluate: () => import('./evaluate/evaluate.js'),

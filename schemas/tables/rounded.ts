@@ -4,8 +4,8 @@ import { linears } from './linears.js'
 
 /** Signs of the randomized Hadamard transform, and which transform it was. */
 export const incoherent = linears.and({
-  su: optional(tensor('f32', 'n', 'input signs ±1, common to all linears that share the input')),
-  sv: optional(tensor('f32', 'm', 'output signs ±1')),
+  su: optional(tensor('f32', 'n', 'input signs ±1, common to all linears that share the input; real numbers when trained')),
+  sv: optional(tensor('f32', 'm', 'output signs ±1; real numbers when trained')),
   transform: utf8(
     'JSON {"m", "n"}: orders of the Hadamard matrices of outputs and inputs, repeated where smaller than m, n; empty for kept',
   ),
@@ -17,6 +17,7 @@ export const rounded = incoherent.without('hessian').and({
   codes: optional(tensor('u16', 'tiles codes', 'codes of the tiles, row-major over (row tile, column tile)')),
   codebook: utf8('JSON of the codebook with all its parameters; empty for kept'),
   scale: f64('W̃ ≈ scale · decode(codes); 0 for kept'),
+  table: optional(tensor('f32', 'rows V', "entries of the code's table, where they were trained: this linear's own; none: the code's")),
   proxyError: f64('tr((W̃−Ŵ)H̃(W̃−Ŵ)ᵀ) / tr(W̃H̃W̃ᵀ), H̃ damped; 0 for kept'),
 })
 

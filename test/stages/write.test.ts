@@ -17,6 +17,7 @@ const common = {
   su: undefined,
   sv: undefined,
   trellis: undefined,
+  table: undefined,
   codebook: '',
   scale: 0,
   proxyError: 0,

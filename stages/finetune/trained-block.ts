@@ -1,0 +1,219 @@
+/** A block while it is rounded linear by linear: its parameters, and how they are trained against the original block. */
+import type { Codec } from '../../native/codebook.js'
+import { codebookOf } from '../../native/codebooks/settings.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { Context, Row } from '../../pipeline/define.js'
+import type { rounded } from '../../schemas/tables/rounded.js'
+import { blockName } from '../model/architecture.js'
+import { backwardBlock, forwardWithTape } from '../model/backward.js'
+import type { ModelConfig } from '../model/config.js'
+import type { Opened, Rotary } from '../model/forward.js'
+import type { Sequences } from '../model/sequences.js'
+import { DenseLinear, disposeBlock, Parameter, QuantizedLinear, type TrainableLinear } from '../model/trainable.js'
+import { Adam, type Outcome, shuffled, Snapshot, train } from '../model/training.js'
+import type { In, Params } from './blocks.js'
+
+interface Options extends Omit<Params, 'sequences'> {
+  readonly sequences: Sequences
+  readonly rotary: Rotary
+}
+
+interface Quantized {
+  readonly linear: QuantizedLinear
+  /** What SV was multiplied with for training. */
+  readonly folded: number
+  readonly table?: Parameter
+}
+
+export class TrainedBlock implements Disposable {
+  readonly #norms = new Map<string, Parameter>()
+  readonly #linears = new Map<string, TrainableLinear>()
+  readonly #quantized = new Map<string, Quantized>()
+  readonly #codecs = new Map<string, Codec>()
+  readonly #prefix: string
+  #first: number | undefined
+  #last = Number.NaN
+
+  /** Starts as the original block, whose tensors it copies. */
+  constructor(
+    private readonly context: Context,
+    private readonly config: ModelConfig,
+    private readonly layer: number,
+    original: Opened,
+    private readonly o: Options,
+  ) {
+    const { ops } = context
+    this.#prefix = `${blockName(config.architecture, layer)}.`
+    for (const { op, name, bias } of config.steps) {
+      if (name === undefined) continue
+      const parameter = (ending: string): Parameter => Parameter.of(ops, ending, ops.copy(original.get(`${this.#prefix}${name}.${ending}`)))
+      if (op === 'rmsnorm') this.#norms.set(name, parameter('weight'))
+      else this.#linears.set(name, new DenseLinear(ops, parameter('weight'), bias ? parameter('bias') : undefined))
+    }
+  }
+
+  /** The rows as the architecture orders them: v, q, k, o, up, gate, down in a Llama. */
+  inOrder(rows: readonly In[]): In[] {
+    const order = this.config.architecture.quantize
+    const place = (row: In): number => (order.indexOf(this.#nameOf(row.linear)) + order.length + 1) % (order.length + 1)
+    return [...rows].sort((a, b) => place(a) - place(b))
+  }
+
+  /** W of a linear that is not rounded yet, as training has left it; the block's own. */
+  weight(linear: string): Tensor {
+    return this.#parameter(this.#nameOf(linear), 'weight').value
+  }
+
+  /** A norm or a bias, by its full name, as training has left it: a copy. Undefined: it is none of the block's. */
+  trained(name: string): Tensor | undefined {
+    const path = this.#nameOf(name)
+    const at = path.lastIndexOf('.')
+    const [owner, ending] = [path.slice(0, at), path.slice(at + 1)]
+    const found = this.#norms.get(owner) ?? this.#linears.get(owner)?.parameters.get(ending)
+    return found && this.context.ops.copy(found.value)
+  }
+
+  /** From now on the linear is what `row` decodes to; its SU, SV and bias are trained on. */
+  async replace(linear: string, row: Row<typeof rounded>): Promise<void> {
+    const { ops } = this.context
+    const name = this.#nameOf(linear)
+    if (!row.codes || !row.su || !row.sv) throw new Error(`${linear}: the inner stages gave no codes, su or sv`)
+    const codec = this.#codec(row.codebook)
+    const [Tx, Ty] = codec.tile
+    const folded = row.scale > 0 ? row.scale : 1
+    using signs = await row.sv.open(ops, 'f32')
+    const [tableName, entries] = Object.entries(codec.tables)[0] ?? []
+    const table =
+      this.o.tableRate > 0 && codec.training && tableName && entries ? Parameter.of(ops, tableName, ops.cast(entries, 'f32')) : undefined
+    const before = this.#linears.get(name)
+    const bias = before?.parameters.get('bias')
+    const quantized = new QuantizedLinear(ops, {
+      su: Parameter.of(ops, 'SU', await row.su.open(ops, 'f32')),
+      sv: Parameter.of(ops, 'SV', ops.scale(signs, { factor: folded })),
+      scale: row.scale > 0 ? 1 : 0, // it is in SV; a linear of zeros stays one
+      transform: JSON.parse(row.transform) as { m: number; n: number },
+      codes: await row.codes.open(ops),
+      ...(bias && { bias: Parameter.of(ops, 'bias', ops.copy(bias.value)) }),
+      decode:
+        table && codec.training
+          ? { table, training: codec.training }
+          : codes => {
+              using padded = codec.decode(codes, Math.ceil(row.m / Tx) * Tx, Math.ceil(row.n / Ty) * Ty)
+              return ops.copy(padded, { rows: [0, row.m], columns: [0, row.n] })
+            },
+    })
+    before?.[Symbol.dispose]()
+    this.#linears.set(name, quantized)
+    this.#quantized.set(name, { linear: quantized, folded, table })
+  }
+
+  /** Trains all there is, as after rounding `linear`. `told` hears of sequences done and the loss. */
+  async train(linear: string, told: (sequences: number, loss: number) => void): Promise<void> {
+    const { context, o } = this
+    const { ops } = context
+    const count = o.sequences.count - o.validation
+    const quantized = [...this.#linears.values()].flatMap(one => [...one.parameters.values()])
+    const of = (...names: string[]): Parameter[] => quantized.filter(({ name }) => names.includes(name))
+    const tables = [...this.#quantized.values()].flatMap(({ table }) => table ?? [])
+    using adam = new Adam(
+      ops,
+      [
+        { parameters: [...this.#norms.values(), ...of('weight', 'bias')], rate: o.rate },
+        { parameters: of('SU', 'SV'), rate: o.vectorRate },
+        { parameters: tables, rate: o.tableRate },
+      ].filter(group => group.rate > 0),
+    )
+    using best = new Snapshot(ops, adam.parameters)
+    const outcome = await train({
+      adam,
+      best,
+      schedule: o,
+      batches: epoch => shuffled(count, o.batch, context.rng('finetune', linear, epoch).uniform(count)),
+      learn: batch => this.#loss(batch, true),
+      validate: async () => {
+        let sum = 0
+        for (let from = count; from < o.sequences.count; from += o.batch) {
+          const batch = Array.from({ length: Math.min(o.batch, o.sequences.count - from) }, (_, i) => from + i)
+          sum += batch.length * (await this.#loss(batch, false))
+        }
+        return sum / o.validation
+      },
+      stepped: ({ epoch, batch }, loss) => told(epoch * count + Math.min(batch * o.batch, count), loss),
+    })
+    this.#tell(linear, outcome)
+  }
+
+  /** The columns that training has changed. sv is given without the scale. */
+  async result(linear: string): Promise<{ weight: undefined; su: Tensor; sv: Tensor; table: Tensor | undefined }> {
+    const { ops } = this.context
+    const found = this.#quantized.get(this.#nameOf(linear))
+    if (found === undefined) throw new Error(`${linear} is not rounded`)
+    const { parameters } = found.linear
+    const [su, sv] = [parameters.get('SU') as Parameter, parameters.get('SV') as Parameter]
+    return {
+      weight: undefined,
+      su: ops.copy(su.value),
+      sv: ops.scale(sv.value, { factor: 1 / found.folded }),
+      table: found.table && ops.copy(found.table.value),
+    }
+  }
+
+  /** One sentence: what training after the last linears was worth. */
+  summary(): string {
+    return `finetune layer ${this.layer}: validation loss ${this.#first?.toExponential(3)} after the first linear, ${this.#last.toExponential(3)} at the end`
+  }
+
+  [Symbol.dispose](): void {
+    disposeBlock({ norms: this.#norms, linears: this.#linears })
+    for (const { table } of this.#quantized.values()) table?.[Symbol.dispose]()
+    for (const codec of this.#codecs.values()) codec[Symbol.dispose]()
+  }
+
+  /** Mean squared error of a batch against the original block; with `learn` its gradients are added. */
+  async #loss(batch: readonly number[], learn: boolean): Promise<number> {
+    const { context, config, layer, o } = this
+    const { ops, signal } = context
+    signal.throwIfAborted()
+    const x = await o.sequences.gather('entering', batch)
+    using target = await o.sequences.gather('leaving', batch)
+    const block = { norms: this.#norms, linears: this.#linears }
+    const { out, tape } = forwardWithTape(ops, config, layer, block, x, o.rotary.of(o.length, batch.length))
+    using y = out
+    const { sum, gradient } = ops.meanSquaredError(y, target)
+    using total = sum
+    if (learn) backwardBlock(ops, tape, gradient)[Symbol.dispose]()
+    else for (const unused of [tape, gradient]) unused[Symbol.dispose]()
+    return (new Float64Array((await total.read()).slice().buffer)[0] ?? Number.NaN) / y.size
+  }
+
+  #tell(linear: string, { first, best, diverged }: Outcome): void {
+    this.#first ??= first
+    this.#last = best
+    if (diverged === undefined) return
+    const { rate, vectorRate, tableRate } = this.o
+    this.context.note(
+      `finetune ${linear}: the loss was no finite number in epoch ${diverged}; the best state before is kept. ` +
+        `Lower the learning rates (rate ${rate}, vectorRate ${vectorRate}, tableRate ${tableRate}).`,
+    )
+  }
+
+  #nameOf(tensor: string): string {
+    if (!tensor.startsWith(this.#prefix)) throw new Error(`${tensor} is not in ${this.#prefix}`)
+    return tensor.slice(this.#prefix.length)
+  }
+
+  #parameter(name: string, ending: string): Parameter {
+    const found = this.#linears.get(name)?.parameters.get(ending)
+    if (found === undefined) throw new Error(`layer ${this.layer}: no ${ending} of ${name} is trained`)
+    return found
+  }
+
+  #codec(settings: string): Codec {
+    const known = this.#codecs.get(settings)
+    if (known !== undefined) return known
+    const { codebook, params } = codebookOf(settings)
+    const codec = codebook.open(this.context.ops, params)
+    this.#codecs.set(settings, codec)
+    return codec
+  }
+}

@@ -1,0 +1,63 @@
+/** A random Llama of two small blocks in a folder, with the bundled tokenizer: for tests that train. */
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { writeSafetensors } from '../../stages/model/safetensors.js'
+import { root } from '../helpers.js'
+import { normals } from './run-stage.js'
+
+const [d, h, g, f, vocab, layers] = [64, 4, 2, 96, 2048, 2]
+
+/** Writes the model into `folder`, f32. With `untied`, it has a head of its own. */
+export async function writeSmallModel(folder: string, { untied = false } = {}): Promise<void> {
+  mkdirSync(folder, { recursive: true })
+  const config = {
+    architectures: ['LlamaForCausalLM'],
+    dtype: 'float32',
+    hidden_size: d,
+    intermediate_size: f,
+    num_attention_heads: h,
+    num_key_value_heads: g,
+    num_hidden_layers: layers,
+    vocab_size: vocab,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    tie_word_embeddings: !untied,
+  }
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
+  for (const file of ['tokenizer.json', 'tokenizer_config.json']) cpSync(join(root, 'fixtures/tiny-llama', file), join(folder, file))
+  const entry = (name: string, shape: readonly number[], rms: number, mean = 0) => ({
+    name,
+    shape,
+    dtype: 'f32' as const,
+    read: async () => {
+      const values = normals(
+        shape.reduce((a, b) => a * b, 1),
+        name,
+      ).map(x => mean + rms * x)
+      return new Uint8Array(values.buffer)
+    },
+  })
+  const matrix = (name: string, m: number, n: number) => entry(`${name}.weight`, [m, n], 0.7 / Math.sqrt(n))
+  const blocks = Array.from({ length: layers }, (_, i) => {
+    const at = `model.layers.${i}`
+    const kv = (d / h) * g
+    return [
+      entry(`${at}.input_layernorm.weight`, [d], 0.1, 1),
+      entry(`${at}.post_attention_layernorm.weight`, [d], 0.1, 1),
+      matrix(`${at}.self_attn.q_proj`, d, d),
+      matrix(`${at}.self_attn.k_proj`, kv, d),
+      matrix(`${at}.self_attn.v_proj`, kv, d),
+      matrix(`${at}.self_attn.o_proj`, d, d),
+      matrix(`${at}.mlp.up_proj`, f, d),
+      matrix(`${at}.mlp.gate_proj`, f, d),
+      matrix(`${at}.mlp.down_proj`, d, f),
+    ]
+  })
+  const entries = [
+    entry('model.embed_tokens.weight', [vocab, d], 0.5),
+    ...blocks.flat(),
+    entry('model.norm.weight', [d], 0.1, 1),
+    ...(untied ? [matrix('lm_head', vocab, d)] : []),
+  ]
+  await writeSafetensors(join(folder, 'model.safetensors'), entries, { format: 'pt' })
+}
