@@ -90,7 +90,9 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
     for (; sequences.layer <= layer; await sequences.advance()) {
       context.signal.throwIfAborted()
       const at = sequences.layer
-      const own = checkpoint.expected.filter(tensor => tensor.layer === at).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
+      const own = checkpoint.expected
+        .filter(tensor => tensor.layer === at)
+        .reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
       // In f32: as it is opened; then with gradients, moments and the best state.
       const slot = await context.room(24 * own)
       using original = await openBlock(ops, weights, at).finally(() => slot[Symbol.dispose]())

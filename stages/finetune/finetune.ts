@@ -35,7 +35,11 @@ const params = Type.Object(
     text: file('Text to train on: .jsonl with one {"text": …} a line, or plain text; its first sequences are used'),
     sequences: Type.Integer({ default: 384, minimum: 2, description: 'Sequences of text, those for validation included' }),
     length: Type.Integer({ default: 2048, minimum: 1, description: 'Tokens of a sequence' }),
-    validation: Type.Integer({ default: 128, minimum: 1, description: 'Sequences, the last ones, that only judge: the state with the least loss on them is kept' }),
+    validation: Type.Integer({
+      default: 128,
+      minimum: 1,
+      description: 'Sequences, the last ones, that only judge: the state with the least loss on them is kept',
+    }),
     epochs: Type.Integer({ default: 5, minimum: 0, description: 'Passes over the text after each linear; 0 rounds without training' }),
     batch: Type.Integer({ default: 4, minimum: 1, description: 'Sequences of a batch' }),
     update: Type.Integer({ default: 1, minimum: 1, description: 'Batches whose gradients are added up for a step' }),

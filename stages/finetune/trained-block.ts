@@ -2,7 +2,7 @@
 import type { Codec } from '../../native/codebook.js'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import type { Tensor } from '../../native/tensor.js'
-import type { Context, Row } from '../../pipeline/define.js'
+import { type Context, PipeError, type Row } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockName } from '../model/architecture.js'
 import { backwardBlock, forwardWithTape } from '../model/backward.js'
@@ -83,8 +83,14 @@ export class TrainedBlock implements Disposable {
     const folded = row.scale > 0 ? row.scale : 1
     using signs = await row.sv.open(ops, 'f32')
     const [tableName, entries] = Object.entries(codec.tables)[0] ?? []
-    const table =
-      this.o.tableRate > 0 && codec.training && tableName && entries ? Parameter.of(ops, tableName, ops.cast(entries, 'f32')) : undefined
+    if (this.o.tableRate > 0 && (codec.training === undefined || tableName === undefined || entries === undefined)) {
+      throw new PipeError('input', {
+        where: `finetune  ${linear}`,
+        message: `"tableRate" is ${this.o.tableRate}, and the code has no table that can be trained: ${row.codebook}`,
+        hint: 'Leave "tableRate" out, or round with "trellis/hyb" or "trellis/lut".',
+      })
+    }
+    const table = this.o.tableRate > 0 && tableName && entries ? Parameter.of(ops, tableName, ops.cast(entries, 'f32')) : undefined
     const before = this.#linears.get(name)
     const bias = before?.parameters.get('bias')
     const quantized = new QuantizedLinear(ops, {

@@ -6,7 +6,8 @@
  * config.json says "quantization_config": { quant_method: "pipe", version: 1, codebook: { use, … }, modules:
  * { linear: { m, n, transform: { m, n } } } }, the transform being the orders of H_m and H_n (repeated along the diagonal
  * where smaller than m, n). A linear P is stored as P.trellis i16 [tiles, words], P.SU [n], P.SV [m] with the scale
- * folded in; the code's tables once, as codebook.NAME. Everything else is stored as in the dense model.
+ * folded in, where they were trained real vectors and f32; the code's tables once, as codebook.NAME. Version 2: a module may
+ * say "table": NAME, and then has its own, P.NAME, in place of the code's. Everything else is stored as in the dense model.
  */
 import { type Static, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
@@ -25,11 +26,12 @@ import { decodeQtip, expectedQtip, type QtipQuantization, readQtip, type StoredT
 import type { Entry } from './safetensors.js'
 
 const size = Type.Integer({ minimum: 1 })
+const transformed = Type.Object({ m: size, n: size, transform: Type.Object({ m: size, n: size }), table: Type.Optional(Type.String()) })
 const schema = Type.Object({
   quant_method: Type.Literal('pipe'),
-  version: Type.Literal(1),
+  version: Type.Union([Type.Literal(1), Type.Literal(2)]),
   codebook: Type.Object({ use: Type.String() }),
-  modules: Type.Record(Type.String(), Type.Object({ m: size, n: size, transform: Type.Object({ m: size, n: size }) })),
+  modules: Type.Record(Type.String(), transformed),
 })
 
 /** What config.json says about quantized linears, in this project's form. */
@@ -85,7 +87,13 @@ export function expectedQuantized(
       const linear = name.replace(/\.weight$/, '')
       const module = Object.hasOwn(modules, linear) ? modules[linear] : undefined
       if (module === undefined) return [{ name, shape }]
-      return [asStored(`${linear}.trellis`), { name: `${linear}.SU`, shape: [module.n] }, { name: `${linear}.SV`, shape: [module.m] }]
+      const table = module.table === undefined ? [] : [asStored(`${linear}.${module.table}`)]
+      return [
+        asStored(`${linear}.trellis`),
+        { name: `${linear}.SU`, shape: [module.n] },
+        { name: `${linear}.SV`, shape: [module.m] },
+        ...table,
+      ]
     }),
   ]
 }
@@ -109,7 +117,7 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
       const module = quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
       return codec === undefined || module === undefined
         ? checkpoint.ref(name).open(ops, 'f32')
-        : decode(ops, checkpoint, codec, linear, module)
+        : decode(ops, checkpoint, codec, quantization as PipeQuantization, linear, module)
     },
     [Symbol.dispose]() {
       codec?.[Symbol.dispose]()
@@ -132,9 +140,16 @@ function openQtip(ops: Ops, checkpoint: Checkpoint, quantization: QtipQuantizati
   }
 }
 
-async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: PipeQuantization): Promise<Codec> {
-  const names = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix))
-  const tables = await Promise.all(names.map(async name => [name.slice(tablePrefix.length), await checkpoint.ref(name).open(ops)] as const))
+/** The codec with the checkpoint's tables; with the linear's own in place of the code's, where it has one. */
+async function openCodec(
+  ops: Ops,
+  checkpoint: Checkpoint,
+  quantization: PipeQuantization,
+  own?: { linear: string; table: string },
+): Promise<Codec> {
+  const shared = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix)).map(name => name.slice(tablePrefix.length))
+  const place = (name: string): string => (name === own?.table ? `${own.linear}.${name}` : `${tablePrefix}${name}`)
+  const tables = await Promise.all(shared.map(async name => [name, await checkpoint.ref(place(name)).open(ops)] as const))
   try {
     const { codebook, params } = codebookOf(quantization.codebook)
     const codec = codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined) // takes over its tables
@@ -153,10 +168,13 @@ async function openCodec(ops: Ops, checkpoint: Checkpoint, quantization: PipeQua
 async function decode(
   ops: Ops,
   checkpoint: Checkpoint,
-  codec: Codec,
+  common: Codec,
+  quantization: PipeQuantization,
   linear: string,
-  { m, n, transform }: PipeQuantization['modules'][string],
+  { m, n, transform, table }: PipeQuantization['modules'][string],
 ): Promise<Tensor> {
+  using own = table === undefined ? undefined : await openCodec(ops, checkpoint, quantization, { linear, table })
+  const codec = own ?? common
   const stored = checkpoint.ref(`${linear}.trellis`)
   const [Tx, Ty] = codec.tile
   // Linears that tiles do not divide are padded with zero weights.

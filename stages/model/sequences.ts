@@ -37,7 +37,8 @@ export class Sequences implements Disposable {
     const groups = Math.ceil(count / together)
     const saved = await context.checkpoint.list()
     const { totalBytes = totalmem() } = context.ops.device.info()
-    const complete = (layer: number): boolean => Array.from({ length: groups }, (_, i) => nameOf(layer, i)).every(name => saved.includes(name))
+    const complete = (layer: number): boolean =>
+      Array.from({ length: groups }, (_, i) => nameOf(layer, i)).every(name => saved.includes(name))
     let layer = first
     while (layer > 0 && !complete(layer)) layer--
     const sequences = new Sequences(context, count, 2 * bytes < share * totalBytes, layer, saved)

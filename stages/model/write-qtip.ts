@@ -94,7 +94,7 @@ function checkModules({ modules }: PipeQuantization, code: PublishedCode, refuse
 function linearEntries(
   checkpoint: Checkpoint,
   linear: string,
-  { m, n }: PipeQuantization['modules'][string],
+  { m, n, table }: PipeQuantization['modules'][string],
   code: PublishedCode,
   signal?: AbortSignal,
 ): NewEntry[] {
@@ -115,7 +115,7 @@ function linearEntries(
     { ...trellis, read: packed },
     as(`${linear}.SU`, ref('SU')),
     as(`${linear}.SV`, ref('SV')),
-    ...(hasTable(code) ? [as(`${linear}.tlut`, checkpoint.ref('codebook.tlut'))] : []),
+    ...(hasTable(code) ? [as(`${linear}.tlut`, table === undefined ? checkpoint.ref('codebook.tlut') : ref(table))] : []),
     scalar('rcp', 0),
     scalar('tp_rank', rank),
   ]

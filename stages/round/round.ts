@@ -85,7 +85,8 @@ export default defineStage({
     pipe(
       runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
       concatMap(async (rows): Promise<Out[]> => {
-        if (rows[0]?.role === 'kept') return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, table: undefined, proxyError: 0 }))
+        if (rows[0]?.role === 'kept')
+          return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, table: undefined, proxyError: 0 }))
         const { codebook, params } = codebookOf(settings)
         using codec = codebook.open(context.ops, params)
         return await roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)

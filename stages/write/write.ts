@@ -2,7 +2,8 @@
  * write: the quantized checkpoint in Hugging Face layout.
  *
  *   model/config.json         of the original, plus "quantization_config"
- *   model/*.safetensors       for each linear P:  P.trellis i16 [tiles, words], P.SU f16 [n] = su, P.SV f32 [m] = sv·scale;
+ *   model/*.safetensors       for each linear P:  P.trellis i16 [tiles, words], P.SU f16 [n] = su (f32 where no longer signs),
+ *                             P.SV f32 [m] = sv·scale, P.<name> its own table where it was trained;
  *                             the codebook's tables once, as codebook.<name>; every other tensor as it was
  *   model/tokenizer*, …       copied
  *
@@ -76,6 +77,7 @@ export default defineStage({
 
         const modules: Record<string, unknown> = {}
         const quantized = await tableEntries(ops, settings)
+        const tableName = quantized[0]?.name.slice('codebook.'.length)
         for (const row of linears) {
           if (!row.trellis || !row.su || !row.sv)
             throw new PipeError('failed', {
@@ -83,15 +85,16 @@ export default defineStage({
               message: 'The row has no trellis, su or sv.',
               hint: 'Put "rht", "round" and "pack" before "write".',
             })
-          const { trellis, su, sv, scale } = row
+          const { trellis, su, sv, scale, table } = row
+          const suType = areSigns(await su.read()) ? 'f16' : 'f32'
           quantized.push(
             { name: `${row.linear}.trellis`, dtype: trellis.dtype, shape: trellis.shape, read: () => trellis.read() },
             {
               name: `${row.linear}.SU`,
-              dtype: 'f16',
+              dtype: suType,
               shape: su.shape,
               read: async () => {
-                using x = await su.open(ops, 'f16')
+                using x = await su.open(ops, suType)
                 return await x.read()
               },
             },
@@ -106,7 +109,18 @@ export default defineStage({
               },
             },
           )
-          modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown }
+          modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown, ...(table && { table: tableName }) }
+          if (table === undefined) continue
+          if (tableName === undefined) throw new Error(`${row.linear} has a table, and its code reads none`)
+          quantized.push({
+            name: `${row.linear}.${tableName}`,
+            dtype: 'f16',
+            shape: table.shape,
+            read: async () => {
+              using x = await table.open(ops, 'f16')
+              return await x.read()
+            },
+          })
         }
         const kept = rows.flatMap(({ role, linear, weight }): Entry[] =>
           role === 'kept' && weight ? [{ name: linear, dtype: weight.dtype, shape: weight.shape, read: () => weight.read() }] : [],
@@ -119,7 +133,12 @@ export default defineStage({
           entries,
           shardBytes,
           recipe,
-          config: { quant_method: 'pipe', version: 1, codebook: JSON.parse(settings) as unknown, modules },
+          config: {
+            quant_method: 'pipe',
+            version: linears.some(row => row.table) ? 2 : 1,
+            codebook: JSON.parse(settings) as unknown,
+            modules,
+          },
           progress: (done, total) => progress(done, total, 'bytes'),
         })
         const weights = linears.reduce((sum, row) => sum + row.m * row.n, 0)
@@ -152,6 +171,9 @@ function onlyCodebook(linears: readonly In[]): string {
     hint: 'Put "model" … "round", "pack" before "write", with one "round".',
   })
 }
+
+/** f32, each 1 or −1: exact in f16. */
+const areSigns = (su: Uint8Array): boolean => new Float32Array(su.slice().buffer).every(x => x === 1 || x === -1)
 
 /** What decoding needs besides the codes, as tensors of the checkpoint. */
 async function tableEntries(ops: Ops, settings: string): Promise<Entry[]> {

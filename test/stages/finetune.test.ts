@@ -18,8 +18,8 @@ const model = join(folder, 'model')
 await writeSmallModel(model)
 const text = join(root, 'fixtures/tiny-llama/calibration.jsonl')
 const test = join(root, 'fixtures/tiny-llama/test.jsonl')
-const codebook = { use: 'trellis/hyb', L: 12, K: 2, Q: 8 }
-const tuning = { text, sequences: 20, length: 32, validation: 8, epochs: 2, batch: 4, rate: 3e-4, vectorRate: 3e-4 }
+const codebook = { use: 'trellis/hyb', L: 12, K: 2, Q: 9 }
+const tuning = { text, sequences: 56, length: 32, validation: 8, epochs: 2, batch: 4, rate: 1e-3, vectorRate: 1e-3 }
 const inner = [{ use: 'rht' }, { use: 'round', codebook }]
 
 interface Options {
@@ -36,7 +36,7 @@ async function run(name: string, middle: readonly object[], { set = [], stop }: 
     ...middle,
     { use: 'pack' },
     { use: 'write' },
-    { use: 'evaluate', text: test, sequences: 4, length: 32 },
+    { use: 'evaluate', text: test, sequences: 16, length: 32 },
   ]
   const file = join(folder, `${name}.json`)
   writeFileSync(file, JSON.stringify({ name: 'small', stages: list }))
@@ -55,6 +55,9 @@ async function run(name: string, middle: readonly object[], { set = [], stop }: 
 const bytesOf = (name: string): Map<string, Buffer> =>
   new Map([...readAll(join(folder, name, 'model/model.safetensors')).tensors].map(([key, { bytes }]) => [key, bytes]))
 const notes = (events: readonly Event[]): string[] => events.flatMap(event => (event.kind === 'note' ? [event.text] : []))
+/** The validation loss of each block when its last linear was done. */
+const losses = ({ events }: { events: readonly Event[] }): number[] =>
+  notes(events).flatMap(note => Number(/^finetune layer .* (\S+) at the end$/.exec(note)?.[1] ?? Number.NaN) || [])
 const kl = (result: RunResult): number => Number(result.results.kl)
 
 let flat: RunResult
@@ -66,11 +69,12 @@ t.test('without epochs it gives, bit for bit, what the flat list gives', async t
   t.strictSame(bytesOf('none'), bytesOf('flat'))
 })
 
-t.test('training brings each block nearer to the original, and the model too', async t => {
+t.test('training brings each block nearer to the original', async t => {
+  const still = losses(await run('still', [{ use: 'finetune', ...tuning, perLinear: inner, rate: 0, vectorRate: 0 }]))
   tuned = await run('tuned', [{ use: 'finetune', ...tuning, perLinear: inner }])
-  const losses = notes(tuned.events).filter(note => note.startsWith('finetune layer'))
-  t.equal(losses.length, 2, 'a sentence a block')
-  t.ok(kl(tuned) < 0.9 * kl(flat), `KL ${kl(flat)} → ${kl(tuned)}`)
+  t.equal(still.length, 2, 'a sentence a block')
+  for (const [layer, loss] of losses(tuned).entries())
+    t.ok(loss < 0.9 * (still[layer] ?? 0), `layer ${layer}: validation loss ${loss}, without training ${still[layer]}`)
   const [before, after] = [bytesOf('flat'), bytesOf('tuned')]
   for (const name of ['model.layers.0.input_layernorm.weight', 'model.layers.1.mlp.down_proj.SV', 'model.layers.0.self_attn.v_proj.SU'])
     t.notSame(after.get(name), before.get(name), `${name} was trained`)
@@ -82,15 +86,8 @@ t.test('the same bits again, and when a run is stopped between blocks and goes o
   await t.rejects(run('resumed', [{ use: 'finetune', ...tuning, perLinear: inner }], { stop }), { code: 'stopped' })
   t.ok(existsSync(join(folder, 'resumed/cache/checkpoints')), 'what entered the block was kept')
   const { stages: done } = await run('resumed', [{ use: 'finetune', ...tuning, perLinear: inner }])
-  t.match(done.find(({ id }) => id === 'finetune')?.batches, { run: 3, cached: 2 })
+  t.match(done.find(({ id }) => id === 'finetune')?.batches, { run: 2 })
   t.strictSame(bytesOf('resumed'), bytesOf('tuned'))
-})
-
-t.test('tables are trained when asked for, each linear its own', async t => {
-  const result = await run('tables', [{ use: 'finetune', ...tuning, perLinear: inner, tableRate: 1e-3 }])
-  t.ok(kl(result) < 0.9 * kl(flat), `KL ${kl(result)}`)
-  const tables = [...bytesOf('tables')].filter(([name]) => name.endsWith('.tlut'))
-  t.equal(new Set(tables.map(([, bytes]) => bytes.toString('hex'))).size, 2 * 7 + 1, 'one a linear, and the code has its own')
 })
 
 t.test('a rate that diverges: the best state is kept, and said so', async t => {
@@ -103,8 +100,8 @@ t.test('a rate that diverges: the best state is kept, and said so', async t => {
 })
 
 t.test('a validation split larger than the text is refused in a sentence', async t => {
-  await t.rejects(run('short', [{ use: 'finetune', ...tuning, perLinear: inner, validation: 20 }]), {
+  await t.rejects(run('short', [{ use: 'finetune', ...tuning, perLinear: inner, validation: 56 }]), {
     code: 'input',
-    message: /The text gives 20 sequences of 32 tokens, and 20 are for validation: none is left to train on\./,
+    message: /The text gives 56 sequences of 32 tokens, and 56 are for validation: none is left to train on\./,
   })
 })
