@@ -29,3 +29,21 @@ export const gaussian = (n: number, seed: number): Float64Array => {
   }
   return out
 }
+
+/** The x with Φ(x) = p: Newton's method from 0, which comes up to it from one side. 0 < p < 1. */
+export const quantile = (p: number): number => {
+  if (p < 0.5) return -quantile(1 - p)
+  let x = 0
+  for (let moved = 1; moved > 1e-12; ) {
+    // Φ(x) = 1/2 + φ(x)·(x + x³/3 + x⁵/(3·5) + …)
+    let [term, sum] = [x, x]
+    for (let n = 3; term > 1e-17 * sum; n += 2) {
+      term *= (x * x) / n
+      sum += term
+    }
+    const density = Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI)
+    moved = (p - 0.5) / density - sum
+    x += moved
+  }
+  return x
+}

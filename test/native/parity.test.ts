@@ -17,30 +17,45 @@ const onBoth = async (f: (ops: Ops) => Promise<Float32Array>): Promise<[Float32A
 }
 const floats = async (x: Tensor): Promise<Float32Array> => Float32Array.from(await values(x))
 
-const codes: [string, Record<string, number>][] = [
+const codes: [string, Record<string, number | string>][] = [
   ['scalar', { K: 2 }],
   ['trellis/hyb', { K: 2 }],
   ['trellis/hyb', { K: 3 }],
   ['trellis/hyb', { K: 4 }],
   ...['trellis/1mad', 'trellis/3inst', 'trellis/mul1'].flatMap(use =>
-    [1, 2, 3, 4].map(K => [use, { K }] as [string, Record<string, number>]),
+    [1, 2, 3, 4].map(K => [use, { K }] as [string, Record<string, number | string>]),
   ),
   ['trellis/lut', { K: 2, L: 12 }],
   ['trellis/lut', { K: 3, L: 16 }],
+  ['trellis/hyb', { K: 1 }],
+  ['trellis/hyb', { K: 4, table: 'half-plane' }],
+  ['trellis/hyb', { K: 3, V: 1, Q: 6 }],
+  ['trellis/hyb', { K: 2, V: 4, Q: 5, L: 12, Tx: 8, Ty: 64 }],
+  ['trellis/quantlut', { K: 2 }],
+  ['trellis/2mad', { K: 2 }],
+  ['trellis/mcg', { K: 2, Tx: 32, Ty: 32 }],
+  ['trellis/mcg', { K: 3 }],
+  ['trellis/mcg', { K: 7 }],
+  ['trellis/mul1', { K: 5 }],
+  ['trellis/mul1', { K: 6, Tx: 6, Ty: 10 }],
+  ['trellis/mul1', { K: 8, L: 12 }],
+  ['trellis/lut', { K: 2, V: 4, L: 12 }],
+  ['trellis/lut', { K: 3, V: 2, L: 14, Tx: 4, Ty: 16 }],
 ]
 /** Of a Gaussian, in units of the code's own root mean square, by K: about where the error is least. */
-const sourceScale = [1, 1, 0.95, 0.9]
-const defaults: Record<string, number> = { L: 16, V: 1, Q: 9, seed: 0, Tx: 16, Ty: 16 }
+const sourceScale = [1, 1, 0.95, 0.9, 0.85, 0.8, 0.8, 0.8]
+const defaults: Record<string, number> = { L: 16, Q: 9, seed: 0, Tx: 16, Ty: 16 }
 
 for (const [use, given] of codes) {
   t.test(`${use} ${JSON.stringify(given)}: cost, decoding, stored form`, { skip }, async t => {
     const codebook = codebooks[use]!
     const params = Object.fromEntries(Object.entries(defaults).filter(([key]) => key in codebook.params.properties))
-    const [m, n] = [16 * 96, 16]
+    const { Tx, Ty, K } = { ...params, ...given } as { Tx: number; Ty: number; K: number }
+    const [m, n] = [Tx * 96, Ty]
     const found: { error: number; codes: Uint16Array }[] = []
     const [both0, both1] = await onBoth(async ops => {
       using codec = codebook.open(ops, { ...params, ...given })
-      const z = gaussian(m * n, 7).map(x => x * codec.rms * sourceScale[given.K! - 1]!)
+      const z = gaussian(m * n, 7).map(x => x * codec.rms * sourceScale[K - 1]!)
       using x = ops.tensor(z, [m, n])
       const first = codec.encode(x)
       const second = codec.encode(x)

@@ -1,4 +1,4 @@
-/** f16 bits of 512 pairs, little-endian, in base64: trainHybTable(9, 2 ** 20, 1000), written by scripts/hyb-table.ts. */
+/** f16 bits of 512 pairs, little-endian, in base64: trainHybTable({ Q: 9, V: 2, domain: 'plane' }, 2 ** 20, 1000), written by scripts/hyb-table.ts. */
 export const hybTable9 = [
   'sjlHPHO45zrhs/+4RbixOdY2VL3KNug36i01vWI7pT/fLjOwMLcdwXe2KUDEOcY9vDQJPrW917hfsKi4HTcpO7Kz/7dkqVK65jIgrsM7LLtVODw4SK2EvuRAIT3ku2Um',
   'VLg3vhI5RLzLO0aunjmTuKa9IT0NOCcuoLOFMa+1ejBgLpA5cLQIut22GbrHubyyYL/Pty07ICuVPc+46Tp6tY4+ijujuRq8qrl0t1q1BbubO0E+oDjEP6Q+nCVDNT68',
@@ -22,4 +22,30 @@ export const hybTable9 = [
   'CrysNdC5Nzzvu/+9Mbw8tIw8sLbePvY8WTUBudk3ybvLtpS1o7QEOReuKzwSO4w8HzwxtEa8TbzWO1S8R75NFSM8CyrOsvmzo7xRNDo4rjwkvMk747o0P907oLbBue25',
   'AjbUNNMrDbskvD2/zLilvAw89zsyvzQ2GjqZLO0u3DQ9wE43+DfitLI0sDI6tI68V7wwOQm8CDhuPHA5v7cbuyK7hjQqwTaznTGJvBi6s71DLNe3ubaRPLCsd7tyPp+4',
   'WMCyOpY4izpFQdkwrTzGvh8iAjZas/+1tLQ5O7k8uys=',
+].join('')
+
+/** The same for trainHybTable({ Q: 9, V: 2, domain: 'half-plane' }, 2 ** 19, 200). */
+export const halfPlaneTable9 = [
+  '/Tk9PDs59TlZNVu4ljf7OAM2kbw+Nfo1RzJcvdg5lz7NLZ+vpjeUwDE14T8jOtc9QTKxPas9FrY0L9K4IzeeOo0xFbbGKPq53DCxKxQ8JruiOBU3Qy38vt1BfjjYO6mw',
+  'iTbkvVE5BrycOpOu9Tg+uEw+hz3aN+YeczTKLSw3wC2hMlU59TT/uWQ2frqaOQyzfj+nt586uaEyPfm4RzrUsfA9sTv+OB69uzlruMM1Wbt3PBU+nzkyQEk+nK3jMxG8',
+  'GjmRvN4+wzMEKJaz9TlfvK4npaEiP2E+czgtvEI9oqXgLWqysi8JOZMqNrySPSC8kTWoPV44a7MTO403FDpxOw4/M7tnPcO9NzrcvPE/Ub07PYjBnDhSqiM+nT92N+2z',
+  'QD1oOyY2ILQ9O4O1ljEgPd49+yj+MWM2ZDgoO48+NTb8NNG06zcPug00WD69M6Y75jZoNw031DmqOLu/yTmZOK0zQ7WXOw602y4cuKE9tL8vPPA4rznItRI8AzXMOvU6',
+  'iTylOS0xHzyUPgy0aTxJJAw3bjt+QGu1hjb7J0YwbMB6M5QltTZrQGs1czvlQH44LT+2vmM73r0bPLI7yjwsuKo85TsQKf83BTibPSNAYzzvL0e6tT0Xrik8jEE7NPA2',
+  'AEAFvAsuZy6vP8k/VT2PLrM3Cr/IKTQ6xzgXPm85ry6dPxA7GTuMuEw8or9sKHUyADgrrew2ijPiMGC8IDnlQAgqADt8ND2/tzUQwMIwkDzbPC43pziKugc5Vq/xNKU0',
+  'Nzd1tloy0bm+PJisuT/jub83N7H6OEY4EzoivsQ4PjS2LLO9Qj2nt8c1E6deOF65Hih6Kxk1XShzNY86PTDFOSA9WDlnQO+p+DQHP2U69blNOI+4GCnBNrAvTThMPQo0',
+  '9Th0ssIxXbjkPJUx4DxBvPI4BLaiQOsyZyviPOA/DsADPOc5sTw8uZ04YrdnPqU4Sj3BPRUucbSmOXqwjju6vAk6FjVSPcK8IzuUurY5UDZ3PVCzgT32PC0oC7X3LYWp',
+  'PTuZuVgz+TBiOSC78T1cN3E2zrdcPHDAbTopuDM6yTdWO6ko5jhsPGo+5kCPMfc0vygxuTs5LTnjPfo0Uz1PPKY+nb2BNyu5MDnPO+s8KbRqL4g/k0Gxu5U6hb+GMfBA',
+  'Mi/+NTU7f7tlOI85ajymvDE+qbZFPjgy0TjPvRgoKTD9Pki59DvSNkVA3D3KPX4+SjrUuys23DRVKa848DWfPKA877FlOYA3Tz+7Lro9uLkFM3q6lihTNIkyGbIqNGi5',
+  '2zxzKrk5WLndNCY9iTXhwfw2GD0lQA64eTxPMB4uYTG8O9o/tDAOu/0nILEnMZWfuz1ouEU/aLQYPTq77TMEuPw5Vj/4M5k1GzoNt4Y6PjYqOaa0NjwGsxI9GrpsOH81',
+  'CjnwuJU0DDl5Lpe11zy2vt06jzzuLcUm9DT+tdo/2jg+OD22mDi+MaY0Paj8MRK5rEBQvA48XDzkQAW5kD9yNQYwRUBNO6s1njFhtwA/kbyaNgGyRTs6PlY7bTBuNW29',
+  'rDyiPEI3a7hkOUC3UTy4rpM0NTxcPTc4Pzx2uYs8nLsPOdI1zzZVOJI000G9PW0xBUADtFE+bcD/Ozi6YjPmvbAwEbGdPE891TvhPnk4hrAHPJZAAUHssic2IDnXN2Ax',
+  'Tzeouyk40j5ONli1xDLBr1w8A7dcOFm+CC0gPgQ8BKeiQIa+1jw0vZQ+6SqHL0I3mzotPf4+wjlQNcQ5TC/UvxAxhzAHOiswwT6zO2s5iDTIPQo5mTnYvpUolrfRNXO+',
+  '+yqrvD8x3rxbPnC67yw8vrA6zzGINX2xWDsxOeY2NKkvOBMurTqBNBU8TLWSNTuuWzz6N8s1IC4gOCE4tzuQPcczorYdPwo4DzogwYA2JjxONDY4ADM0ql89ODYzMsY3',
+  'Qzriuvk4w7nNOLUuNj2StYg4+zyROUa69TR5s+U0urpGNs248DlKwLEynS3OOxe4RzlrPWg78DOrOdQ8mDYfNpsoSLYCPve89joDOlZAB7oJOmM6Uz/7PBg0qjzNPFm2',
+  'qjMFOkgpcjkrOnM5FkDDMf86L7dwK3Y9gSswvco/eaq5Nhevbi9oMwc6gbQBPsKz4DA/rbM70zqIPGm64TentzI0sLjJPji3OkHuPnw8+723MOK7UzxvuFkynjgdPZKw',
+  'zDPQOsooe7gAOhMzdzawudg79riGNVM3CzVhtxo9LEA8Odo6mTUavCU57yb7MfIy+zpJvUc4nT+rNj8+AzhrvRQ7nLEEOhms+jeZNoQ3JjVSPh28RipfPEI+PzqvOqQ4',
+  'ajIFwUk5DzIhOAE0YjHetJ0wUzt2M2E0BzXhMHI0kK7SNgG9pTT2vNwyi74/N0O8djjttIQ4yDiRPTg60yd7rXY2GTEZLso+fzhWJyMqlLtbORGqTT7buE47TaxUNIux',
+  'dzwHNCA79DslPEm9fTz8tNk7q7ZLPpg8XjU4uYs4c7sDNpO2gjVwOPoq2TvvO+o8vzoxtPU6T7wLPCG8AT8krps6SS2HMwu04TwCNTU4CDzsPH864DwAP3k6xLV0OgO5',
+  'pTUYM0gvirmcO6u+Kzi5vGc8vjpGQCc36DlvJ6wuyTRbQFY6nzcotWU04jI3NH+8vjyYOHI8FDa0O1M4uTfiugw8KjLrQUm0zzNau+Q5e73NLtq20TeLPB8qx7q7Pfy6',
+  '+0AhPGI4VjpLQbsv8z2OvpsoiDX5MI2zozCDOgw8ay0=',
 ].join('')

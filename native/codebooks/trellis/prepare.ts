@@ -4,7 +4,9 @@ import type { TileShape } from '../tiles/tiles.js'
 
 /** Arguments of the op trellis_encode that depend on the code alone (trellis_encode.h, search.h). */
 export interface SearchPlan {
-  /** [bins] two int16 in one: the components of a distinct value in fixed point. */
+  /** Distinct values; 0: the search is in f32 and reads none of what follows but the limit. */
+  readonly bins: number
+  /** [bins, ⌈V/2⌉] two int16 in one: the components of a distinct value in fixed point. */
   readonly pairs: Int32Array
   /** [bins] |value|²·unit. */
   readonly norms: Int32Array
@@ -31,10 +33,18 @@ const mostValues = (K: number): number => 128 * 2 ** K
 /** Up to so many bins, order holds 8·bin: the addressing mode multiplies by 8. */
 const narrowBins = 8191
 
+/** Bits a weight up to which costs fit 16 bits (search.h says why). */
+const mostBits = 4
+
 /** values [2^L, V]. */
 export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan => {
   const { V, KV, L } = shape
   const states = 2 ** L
+  if (KV > mostBits * V) {
+    const limit = 2 * values.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+    const none = Int32Array.of(0)
+    return { bins: 0, pairs: none, norms: none, order: new Uint16Array(1), shift: 0, unit: 0, target: 0, limit, radius: 0 }
+  }
   const binOf = distinct(values, V, mostValues(KV / V))
   const order = meetingOrder(L, KV)
   // Bins are numbered as they are met: what is read together lies together, and not 4096 bytes apart.
@@ -45,21 +55,23 @@ export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan =
     return number.get(bin)!
   })
   const bins = number.size
-  const sums = new Float64Array(bins * 3)
+  const sums = new Float64Array(bins * V)
+  const members = new Float64Array(bins)
   for (let i = 0; i < states; i++) {
-    const at = 3 * met[i]!
-    for (let v = 0; v < V; v++) sums[at + v] = sums[at + v]! + values[order[i]! * V + v]!
-    sums[at + 2] = sums[at + 2]! + 1
+    const bin = met[i]!
+    for (let v = 0; v < V; v++) sums[bin * V + v] = sums[bin * V + v]! + values[order[i]! * V + v]!
+    members[bin] = members[bin]! + 1
   }
-  const value = (bin: number, v: number): number => (v < V ? sums[3 * bin + v]! / sums[3 * bin + 2]! : 0)
+  const value = (bin: number, v: number): number => (v < V ? sums[bin * V + v]! / members[bin]! : 0)
 
   let [largest, radius, power] = [0, 0, 0]
   for (const x of values) {
     largest = Math.max(largest, Math.abs(x))
     power += x * x
   }
-  for (let bin = 0; bin < bins; bin++) radius = Math.max(radius, Math.hypot(value(bin, 0), value(bin, 1)))
-  // x in 15 bits up to twice the largest value; values in 14 or, in pairs, 13: then no sum overflows 31 bits.
+  const square = (bin: number): number => value(bin, 0) ** 2 + value(bin, 1) ** 2 + value(bin, 2) ** 2 + value(bin, 3) ** 2
+  for (let bin = 0; bin < bins; bin++) radius = Math.max(radius, Math.sqrt(square(bin)))
+  // x in 15 bits up to twice the largest value; values in 14, 13 or 12 for V = 1, 2, 4: then no sum overflows 31 bits.
   const limit = 2 * largest
   const target = 32767 / limit
   const finest = 16383 / V / largest
@@ -67,14 +79,15 @@ export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan =
   const shift = Math.max(0, Math.floor(Math.log2((quantum * finest * target) / 2)))
   const unit = 2 ** shift / quantum
   const scale = Math.min(finest, (2 * unit) / target)
-  const pairs = new Int32Array(bins)
-  const norms = new Int32Array(bins)
-  for (let bin = 0; bin < bins; bin++) {
-    const [a, b] = [value(bin, 0), value(bin, 1)]
-    pairs[bin] = (Math.round(a * scale) & 0xffff) | (Math.round(b * scale) << 16)
-    norms[bin] = Math.round(((a * a + b * b) * (scale * target)) / 2)
-  }
+  const words = Math.ceil(V / 2)
+  const fixed = (bin: number, v: number): number => Math.round(value(bin, v) * scale)
+  const pairs = Int32Array.from({ length: bins * words }, (_, i) => {
+    const [bin, v] = [Math.floor(i / words), (i % words) * 2]
+    return (fixed(bin, v) & 0xffff) | (fixed(bin, v + 1) << 16)
+  })
+  const norms = Int32Array.from({ length: bins }, (_, bin) => Math.round((square(bin) * (scale * target)) / 2))
   return {
+    bins,
     pairs,
     norms,
     order: bins <= narrowBins ? met.map(bin => 8 * bin) : met,
@@ -88,16 +101,21 @@ export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan =
 
 /** The number of each state's value among the distinct ones; for V = 1 of its cell, where there are too many. */
 const distinct = (values: Float32Array, V: number, most: number): Float64Array => {
-  const states = values.length / V
-  const keys = Float64Array.from({ length: states }, (_, s) =>
-    V === 1 ? values[s]! : toHalf(values[2 * s]!) * 65536 + toHalf(values[2 * s + 1]!),
-  )
+  let keys = Float64Array.from({ length: values.length / V }, (_, s) => values[s * V]!)
+  for (let v = 1; v < V; v++) keys = numbered(keys).map((key, s) => key * 65536 + toHalf(values[s * V + v]!))
   if (V === 1 && new Set(keys).size > most) {
     const low = keys.reduce((a, b) => Math.min(a, b))
     const step = (keys.reduce((a, b) => Math.max(a, b)) - low) / (most - 1)
     return keys.map(x => Math.round((x - low) / step))
   }
   return keys
+}
+
+/** Equal keys get equal numbers, below 2¹⁶. */
+const numbered = (keys: Float64Array): Float64Array => {
+  const numbers = new Map<number, number>()
+  for (const key of keys) if (!numbers.has(key)) numbers.set(key, numbers.size)
+  return keys.map(key => numbers.get(key)!)
 }
 
 /** The states as the search meets them: group q·2^KV + i, its predecessors j in chunks of 16: [q][chunk][i][j]. */

@@ -16,10 +16,11 @@ namespace ops::trellis {
 struct Code {
   int L, KV, steps;
   int bins;               // distinct values
-  const int32_t* pairs;   // [bins] two int16: the value's components in fixed point
+  const int32_t* pairs;   // [bins][words] two int16: the value's components in fixed point
   const int32_t* norms;   // [bins] |value|² in fixed point
   const uint16_t* order;  // [2^L] bin of each state as the search meets them: [q][chunk of 16 j][k mod 2^KV][j]; times 8, unless wide
   int shift;              // cost = (norm + rest - 2·value·x) >> shift
+  int words;              // pairs of components: 1, or 2 for V = 4
 
   int width() const { return L - KV; }  // bits of a group's number
   int64_t groups() const { return int64_t{1} << (L - KV); }
@@ -33,7 +34,7 @@ struct Code {
 
 // What the lanes aim at, in fixed point. Rows are steps in the order of the sequence.
 struct Targets {
-  const int32_t* x;     // [steps][lanes] two int16: x, so that x·value counts twice in units of norms
+  const int32_t* x;     // [steps][words][lanes] two int16: x, so that x·value counts twice in units of norms
   const int32_t* rest;  // [steps][lanes] |x|² less a bound below the least cost
 };
 
@@ -52,5 +53,21 @@ struct Search {
 const Search* portable_searches();
 const Search* avx2_searches();
 const Search* avx512_searches();
+
+// A code of one weight a step, searched in f32. Beyond 4 bits a weight costs span more than 16 bits hold: states are so few
+// beside their values that a weight in the tail costs 10⁵ times what most do.
+struct Fine {
+  int L, KV, steps;
+  const float* values;  // [2^L]
+  const float* x;       // [steps]
+
+  int64_t groups() const { return int64_t{1} << (L - KV); }
+};
+// One pass over the steps first, first+1, … modulo `steps`, between the groups start and end (-1: any, the best). states: in
+// the order of the pass. costs: (steps + 1)·groups floats.
+using FinePass = void (*)(const Fine& code, int first, int start, int end, float* costs, uint16_t* states);
+FinePass portable_fine();
+FinePass avx2_fine();
+FinePass avx512_fine();
 
 }  // namespace ops::trellis

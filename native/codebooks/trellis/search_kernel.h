@@ -48,22 +48,28 @@ inline typename U::T cost_of(const uint16_t* costs, uint16_t order) {
 constexpr int knee = 0x8000, slower = 4;
 
 // What each bin costs at one step. The tag's bits stay 0.
-template <class U>
+template <class U, int words>
 void branch_costs(const Code& code, const int32_t* x, const int32_t* rest, uint16_t* costs) {
-  const auto x0 = U::load32(x), x1 = U::load32(x + U::lanes / 2), r0 = U::load32(rest), r1 = U::load32(rest + U::lanes / 2);
+  constexpr int half = U::lanes / 2;
+  const auto x0 = U::load32(x), x1 = U::load32(x + half), r0 = U::load32(rest), r1 = U::load32(rest + half);
+  const auto y0 = U::load32(x + (words - 1) * U::lanes), y1 = U::load32(x + (words - 1) * U::lanes + half);
   const auto keep = U::set(~((1 << code.tag()) - 1)), bend = U::set(knee);
   for (int bin = 0; bin < code.bins; ++bin) {
-    const auto a = U::error(x0, r0, code.pairs[bin], code.norms[bin]), b = U::error(x1, r1, code.pairs[bin], code.norms[bin]);
+    auto a = U::error(x0, r0, code.pairs[bin * words], code.norms[bin]), b = U::error(x1, r1, code.pairs[bin * words], code.norms[bin]);
+    if constexpr (words == 2) a = U::error(y0, a, code.pairs[bin * 2 + 1], 0), b = U::error(y1, b, code.pairs[bin * 2 + 1], 0);
     const auto near = U::narrow(U::shift_right(a, code.shift), U::shift_right(b, code.shift));
     const auto far = U::narrow(U::shift_right(a, code.shift + slower), U::shift_right(b, code.shift + slower));
     U::store(costs + size_t(bin) * U::lanes, U::both(U::min(near, U::add(far, bend)), keep));
   }
 }
 
-// The same for one bin and one lane.
-inline uint32_t branch_cost(const Code& code, int bin, int32_t x, int32_t rest) {
-  const int32_t pair = code.pairs[bin];
-  const int32_t error = rest + code.norms[bin] - int16_t(x) * int16_t(pair) - (x >> 16) * (pair >> 16);
+// The same for one bin and one lane, of `lanes`.
+inline uint32_t branch_cost(const Code& code, int bin, const int32_t* x, int lanes, int32_t rest) {
+  int32_t error = rest + code.norms[bin];
+  for (int i = 0; i < code.words; ++i) {
+    const int32_t pair = code.pairs[bin * code.words + i], target = x[i * lanes];
+    error -= int16_t(target) * int16_t(pair) + (target >> 16) * (pair >> 16);
+  }
   const int32_t near = std::clamp(error >> code.shift, 0, 0xffff), far = std::clamp(error >> (code.shift + slower), 0, 0xffff);
   return uint32_t(std::min({near, far + knee, 0xffff})) & ~((1u << code.tag()) - 1);
 }
@@ -214,7 +220,8 @@ struct Pass {
     Step<U> s{code, 0, costs, U::set(0), U::set(0)};
     for (; s.t < code.steps; ++s.t) {
       const size_t at = size_t(row(s.t)) * U::lanes;
-      branch_costs<U>(code, targets.x + at, targets.rest + at, costs);
+      if (code.words == 2) branch_costs<U, 2>(code, targets.x + 2 * at, targets.rest + at, costs);
+      else branch_costs<U, 1>(code, targets.x + at, targets.rest + at, costs);
       constexpr int every = rebase_every(KV);
       const bool sub = s.t > 0 && s.t % every == 0, track = s.t % every == every - 1;
       if (sub) s.sub = U::both(s.least, U::set(~15));
@@ -252,13 +259,15 @@ struct Pass {
       return j * groups + k;
     }
     constexpr uint32_t R = 1u << KV, C = R < 16 ? R : 16;
-    const uint32_t outputs = std::min(R, groups), q = k / outputs, chunk = history(t)[size_t{k} * U::lanes + lane] & 15;
+    const uint32_t outputs = std::min(R, groups), q = k / outputs;
+    const uint32_t chunk = history(t)[size_t{k} * U::lanes + lane] & (R / C - 1);  // a saturated cost names any
     const uint16_t* order = code.order + ((size_t{q} * (R / C) + chunk) * outputs + k % outputs) * C;
-    const size_t at = size_t(row(t)) * U::lanes + U::slot(lane);
+    const size_t slot = size_t(U::slot(lane)), at = size_t(row(t)) * U::lanes + slot;
+    const int32_t* x = targets.x + size_t(row(t)) * code.words * U::lanes + slot;
     uint32_t least = ~0u, found = chunk * C;
     for (uint32_t j = chunk * C; j < (chunk + 1) * C; ++j) {
       const int bin = order[j - chunk * C] / (Wide ? 1 : 8);
-      const uint32_t cost = branch_cost(code, bin, targets.x[at], targets.rest[at]);
+      const uint32_t cost = branch_cost(code, bin, x, U::lanes, targets.rest[at]);
       const uint32_t sum = (history(t - 1)[size_t{(j * groups >> KV) + q} * U::lanes + lane] & ~15u) + cost;
       if (sum < least) least = sum, found = j;
     }
@@ -304,7 +313,9 @@ void pass(const Code& code, const Targets& targets, int first, const uint16_t* s
       case 2: return run_pass<U, 2, W>(code, targets, first, start, end, from, scratch, states);
       case 3: return run_pass<U, 3, W>(code, targets, first, start, end, from, scratch, states);
       case 4: return run_pass<U, 4, W>(code, targets, first, start, end, from, scratch, states);
+      case 5: return run_pass<U, 5, W>(code, targets, first, start, end, from, scratch, states);
       case 6: return run_pass<U, 6, W>(code, targets, first, start, end, from, scratch, states);
+      case 7: return run_pass<U, 7, W>(code, targets, first, start, end, from, scratch, states);
       default: return run_pass<U, 8, W>(code, targets, first, start, end, from, scratch, states);
     }
   };

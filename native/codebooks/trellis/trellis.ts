@@ -15,6 +15,7 @@ import { fromHalf } from '../half.js'
 import { tileOrder } from '../tiles/order.js'
 import { bitsOf, decodeTiles, packTiles, stepsOf, type TileShape, unpackTiles } from '../tiles/tiles.js'
 import { codeParams, type Lookup, type TrellisCode } from './codes.js'
+import type { HybDomain } from './hyb-table.js'
 import { kernelOrder } from './kernel-layout.js'
 import { planSearch, type SearchPlan } from './prepare.js'
 
@@ -23,29 +24,44 @@ interface TrellisParams {
   readonly K: number
   readonly V?: number
   readonly Q?: number
+  readonly table?: HybDomain
   readonly seed?: number
   readonly order?: 'rows' | 'tensor-core'
   readonly Tx: number
   readonly Ty: number
 }
 
+/** Bits that a step may bring: a state of the search has 2^KV predecessors, told apart in the low bits of 16-bit costs. */
+const newBits = 8
+const mostWeights = 1024
+/** k-means in four dimensions: a minute at Q = 12. */
+const mostTrained = 12
+
 /** Sizes of a tile's walk. Raises RangeError where the parameters contradict each other. */
-const shapeOf = (name: string, code: TrellisCode, { L, K, Tx, Ty, ...rest }: TrellisParams): TileShape => {
-  const V = code.V ?? rest.V ?? 1
+const shapeOf = (name: string, code: TrellisCode, { L, K, Q, Tx, Ty, order, V = code.V[0]! }: TrellisParams): TileShape => {
   const KV = K * V
-  if (Ty % V !== 0) throw new RangeError(`${name}: a step gives ${V} weights of one row, so Ty must be a multiple of ${V}, got ${Ty}`)
-  if (L < KV) throw new RangeError(`${name}: L must be at least K·V = ${KV}, the new bits of a step, got ${L}`)
-  if (((Tx * Ty) / V) * KV < L)
-    throw new RangeError(`${name}: a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`)
-  if (rest.order !== 'tensor-core') return { L, KV, V, Tx, Ty }
-  if (Tx !== 16 || Ty !== 16) throw new RangeError(`${name}: the order "tensor-core" is one of tiles of 16 × 16, got ${Tx} × ${Ty}`)
-  return { L, KV, V, Tx, Ty, order: kernelOrder }
+  const wrong = [
+    !code.V.includes(V) && `V, the weights of a step, must be ${listed(code.V)}, got ${V}`,
+    KV > newBits && `K·V, the new bits of a step, is at most ${newBits}: with V = ${V}, K is from 1 to ${newBits / V}, got ${K}`,
+    L < KV && `L must be at least K·V = ${KV}, the new bits of a step, got ${L}`,
+    code.table && Q !== undefined && Q > L && `Q, the bits that index the table, is at most L = ${L}, got ${Q}`,
+    V === 4 && Q !== undefined && Q > mostTrained && `with V = 4, Q is at most ${mostTrained}: larger tables take too long to train, got ${Q}`,
+    Tx * Ty > mostWeights && `a tile has at most ${mostWeights} weights, got Tx·Ty = ${Tx} × ${Ty} = ${Tx * Ty}`,
+    Ty % V !== 0 && `a step gives ${V} weights of one row, so Ty must be a multiple of ${V}, got ${Ty}`,
+    Tx * Ty * K < L && `a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`,
+    order === 'tensor-core' && (Tx !== 16 || Ty !== 16) && `the order "tensor-core" is one of tiles of 16 × 16, got ${Tx} × ${Ty}`,
+  ].find(sentence => sentence)
+  if (wrong) throw new RangeError(`${name}: ${wrong}`)
+  return { L, KV, V, Tx, Ty, ...(order === 'tensor-core' && { order: kernelOrder }) }
 }
+
+const listed = (numbers: readonly number[]): string =>
+  numbers.length === 1 ? `${numbers[0]}` : `${[...numbers].sort().slice(0, -1).join(', ')} or ${Math.max(...numbers)}`
 
 /** Values of all states, f32 [2^L, V], f16-rounded. */
 const valuesOf = (code: TrellisCode, { L, V }: TileShape, lookup: Lookup | undefined): Float32Array => {
   const values = new Float32Array(2 ** L * V)
-  const entries = lookup && Float32Array.from(lookup.entries, fromHalf)
+  const entries = lookup && Float32Array.from(lookup.entries(), fromHalf)
   for (let s = 0; s < 2 ** L; s++) {
     if (lookup === undefined || entries === undefined) {
       values[s] = code.value!(s)
@@ -146,7 +162,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   const pairs = ops.tensor(plan.pairs, [plan.pairs.length])
   const norms = ops.tensor(plan.norms, [plan.norms.length])
   const meeting = ops.tensor(plan.order, [plan.order.length])
-  const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries, [lookup.rows, V], 'f16') } : {}
+  const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries(), [lookup.rows, V], 'f16') } : {}
   const { shift, unit, target, limit, radius } = plan
   const order = shape.order && tileOrder(ops, Ty, shape.order)
   return {
@@ -174,7 +190,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
         L,
         KV,
         V,
-        bins: plan.pairs.length,
+        bins: plan.bins,
         shift,
         unit,
         target,

@@ -6,7 +6,7 @@
 //
 // minimise Σ_t |table[s_t] - z_t|² in two passes: the first, over the sequence turned by half, finds the bits that the
 // last step and the first share; the second is exact given these bits. (QTIP, arXiv:2406.11235, algorithm 4.)
-// Costs are integers (search.h) in quanta of 2^(shift + bits of the tag)/unit of squared error.
+// Costs are integers (search.h) in quanta of 2^(shift + bits of the tag)/unit of squared error; f32 where bins = 0 (V = 1).
 //
 //   cost    2 passes × 2^L states / V a weight; 2 vector instructions a state for 32 (AVX-512), 16 or 8 sequences
 //   memory  a thread: lanes × steps × (KV ≤ 4: 2^(L-KV)·KV/8 bytes; else 2^(L-KV)·2 bytes), 8…32 MiB at L = 16
@@ -20,9 +20,9 @@ namespace ops {
 struct TrellisEncodeArgs {
   const float* z;
   const float* table;     // [2^L, V]
-  const int32_t* pairs;   // [bins] distinct values in fixed point: component 0 in the low 16 bits, 1 in the high
+  const int32_t* pairs;   // [bins, ⌈V/2⌉] distinct values in fixed point: component 0 (2) in the low 16 bits, 1 (3) in the high
   const int32_t* norms;   // [bins] |value|²·unit
-  const uint16_t* order;  // [2^L] bins of states, as search.h says
+  const uint16_t* order;  // [2^L] bins of states, as search.h says; pairs, norms, order: not read where bins = 0
   uint16_t* codes;
   float* values;
   int64_t m, Tx, Ty, L, KV, V, bins, shift;

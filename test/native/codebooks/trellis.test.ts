@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { quantile } from '../../../native/codebooks/gaussian.js'
 import { codebooks } from '../../../native/codebooks/index.js'
 import { trellisCodes } from '../../../native/codebooks/trellis/codes.js'
 import { bitString, distortion, tailBiting, type Trellis, viterbi } from '../../../native/codebooks/trellis/reference.js'
@@ -9,7 +10,7 @@ import { openBackend } from '../../../native/index.js'
 import type { Ops } from '../../../native/ops.js'
 import type { Tensor } from '../../../native/tensor.js'
 import { root } from '../../helpers.js'
-import { everyDevice, gaussian, same } from '../devices.js'
+import { everyDevice, gaussian, same, uniform } from '../devices.js'
 
 interface Sizes {
   L?: number
@@ -19,9 +20,10 @@ interface Sizes {
   Tx?: number
   Ty?: number
   seed?: number
+  table?: 'plane' | 'half-plane'
 }
 const openCodec = (ops: Ops, code: string, sizes: Sizes = {}) => {
-  const defaults: Record<string, Sizes> = { hyb: { Q: 9 }, lut: { V: 1, seed: 0 } }
+  const defaults: Record<string, Sizes> = { hyb: { Q: 9 }, quantlut: { Q: 9 }, lut: { V: 1, seed: 0 } }
   return codebooks[`trellis/${code}`]!.open(ops, { L: 16, K: 2, Tx: 16, Ty: 16, ...defaults[code], ...sizes })
 }
 const u16 = async (x: Tensor): Promise<Uint16Array> => new Uint16Array((await x.read()).slice().buffer)
@@ -30,7 +32,7 @@ const f32 = async (x: Tensor): Promise<Float32Array> => new Float32Array((await 
 /** The value of every state, by decoding them all: [2^L, V]. */
 const valuesOf = async (ops: Ops, code: string, sizes: Sizes): Promise<Float32Array> => {
   const L = sizes.L ?? 16
-  const V = code === 'hyb' ? 2 : (sizes.V ?? 1)
+  const V = sizes.V ?? (code === 'hyb' ? 2 : 1)
   const columns = Math.max(V * 16, 16)
   const steps = columns / V
   using codec = openCodec(ops, code, { ...sizes, Tx: 1, Ty: columns, K: sizes.K ?? 1 })
@@ -58,6 +60,17 @@ const small: [string, Sizes][] = [
   ['lut', { L: 8, K: 3, V: 2, Tx: 4, Ty: 4 }],
   ['lut', { L: 9, K: 4, V: 2, Tx: 4, Ty: 4 }],
   ['hyb', { L: 10, K: 4, Q: 4, Tx: 4, Ty: 4 }],
+  ['mcg', { L: 9, K: 5, Tx: 4, Ty: 4 }],
+  ['2mad', { L: 12, K: 5, Tx: 2, Ty: 10 }],
+  ['mul1', { L: 10, K: 6, Tx: 3, Ty: 5 }],
+  ['mul1', { L: 9, K: 7, Tx: 5, Ty: 5 }],
+  ['mcg', { L: 10, K: 8, Tx: 4, Ty: 4 }],
+  ['3inst', { L: 8, K: 8, Tx: 1, Ty: 7 }],
+  ['hyb', { L: 10, K: 3, V: 1, Q: 6, Tx: 4, Ty: 5 }],
+  ['quantlut', { L: 10, K: 2, Q: 10, Tx: 4, Ty: 4 }],
+  ['lut', { L: 9, K: 1, V: 4, Tx: 4, Ty: 8 }],
+  ['lut', { L: 10, K: 2, V: 4, Tx: 4, Ty: 8 }],
+  ['hyb', { L: 9, K: 2, V: 4, Q: 5, Tx: 4, Ty: 8, table: 'half-plane' }],
 ]
 const text = (code: string, sizes: Sizes) =>
   `${code} ${Object.entries(sizes)
@@ -81,7 +94,7 @@ t.test("values of states: the papers' tables", async t => {
       -0.8232421875, -0.498046875, 0.6591796875, -2.28515625, -0.158203125,
     ],
   )
-  const { index } = trellisCodes.hyb!.table!({ L: 16, Q: 9 })
+  const { index } = trellisCodes.hyb!.table!({ L: 16, V: 2, Q: 9 })
   t.strictSame(
     states.map(s => [index(s) & 0xffff, index(s) >> 16]),
     [
@@ -111,9 +124,32 @@ t.test("values of states: the papers' tables", async t => {
   const mul = await valuesOf(ops, 'mul1', {})
   const sum = (s: number) => Buffer.from(new Uint32Array([Math.imul(s, 0x83dcd12d)]).buffer).reduce((a, b) => a + b)
   for (const s of states) t.ok(Math.abs(mul[s]! - ((1024 + sum(s)) * 0.006767 - 10.383)) < 2e-3, `mul1 ${s}`)
+  // 2mad and mcg by their definitions, in integers of any length.
+  const bytes = (x: bigint) => [0n, 8n, 16n, 24n].reduce((sum, at) => sum + Number((x >> at) & 255n), 0)
+  const low = (x: bigint) => x & 0xffffffffn
+  const two = await valuesOf(ops, '2mad', {})
+  const half = (bits: number) => (bits & 0x8000 ? -1 : 1) * (1 + (bits & 0x3ff) / 1024) * 2 ** (((bits >> 10) & 31) - 15)
+  const m = await valuesOf(ops, 'mcg', {})
+  for (const s of states) {
+    const first = low(264435761n * BigInt(s) + 1013904223n)
+    const exact = (bytes(low(((1664525n * first) >> 32n) + first)) - 510) / 147.800537109375
+    t.ok(Math.abs(two[s]! - exact) <= 2 ** -11 * Math.max(1, Math.abs(exact)), `2mad ${s}: ${two[s]} is ${exact} in f16`)
+    const r = Number((low(0xcbac1fedn * BigInt(s)) & 0x8fff8fffn) ^ 0x3b603b60n)
+    const sum = half(r >>> 16) + half(r & 0xffff)
+    t.ok(Math.abs(m[s]! - sum) <= 2 ** -11 * Math.max(1, Math.abs(sum)), `mcg ${s}: ${m[s]} is ${sum} in f16`)
+  }
+  t.ok(Math.abs(rms(two) - 1.00049) < 1e-4)
+  t.ok(Math.abs(rms(m) - 1.2437) < 1e-4)
+  // Quantiles of the Gaussian, each for as many states as any other; half a percent of it lies beyond the last.
+  const quantiles = await valuesOf(ops, 'quantlut', { Q: 7 })
+  t.equal(distinct(quantiles), 128)
+  t.ok(Math.abs(Math.max(...quantiles) - 2.6601) < 2e-3)
+  t.ok(Math.abs(quantiles.reduce((a, b) => a + b, 0)) < 1e-3)
   for (const [code, expected] of [
     ['1mad', mad],
+    ['2mad', two],
     ['3inst', inst],
+    ['mcg', m],
     ['mul1', mul],
   ] as const) {
     using codec = openCodec(ops, code)
@@ -133,7 +169,7 @@ t.test('the reference search: worked examples and brute force', async t => {
   t.ok(Math.abs(distortion(example, tailBiting(example, x), x) - 2.0314486719) < 2e-3)
   t.equal(bitString(example, tailBiting(example, x)), '10011101')
 
-  const { index } = trellisCodes.hyb!.table!({ L: 8, Q: 4 })
+  const { index } = trellisCodes.hyb!.table!({ L: 8, V: 2, Q: 4 })
   const tlut = (i: number) => [(i - 7.5) / 4, (((5 * i) % 16) - 7.5) / 4] as const
   const pairs = Array.from({ length: 256 }, (_, s) => {
     const [a, b] = tlut(index(s) & 0xffff)
@@ -171,7 +207,7 @@ t.test('encode: as good as the reference on every way the search has; decode and
   const ops = await openBackend('cpu')
   for (const [code, sizes] of small) {
     const { L, K, Tx, Ty } = { L: 16, K: 2, Tx: 16, Ty: 16, ...sizes }
-    const V = code === 'hyb' ? 2 : (sizes.V ?? 1)
+    const V = sizes.V ?? (code === 'hyb' ? 2 : 1)
     using codec = openCodec(ops, code, sizes)
     const trellis: Trellis = { L, KV: K * V, V, values: await valuesOf(ops, code, { ...sizes, L, K }) }
     const sequences = 5
@@ -205,7 +241,7 @@ t.test('encode: as good as the reference on every way the search has; decode and
     const bits = Array.from(words.subarray(0, words.length / sequences), word => word.toString(2).padStart(16, '0')).join('')
     t.equal(bits, bitString(trellis, first).padEnd(bits.length, '0'), 'the stored bits')
     t.equal(codec.bitsPerWeight, bits.length / weights)
-    t.equal(codebooks[`trellis/${code}`]!.bits({ L, K, V, Q: 9, Tx, Ty, ...sizes }), codec.bitsPerWeight)
+    t.equal(codebooks[`trellis/${code}`]!.bits({ L, K, V, Tx, Ty, ...sizes }), codec.bitsPerWeight)
   }
 })
 
@@ -261,6 +297,8 @@ t.test('numbers that are no numbers, or far away: still a closed path', async t 
       ['hyb', { L: 12 }],
       ['mul1', { L: 10 }],
       ['hyb', { L: 12, K: 4 }],
+      ['mul1', { L: 12, K: 6 }],
+      ['mcg', { L: 12, K: 7 }],
     ] as const) {
       using codec = openCodec(ops, code, sizes)
       const x = gaussian(4 * 256, 3)
@@ -305,8 +343,58 @@ t.test('mean squared error on N(0, 1): the published figures', async t => {
   }
 })
 
+t.test('mean squared error of the other codes and rates', async t => {
+  const ops = await openBackend('cpu')
+  // Quantiles of the Gaussian in random order: 64 sequences whose tails are right, so that figures scatter little. Published
+  // are those of mcg and of lut with V = 1; the others are this search's own in f32 (README.md).
+  const sequences = 64
+  const next = uniform(5)
+  const x = Float32Array.from({ length: sequences * 256 }, (_, i) => quantile((i + 0.5) / (sequences * 256)))
+  for (let i = x.length - 1; i > 0; i--) {
+    const j = Math.floor(next() * (i + 1))
+    ;[x[i], x[j]] = [x[j]!, x[i]!]
+  }
+  const power = x.reduce((sum, v) => sum + v * v, 0) / x.length
+  const figures: [string, Sizes, number, number][] = [
+    ['mcg', { K: 2 }, 0.0683, 1],
+    ['mcg', { K: 4 }, 0.0045, 0.9],
+    ['lut', { K: 2 }, 0.0681, 1],
+    ['2mad', { K: 2 }, 0.0681, 1],
+    ['hyb', { K: 4, table: 'half-plane' }, 0.00522, 0.85],
+    ['hyb', { K: 3, table: 'half-plane' }, 0.0187, 0.95],
+    ['hyb', { K: 3, V: 1, Q: 6, table: 'half-plane' }, 0.0182, 0.95],
+    ['quantlut', { K: 3 }, 0.01736, 0.95],
+    ['lut', { L: 12, K: 2, V: 4 }, 0.08, 1],
+    ['hyb', { K: 1 }, 0.2685, 1.15],
+    ['3inst', { K: 1 }, 0.2667, 1.15],
+    ['mul1', { K: 5 }, 0.00116, 0.85],
+    ['mcg', { K: 6 }, 0.000314, 0.8],
+    ['mul1', { K: 8 }, 0.0000202, 0.8],
+  ]
+  for (const [code, sizes, expected, scale] of figures) {
+    using codec = openCodec(ops, code, sizes)
+    const target = x.map(v => (v * codec.rms * scale) / Math.sqrt(power))
+    using z = ops.tensor(target, [sequences * 16, 16])
+    const { codes, values } = codec.encode(z)
+    const got = await f32(values)
+    const error = got.reduce((sum, v, i) => sum + (v - target[i]!) ** 2, 0) / got.length / (codec.rms * scale) ** 2
+    t.ok(error < expected * 1.02, `${text(code, sizes)}: ${error.toPrecision(4)}, expected ${expected}`)
+    for (const x of [codes, values]) x[Symbol.dispose]()
+  }
+})
+
 t.test('parameters that contradict each other', async t => {
   const ops = await openBackend('cpu')
+  for (const [code, sizes, message] of [
+    ['hyb', { K: 5 }, 'trellis/hyb: K·V, the new bits of a step, is at most 8: with V = 2, K is from 1 to 4, got 5'],
+    ['lut', { K: 3, V: 4 }, 'trellis/lut: K·V, the new bits of a step, is at most 8: with V = 4, K is from 1 to 2, got 3'],
+    ['lut', { V: 3 }, 'trellis/lut: V, the weights of a step, must be 1, 2 or 4, got 3'],
+    ['mul1', { V: 2 }, 'trellis/mul1: V, the weights of a step, must be 1, got 2'],
+    ['hyb', { L: 8 }, 'trellis/hyb: Q, the bits that index the table, is at most L = 8, got 9'],
+    ['mul1', { Tx: 64, Ty: 32 }, 'trellis/mul1: a tile has at most 1024 weights, got Tx·Ty = 64 × 32 = 2048'],
+  ] as const) {
+    t.throws(() => openCodec(ops, code, sizes), { message })
+  }
   t.throws(() => openCodec(ops, 'hyb', { L: 3, K: 2 }), {
     message: 'trellis/hyb: L must be at least K·V = 4, the new bits of a step, got 3',
   })
