@@ -45,7 +45,10 @@ const shapeOf = (name: string, code: TrellisCode, { L, K, Q, Tx, Ty, order, V = 
     KV > newBits && `K·V, the new bits of a step, is at most ${newBits}: with V = ${V}, K is from 1 to ${newBits / V}, got ${K}`,
     L < KV && `L must be at least K·V = ${KV}, the new bits of a step, got ${L}`,
     code.table && Q !== undefined && Q > L && `Q, the bits that index the table, is at most L = ${L}, got ${Q}`,
-    V === 4 && Q !== undefined && Q > mostTrained && `with V = 4, Q is at most ${mostTrained}: larger tables take too long to train, got ${Q}`,
+    V === 4 &&
+      Q !== undefined &&
+      Q > mostTrained &&
+      `with V = 4, Q is at most ${mostTrained}: larger tables take too long to train, got ${Q}`,
     Tx * Ty > mostWeights && `a tile has at most ${mostWeights} weights, got Tx·Ty = ${Tx} × ${Ty} = ${Tx * Ty}`,
     Ty % V !== 0 && `a step gives ${V} weights of one row, so Ty must be a multiple of ${V}, got ${Ty}`,
     Tx * Ty * K < L && `a tile of ${Tx} × ${Ty} has ${Tx * Ty * K} bits, too few for a state of L = ${L}`,

