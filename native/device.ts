@@ -30,6 +30,37 @@ export interface DeviceInfo {
   readonly freeBytes?: number
   /** Of a GPU: the most that this program's tensors and its ops' scratch memory have taken. */
   readonly takenBytes?: number
+  /** Of a CPU that was chosen because there was no usable GPU: why there was none. */
+  readonly noGpu?: string
+}
+
+/** One addon and what it finds on this machine, without opening a device. Texts as in native/core/machine.h. */
+export interface AddonState {
+  readonly kind: 'cpu' | 'cuda'
+  /** Where the addon is, or should be. */
+  readonly path: string
+  readonly isBuilt: boolean
+  /** Why an addon that is there cannot be loaded. */
+  readonly broken?: string
+  /** Why there is no device, when the addon was loaded and finds none. */
+  readonly reason?: string
+  readonly architectures?: string
+  readonly driver?: string
+  readonly runtime?: string
+  readonly release?: string
+  readonly blas?: string
+  readonly looked?: string
+  readonly devices: readonly (Partial<DeviceInfo> & { readonly reason?: string })[]
+}
+
+/** The GPU that --device auto takes, or why it takes none. */
+export type GpuChoice = { readonly number: number } | { readonly reason: string }
+
+/** What this machine has, as far as ops are concerned. */
+export interface Machine {
+  readonly cpu: AddonState
+  readonly cuda: AddonState
+  readonly gpu: GpuChoice
 }
 
 /**

@@ -1,9 +1,6 @@
 /** Opens a backend: loads its addon and gives the verbs. What the rest of the project imports from here are tensors in, tensors out. */
-import { existsSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { Device, DeviceFailure, DeviceInfo, OpArgs, OpStats } from './device.js'
+import { chooseGpu, loadAddon, surveyAddon } from './machine.js'
 import { type Ops, opsOn } from './ops.js'
 import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
 
@@ -66,6 +63,7 @@ class NativeQueue implements Device {
     readonly kind: 'cpu' | 'cuda',
     readonly name: string,
     native: NativeDevice,
+    readonly noGpu?: string,
   ) {
     this.#native = native
     for (const [index, { name, fields }] of native.ops().entries()) {
@@ -137,8 +135,8 @@ class NativeQueue implements Device {
   release(handle: Handle): void {
     this.#native.release(handle)
   }
-  info() {
-    return this.#native.info()
+  info(): DeviceInfo {
+    return this.noGpu === undefined ? this.#native.info() : { ...this.#native.info(), noGpu: this.noGpu }
   }
   stats(): Readonly<Record<string, OpStats>> {
     return this.#native.stats()
@@ -180,41 +178,40 @@ const expectShape = (shape: readonly number[]): number => {
   return elements(shape)
 }
 
-/** The package's folder, from dist/native or from native. */
-const packageRoot = (): string => {
-  let folder = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(folder, 'package.json')) && dirname(folder) !== folder) folder = dirname(folder)
-  return folder
-}
-
-/**
- * Opens 'cpu', or 'cuda:0', 'cuda:1', … ('cuda' is the first). Each call makes a device of its own: a queue and its
- * thread, with a pool of threads or a stream. PIPE_ISA, PIPE_THREADS, PIPE_OPENBLAS and PIPE_CUDA_LIBS are read then.
- * Rejects with a sentence when the addon cannot be loaded, or the machine lacks what it needs.
- */
-export const openBackend = async (device: string): Promise<Ops> => {
-  const match = /^(cpu|cuda)(?::(\d{1,3}))?$/.exec(device)
-  if (match === null || (match[1] === 'cpu' && match[2] !== undefined))
-    throw new Error(`unknown device "${device}"; it may be cpu or cuda:0, cuda:1, …`)
-  const kind = match[1] as 'cpu' | 'cuda'
-  const number = Number(match[2] ?? 0)
-  const path = join(packageRoot(), 'build', 'Release', `${kind}.node`)
-  let addon: Addon
-  try {
-    addon = createRequire(import.meta.url)(path) as Addon
-  } catch (error) {
-    const reason = (error as Error).message.split('\n')[0]
-    const needs = kind === 'cuda' ? ', with nvcc (the CUDA toolkit) on the PATH' : ''
-    throw new Error(
-      `The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`,
-    )
-  }
+const openDevice = (kind: 'cpu' | 'cuda', number: number, noGpu?: string): Ops => {
+  const addon = loadAddon(kind) as Addon
   let native: NativeDevice
   try {
     native = new addon.Device(number)
   } catch (error) {
     if (kind === 'cpu') throw error
-    throw new Error(`cuda:${number} cannot be used: ${(error as Error).message}.\n  --device cpu does without.`)
+    const reason = (error as Error).message.replace(/\.$/, '')
+    throw new Error(`cuda:${number} cannot be used: ${reason}.\n  --device cpu does without; pipe doctor says more.`)
   }
-  return opsOn(new NativeQueue(kind, kind === 'cuda' ? `cuda:${number}` : 'cpu', native))
+  return opsOn(new NativeQueue(kind, kind === 'cuda' ? `cuda:${number}` : 'cpu', native, noGpu))
+}
+
+/** The first GPU that can be used, if all that it needs is there; else the CPU, which says why. */
+const openAny = (): Ops => {
+  const choice = chooseGpu(surveyAddon('cuda', { libraries: false }))
+  if ('reason' in choice) return openDevice('cpu', 0, choice.reason)
+  try {
+    return openDevice('cuda', choice.number)
+  } catch (error) {
+    return openDevice('cpu', 0, (error as Error).message.split('.\n')[0])
+  }
+}
+
+/**
+ * Opens 'cpu', or 'cuda:0', 'cuda:1', … ('cuda' is the first), or 'auto': the first GPU that can be used, else the CPU.
+ * Each call makes a device of its own: a queue and its thread, with a pool of threads or a stream. PIPE_ISA,
+ * PIPE_THREADS, PIPE_OPENBLAS and PIPE_CUDA_LIBS are read then. Rejects with a sentence when the addon cannot be loaded,
+ * or the machine lacks what it needs; 'auto' only when the CPU's does.
+ */
+export const openBackend = async (device: string): Promise<Ops> => {
+  if (device === 'auto') return openAny()
+  const match = /^(cpu|cuda)(?::(\d{1,3}))?$/.exec(device)
+  if (match === null || (match[1] === 'cpu' && match[2] !== undefined))
+    throw new Error(`unknown device "${device}"; it may be auto, cpu, or cuda:0, cuda:1, …\n  pipe doctor lists what this machine has.`)
+  return openDevice(match[1] as 'cpu' | 'cuda', Number(match[2] ?? 0))
 }

@@ -5,7 +5,7 @@ import { Command, CommanderError } from 'commander'
 import { stages } from '../stages/index.js'
 import { formatHelp } from './commands/help.js'
 import type { Register, Wiring } from './commands/wiring.js'
-import { PipeError } from './error.js'
+import { PipeError, sentence } from './error.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 
@@ -31,6 +31,7 @@ const commands: Readonly<Record<string, () => Promise<{ register: Register }>>> 
   cache: () => import('./commands/cache.js'),
   eval: () => import('./commands/eval.js'),
   export: () => import('./commands/export.js'),
+  doctor: () => import('./commands/doctor.js'),
 }
 
 const wiring: Wiring = {
@@ -41,9 +42,10 @@ const wiring: Wiring = {
       const { openBackend } = await import('../native/index.js')
       return await openBackend(device)
     } catch (error) {
-      throw new PipeError('input', { where: `--device ${device}`, message: error instanceof Error ? error.message : String(error) })
+      throw new PipeError('input', { where: `--device ${device}`, message: sentence(error).replaceAll('\n  ', '\n') })
     }
   },
+  surveyMachine: async () => (await import('../native/machine.js')).surveyMachine(),
   versions: async () => {
     const { codebooks } = await import('../native/codebooks/index.js')
     return use => codebooks[use]?.version

@@ -28,7 +28,7 @@ export interface Cost {
 /** What estimating asks of the engine. */
 export interface Known {
   readonly lastRun: LastRun
-  readonly device: Pick<Device, 'kind' | 'info'>
+  readonly device: Pick<Device, 'kind' | 'name' | 'info'>
   /** Rows that a source gives, by batch. */
   sourceRows(node: Node): Promise<ReadonlyMap<string, readonly KnownRow[]>>
   /** Bytes of the tensors of a stored batch, or of a source's; 0 when it is not there. */

@@ -1,7 +1,8 @@
 /** A device of the run: its queue, a bound of memory of its own, and what is worked on there. */
 import type { Ops } from '../native/ops.js'
+import { defaultMemory, hostLimit } from './device.js'
 import type { DeviceUsage } from './events.js'
-import { defaultMemory, Memory } from './memory.js'
+import { Memory } from './memory.js'
 import { Busy } from './usage.js'
 
 export class Lane {
@@ -60,10 +61,11 @@ export async function openLanes(
     const twins = devices.filter(other => other.device.name === device.name).length
     const before = lanes.filter(lane => lane.ops.device.name === device.name).length
     const limit = memory ?? (await defaultMemory(device, twins))
+    const host = await hostLimit(device, devices.length)
     const lane: Lane = new Lane(
       before === 0 ? device.name : `${device.name} (${before + 1})`,
       ops,
-      new Memory(device, limit, signal, error => failed(lane, error)),
+      new Memory(device, limit, signal, error => failed(lane, error), undefined, host),
     )
     lanes.push(lane)
   }

@@ -2,8 +2,6 @@
  * Back-pressure by live bytes. RxJS does not hold a producer back, so whoever makes tensors waits for room, and
  * disposing makes room. Counted are the bytes alive on the device, and what was asked for and is not there yet.
  */
-import { readFile } from 'node:fs/promises'
-import { freemem } from 'node:os'
 import type { Device } from '../native/device.js'
 import { formatBytes } from './disk.js'
 import { PipeError } from './error.js'
@@ -41,6 +39,8 @@ export class Memory {
      */
     private readonly failed: (error: unknown) => unknown,
     private readonly stuckMs = defaultStuckMs,
+    /** Of the batches worked on, as far as they hold memory of the host beside that of a GPU: their rows as read, and results. */
+    private readonly hostLimitBytes = Number.POSITIVE_INFINITY,
   ) {
     signal.addEventListener('abort', () => this.#refuseAll(signal.reason), { once: true })
   }
@@ -60,8 +60,16 @@ export class Memory {
 
   /** Bytes alive or promised. Covering slots hold live tensors of their own: the larger of the two counts. */
   get used(): number {
-    const sum = (covers: boolean): number => [...this.#slots].reduce((a, slot) => (slot.covers === covers ? a + slot.bytes : a), 0)
-    return Math.max(this.device.liveBytes, sum(true)) + sum(false)
+    return Math.max(this.device.liveBytes, this.#promised(true)) + this.#promised(false)
+  }
+
+  #promised(covers: boolean): number {
+    return [...this.#slots].reduce((a, slot) => (slot.covers === covers ? a + slot.bytes : a), 0)
+  }
+
+  #fits({ bytes, covers }: Waiter): boolean {
+    const batches = this.#promised(true)
+    return this.used + bytes <= this.limitBytes && (!covers || batches === 0 || batches + bytes <= this.hostLimitBytes)
   }
 
   #look(): void {
@@ -69,7 +77,7 @@ export class Memory {
     this.#timer = undefined
     for (const waiter of this.#waiting) {
       const alone = this.#slots.size === 0 && this.device.liveBytes === 0
-      if (alone || this.used + waiter.bytes <= this.limitBytes) this.#admit(waiter) // else perhaps a smaller one behind it
+      if (alone || this.#fits(waiter)) this.#admit(waiter) // else perhaps a smaller one behind it
     }
     if (this.#waiting.size === 0) return
     const { liveBytes } = this.device
@@ -134,19 +142,4 @@ export class Memory {
       hint: 'Give more with --memory, or work on less at a time (a smaller batch, shorter sequences).',
     })
   }
-}
-
-/** Shares of the free memory that tensors may take when nobody says otherwise: the rest is for files in flight and other programs, on a GPU for what ops need meanwhile. */
-const share = { cpu: 0.6, cuda: 0.8 } as const
-
-/** The default of --memory, in bytes, for a device whose memory so many queues share. */
-export async function defaultMemory(device: Pick<Device, 'kind' | 'info'>, sharing = 1): Promise<number> {
-  const free = (device.kind === 'cuda' ? device.info().freeBytes : undefined) ?? (await freeHostBytes())
-  return Math.floor((share[device.kind] * free) / sharing)
-}
-
-async function freeHostBytes(): Promise<number> {
-  const info = await readFile('/proc/meminfo', 'utf8').catch(() => '')
-  const kilobytes = Number(/^MemAvailable:\s+(\d+) kB/m.exec(info)?.[1] ?? Number.NaN)
-  return Number.isNaN(kilobytes) ? freemem() : kilobytes * 1024
 }

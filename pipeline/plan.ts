@@ -1,11 +1,13 @@
 /** Graph → Plan: what would run, what is stored, and why; a value that can be printed and compared. */
 import type { Columns } from './define.js'
+import { deviceText, freeBytesOf } from './device.js'
 import { describeColumn } from './edges.js'
 import type { RunOptions } from './engine.js'
 import { openEngine } from './engine.js'
 import { costOf, type Known } from './estimate.js'
 import { differences, type Parts } from './fingerprint.js'
 import type { Graph } from './graph.js'
+import type { Lane } from './lane.js'
 import { type Node, type Segment, segmentsOf } from './survey.js'
 
 /** What will happen to a stage. 'source': only looked at (cheap, never stored). 'inline': stores nothing, runs with the stage that reads it. */
@@ -38,12 +40,27 @@ export interface StagePlan {
   readonly keys: Readonly<Record<string, string>>
 }
 
+/** Where ops run, and the memory that their tensors may take there. */
+export interface DevicePlan {
+  /** 'cpu', 'cuda:0'. */
+  readonly name: string
+  /** 'cuda:0 NVIDIA H100 80GB HBM3'; 'cpu (avx512, 2 threads)', and why no GPU. */
+  readonly text: string
+  /** Of its memory (the host's for a CPU) now. */
+  readonly freeBytes: number
+  /** Of a GPU's memory. */
+  readonly totalBytes?: number
+  /** As --memory says, or the default. */
+  readonly limitBytes: number
+}
+
 export interface Plan {
   readonly graph: string
   /** The graph file. */
   readonly file: string
   readonly out: string
   readonly backend: string
+  readonly devices: readonly DevicePlan[]
   readonly stages: readonly StagePlan[]
   /** Sums over the stages that will run, those inside others too (memory: the most); absent when one of them is unknown. */
   readonly seconds?: number
@@ -71,14 +88,10 @@ export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'
 /** What planning asks of the engine. */
 interface Asked extends Known {
   isForcedStage(id: string): boolean
+  readonly lanes: readonly Pick<Lane, 'name' | 'ops' | 'memory'>[]
 }
 
-export async function planOf(
-  graph: Graph,
-  { out, ops }: { out: string; ops: { device: { kind: string } } },
-  nodes: readonly Node[],
-  known: Asked,
-): Promise<Plan> {
+export async function planOf(graph: Graph, { out }: { out: string }, nodes: readonly Node[], known: Asked): Promise<Plan> {
   const segments = segmentsOf(nodes)
   const stages: StagePlan[] = []
   for (const node of nodes) stages.push(await stagePlan(node, segments, stages, known))
@@ -97,7 +110,18 @@ export async function planOf(
     ),
   }
   const told = Object.fromEntries(Object.entries(totals).filter(([, value]) => value !== undefined))
-  return { graph: graph.name, file: graph.file, out, backend: ops.device.kind, stages, ...told }
+  return { graph: graph.name, file: graph.file, out, backend: known.device.kind, devices: await devicePlans(known), stages, ...told }
+}
+
+async function devicePlans({ lanes }: Asked): Promise<DevicePlan[]> {
+  const plans: DevicePlan[] = []
+  for (const { name, ops, memory } of lanes) {
+    const { totalBytes } = ops.device.info()
+    const freeBytes = await freeBytesOf(ops.device)
+    const text = deviceText(ops.device)
+    plans.push({ name, text, freeBytes, ...(totalBytes === undefined ? {} : { totalBytes }), limitBytes: memory.limitBytes })
+  }
+  return plans
 }
 
 async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Asked): Promise<StagePlan> {

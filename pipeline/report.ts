@@ -24,7 +24,8 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
     stage.why.join('; ').replaceAll(`${process.cwd()}/`, ''),
   ])
   const lines = [
-    `${plan.graph}  →  ${shortPath(plan.out)}  on ${plan.backend}`,
+    `${plan.graph}  →  ${shortPath(plan.out)}`,
+    `on ${plan.devices.map(({ text }) => text).join(', ')}`,
     '',
     ...table(['stage', 'will', 'batches', 'time', 'memory', 'disk', 'why'], rows),
     '',

@@ -9,6 +9,7 @@
 #include "cublas.h"
 #include "cuda.cuh"
 #include "error.h"
+#include "machine_cuda.h"
 
 namespace ops {
 
@@ -16,8 +17,7 @@ namespace {
 
 constexpr size_t kChunk = 8 << 20;  // bytes of pinned memory that one transfer uses: 0.3 ms of PCIe 5
 constexpr int kChunks = 4;
-
-std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
+constexpr const char* kWhatToSet = "Lower --memory, end other programs that use it, or take a larger card.";
 
 // Pinned memory in a ring: while one chunk is on its way another is filled or emptied.
 class Ring {
@@ -79,25 +79,37 @@ namespace {
 thread_local Backend::State* current = nullptr;  // of the queue's thread
 }
 
+static std::string device_name() { return current ? "cuda:" + std::to_string(current->number) : "the GPU"; }
+
 void check(cudaError_t code) {
   if (code == cudaSuccess) return;
   cudaGetLastError();  // one that is not the device's end is reported once
   const char* what = cudaGetErrorString(code);
+  const std::string device = device_name();
   switch (code) {
-    case cudaErrorMemoryAllocation: fail_with(kOutOfMemory, "out of device memory. Lower --memory, or give the device to this program alone.");
+    case cudaErrorMemoryAllocation: {
+      size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      cudaGetLastError();
+      fail_with(kOutOfMemory, "out of device memory on %s: %.1f of %.1f MB are free. %s", device.c_str(), free / 1e6, total / 1e6, kWhatToSet);
+    }
     case cudaErrorIllegalAddress:
     case cudaErrorMisalignedAddress:
     case cudaErrorAssert:
     case cudaErrorLaunchFailure:
     case cudaErrorIllegalInstruction:
-      fail("a kernel failed (%s). This is a bug; with CUDA_LAUNCH_BLOCKING=1 the message names the op.", what);
+      fail("a kernel failed on %s (%s). This is a bug; with CUDA_LAUNCH_BLOCKING=1 the message names the op.", device.c_str(), what);
     case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
     case cudaErrorHardwareStackError:
     case cudaErrorDeviceUninitialized:
-    case cudaErrorDevicesUnavailable:
     case cudaErrorUnknown:
-      fail_with(kDeviceLost, "the device was lost (%s). nvidia-smi tells more; the same command goes on from what is finished.", what);
-    default: fail("the CUDA runtime reports: %s (%s)", what, cudaGetErrorName(code));
+      fail_with(kDeviceLost, "%s was lost (%s). nvidia-smi and the kernel's log (NVRM: Xid) tell why; it may need a reset or a reboot.", device.c_str(), what);
+    case cudaErrorDevicesUnavailable:
+      fail_with(kDeviceLost, "%s is busy or was lost (%s). nvidia-smi tells whether another program has it for itself.", device.c_str(), what);
+    case cudaErrorNoKernelImageForDevice:
+      fail("cuda.node has no kernels for %s. Build it with --CDPIPE_CUDA_ARCHITECTURES set to its compute capability.", device.c_str());
+    default: fail("the CUDA runtime reports on %s: %s (%s)", device.c_str(), what, cudaGetErrorName(code));
   }
 }
 
@@ -126,24 +138,8 @@ Cublas& cublas() { return *current->cublas; }
 Backend::State::State(int wanted) : number(wanted) {
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
-  int count = 0;
-  const cudaError_t code = cudaGetDeviceCount(&count);
-  if (driver == 0) fail("this machine has no NVIDIA driver (libcuda.so.1 was not found)");
-  if (code == cudaErrorInsufficientDriver) {
-    fail("the NVIDIA driver is too old: it serves CUDA %s, and %s is needed", version(driver).c_str(), version(runtime).c_str());
-  }
-  if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0)) {
-    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
-    if (visible) fail("the NVIDIA driver shows no GPU, with CUDA_VISIBLE_DEVICES=\"%s\"", visible);
-    fail("the NVIDIA driver finds no GPU");
-  }
-  check(code);
-  if (number >= count && count == 1) fail("this machine has 1 GPU: cuda:0");
-  if (number >= count) fail("this machine has %d GPUs: cuda:0 to cuda:%d", count, count - 1);
-  check(cudaGetDeviceProperties(&card, number));
-  if (card.major < 8) fail("%s has compute capability %d.%d, and 8.0 is needed (A100, RTX 30 or newer)", card.name, card.major, card.minor);
+  card = expect_usable(number, expect_gpus());
   check(cudaSetDevice(number));
-  if (!card.memoryPoolsSupported) fail("%s, as this machine offers it, has no memory pools (cudaMallocAsync)", card.name);
   check(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
   check(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
@@ -184,8 +180,8 @@ void* Backend::State::take(size_t bytes, cudaStream_t on) {
     cudaMemPoolTrimTo(pool, 0);  // a request that failed halfway leaves its half in the pool
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    fail_with(kOutOfMemory, "out of device memory on cuda:%d: %.1f MB are needed, %.1f of %.1f MB are free. Lower --memory, or use a larger card.",
-              number, bytes / 1e6, free / 1e6, total / 1e6);
+    fail_with(kOutOfMemory, "out of device memory on cuda:%d: %.1f MB are needed, %.1f of %.1f MB are free. %s", number, bytes / 1e6, free / 1e6,
+              total / 1e6, kWhatToSet);
   }
   check(code);
   return data;
@@ -296,10 +292,10 @@ void Backend::free(uint8_t* data, size_t) {
 std::map<std::string, std::string> Backend::texts() const {
   const cudaDeviceProp& card = state_->card;
   return {{"isa", "sm_" + std::to_string(card.major * 10 + card.minor)},
-          {"blas", cublas_description()},
+          {"blas", cublas_place().path.empty() ? "cuBLAS was not found in " + cublas_place().looked : cublas_place().path},
           {"card", card.name},
-          {"driver", "CUDA " + version(state_->driver)},
-          {"runtime", "CUDA " + version(state_->runtime)}};
+          {"driver", "CUDA " + cuda_version(state_->driver)},
+          {"runtime", "CUDA " + cuda_version(state_->runtime)}};
 }
 
 std::map<std::string, double> Backend::numbers() const {

@@ -17,8 +17,14 @@ void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64
 void cublas_gemm_bf16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
                       const uint16_t* b, int64_t ldb, float beta, uint8_t* c, bool c_is_bf16, int64_t ldc);
 
-// The library that serves, or the sentence that says where it was looked for.
-std::string cublas_description();
+// The library that serves; path empty when there is none. Loads it.
+struct CublasPlace {
+  std::string path;
+  std::string looked;  // the folders that were looked in, best first
+};
+CublasPlace cublas_place();
+// The sentence for when there is none.
+std::string cublas_missing();
 
 // The handle of a device, made at first use on the queue's thread.
 class Cublas {

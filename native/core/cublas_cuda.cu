@@ -45,10 +45,12 @@ void split(const char* list, std::vector<std::string>& into, const std::string& 
   }
 }
 
-// Folders that may hold it, best first; "" is the loader's own path. Patterns as of a shell.
+// Folders that may hold it, best first; "" is the loader's own path. Patterns as of a shell. What PIPE_CUDA_LIBS names is
+// meant, so nothing else will do.
 std::vector<std::string> folders() {
   std::vector<std::string> list;
   split(std::getenv("PIPE_CUDA_LIBS"), list);
+  if (!list.empty()) return list;
   list.push_back("");
   for (const char* name : {"CUDA_HOME", "CUDA_PATH"}) split(std::getenv(name), list, "/lib64");
   list.insert(list.end(), {"/usr/local/cuda/lib64", "/usr/local/cuda-*/lib64"});
@@ -94,6 +96,7 @@ const Library& library() {
           for (size_t i = 0; i < matches.gl_pathc; ++i) places.push_back(std::string(matches.gl_pathv[i]) + "/");
         }
         globfree(&matches);
+        if (places.empty() && std::getenv("PIPE_CUDA_LIBS")) library.looked += (library.looked.empty() ? "" : ", ") + folder + " (no such folder)";
       }
       for (const std::string& place : places) {
         library.looked += (library.looked.empty() ? "" : ", ") + (place.empty() ? "the loader's path" : place);
@@ -113,9 +116,13 @@ void check_status(int status) {
 
 }  // namespace
 
-std::string cublas_description() {
-  const Library& found = library();
-  return found.path.empty() ? "cuBLAS was not found in " + found.looked : found.path;
+CublasPlace cublas_place() { return {library().path, library().looked}; }
+
+std::string cublas_missing() {
+  const char* named = std::getenv("PIPE_CUDA_LIBS");
+  return "cuBLAS is needed and was not found (libcublas.so.13 or .12). Looked in: " + library().looked + ". " +
+         (named && *named ? "Unset PIPE_CUDA_LIBS, or set it to the folder of the library."
+                          : "Install the CUDA toolkit or the Python wheel nvidia-cublas, or name its folder in PIPE_CUDA_LIBS.");
 }
 
 Cublas::~Cublas() {
@@ -126,10 +133,7 @@ Cublas::~Cublas() {
 void* Cublas::handle() {
   if (handle_) return handle_;
   const Library& found = library();
-  if (found.path.empty()) {
-    throw std::runtime_error("cuBLAS is needed and was not found (libcublas.so.13 or .12). Looked in: " + found.looked +
-                             ". Install the CUDA toolkit or the Python wheel nvidia-cublas, or name its folder in PIPE_CUDA_LIBS.");
-  }
+  if (found.path.empty()) throw std::runtime_error(cublas_missing());
   check_status(found.create(&handle_));
   check_status(found.set_stream(handle_, stream()));
   check_status(found.set_math(handle_, kMath));

@@ -1,5 +1,7 @@
 #include "node_device.h"
 
+#include "machine.h"
+
 #include <cmath>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -49,7 +51,7 @@ struct NodeDevice::Wait {
 
 Napi::Function NodeDevice::define(Napi::Env env, const Registry& registry) {
   return DefineClass(env, "Device",
-                     {InstanceMethod("ops", &NodeDevice::ops), InstanceMethod("info", &NodeDevice::info),
+                     {StaticMethod("survey", &NodeDevice::survey), InstanceMethod("ops", &NodeDevice::ops), InstanceMethod("info", &NodeDevice::info),
                       InstanceMethod("empty", &NodeDevice::empty), InstanceMethod("upload", &NodeDevice::upload),
                       InstanceMethod("enqueue", &NodeDevice::enqueue), InstanceMethod("wait", &NodeDevice::wait),
                       InstanceMethod("release", &NodeDevice::release), InstanceMethod("liveBytes", &NodeDevice::live_bytes),
@@ -83,6 +85,22 @@ void NodeDevice::stop() {
   if (!queue_) return;
   queue_.reset();
   answers_.Release();
+}
+
+Napi::Value NodeDevice::survey(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto object = [&](const Facts& facts) {
+    Napi::Object entry = Napi::Object::New(env);
+    for (const auto& [key, text] : facts.texts) entry.Set(key, text);
+    for (const auto& [key, number] : facts.numbers) entry.Set(key, number);
+    return entry;
+  };
+  const Machine machine = ops::survey(info[0].ToBoolean());
+  Napi::Array devices = Napi::Array::New(env);
+  for (const Facts& device : machine.devices) devices.Set(devices.Length(), object(device));
+  Napi::Object result = object(machine.facts);
+  result.Set("devices", devices);
+  return result;
 }
 
 Napi::Value NodeDevice::ops(const Napi::CallbackInfo& info) {

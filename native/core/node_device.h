@@ -19,6 +19,7 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
  private:
   struct Handle;
   struct Wait;
+  static Napi::Value survey(const Napi::CallbackInfo& info);  // (libraries: boolean) → Machine's facts, and devices: facts[]
   Napi::Value ops(const Napi::CallbackInfo& info);       // [{ name, fields: [{ name, kind, type, writes, required }] }]
   Napi::Value info(const Napi::CallbackInfo& info);      // Backend::texts and numbers
   Napi::Value empty(const Napi::CallbackInfo& info);     // (bytes) → handle

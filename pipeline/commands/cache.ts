@@ -8,7 +8,7 @@ import { planGraph } from '../plan.js'
 import { shortPath } from '../report.js'
 import { bytes, duration, plural, table } from '../text.js'
 import { openGraph } from './open.js'
-import { collect, examples, type Register, type Wiring } from './wiring.js'
+import { collect, deviceOption, examples, type Register, type Wiring } from './wiring.js'
 
 interface Options {
   out?: string
@@ -30,12 +30,10 @@ export const register: Register = (program, wiring) => {
       ),
     )
   const command = (name: string, about: string, act: (wiring: Wiring, file: string | undefined, o: Options) => Promise<void>): Command =>
-    cache
-      .command(`${name} [graph.json]`)
+    deviceOption(cache.command(`${name} [graph.json]`), 'as for pipe run: results of different kinds of devices are stored apart')
       .description(about)
       .option('--out <dir>', 'the folder of the outputs (default: out/<name of the graph>)')
       .option('--set <name=value>', 'an input or a parameter, as for pipe run', collect, [])
-      .option('--device <name>', 'as for pipe run: results of different devices are stored apart', 'cpu')
       .action((file: string | undefined, o: Options) => act(wiring, file, o))
   command('ls', 'List what is stored.', ls)
   command('verify', 'Read every stored batch and check its hashes. Exit code 1 if one is damaged.', verify)

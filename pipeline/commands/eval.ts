@@ -4,7 +4,7 @@ import { score } from '../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { checkLength, documentWindows, modelWindows, openTokenizer } from '../../stages/model/text.js'
-import { examples, type Register } from './wiring.js'
+import { deviceOption, examples, openDevice, type Register } from './wiring.js'
 
 interface Options {
   text: string
@@ -25,14 +25,12 @@ const count =
   }
 
 export const register: Register = (program: Command, wiring) => {
-  program
-    .command('eval <dir>')
+  deviceOption(program.command('eval <dir>'))
     .description('Perplexity of a checkpoint, original or quantized, on a text.')
     .requiredOption('--text <file>', 'UTF-8: .jsonl with one {"text": …} a line, or plain text')
     .option('--length <tokens>', 'tokens of a window (default: 2048, or what the model was made for)', count(2))
     .option('--sequences <n>', 'only the last n windows', count(1))
     .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
-    .option('--device <name>', 'where ops run', 'cpu')
     .option('--json', 'the result as JSON', false)
     .addHelpText(
       'after',
@@ -61,7 +59,7 @@ export const register: Register = (program: Command, wiring) => {
         o.lines === undefined
           ? await modelWindows(checkpoint, o.text, { length, count: o.sequences, from: o.sequences === undefined ? 'start' : 'end' }, note)
           : (await documentWindows(await openTokenizer(dir, sizes.vocab), o.text, { length, lines: o.lines })).windows
-      const ops = await wiring.openBackend(o.device)
+      const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
       const { nll, predictions } = await score(ops, [weights], windows, { signal: wiring.signal })
       const mean = (nll[0] ?? Number.NaN) / predictions

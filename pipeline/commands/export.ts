@@ -7,7 +7,7 @@ import { type DenseType, denseTypes, writeDense } from '../../stages/model/dense
 import { openWeights } from '../../stages/model/quantized.js'
 import { writeQtip } from '../../stages/model/write-qtip.js'
 import { PipeError } from '../error.js'
-import { examples, type Register } from './wiring.js'
+import { deviceOption, examples, openDevice, type Register } from './wiring.js'
 
 interface Options {
   to: 'dense' | 'qtip-hf'
@@ -17,15 +17,13 @@ interface Options {
 }
 
 export const register: Register = (program: Command, wiring) => {
-  program
-    .command('export <dir>')
+  deviceOption(program.command('export <dir>'))
     .description(
       'Write a checkpoint in another form: dense is what any Hugging Face program loads, with the weights that quantization left; qtip-hf is what the published QTIP program loads, with the same bits.',
     )
     .addOption(new Option('--to <form>', 'the form').choices(['dense', 'qtip-hf']).makeOptionMandatory())
     .requiredOption('--out <dir>', 'folder to write; must be new or empty')
     .addOption(new Option('--dtype <type>', 'dense: element type (default: that of the original model)').choices(Object.keys(denseTypes)))
-    .option('--device <name>', 'where ops run', 'cpu')
     .addHelpText(
       'after',
       examples(
@@ -48,7 +46,7 @@ export const register: Register = (program: Command, wiring) => {
         const { files, bytes } = await writeQtip(checkpoint, o.out, { signal: wiring.signal })
         return wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of tensors\n`)
       }
-      const ops = await wiring.openBackend(o.device)
+      const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
       const { files, bytes, dtype } = await writeDense(ops, weights, o.out, { dtype: o.dtype, signal: wiring.signal })
       wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of ${dtype} tensors\n`)

@@ -10,11 +10,12 @@ const top = `Usage:
   pipe cache ls|verify|gc <graph.json>  what is stored, whether it is intact, and what no plan uses
   pipe eval <dir> --text <file>       perplexity of a checkpoint, original or quantized
   pipe export <dir> --to dense        a plain checkpoint that any Hugging Face program loads
+  pipe doctor                         what this machine has, and what each missing piece would bring
 
 Options:
   --set name=value                    the graph's own inputs and any parameter: model=DIR, round.codebook.K=3
   --out DIR                           where results and cache go (default: out/<name of the graph>)
-  --device cpu                        where ops run
+  --device auto|cpu|cuda:0            where ops run (auto: the first GPU that can be used, else cpu)
   --memory 4GB                        most bytes of tensors at a time (default: 60 % of what is free)
   --from/--to/--only/--force ID       run a part, or run it again
   --json                              events as JSON lines on stdout

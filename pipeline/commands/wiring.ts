@@ -1,14 +1,18 @@
 /** What cli.ts hands to the commands: the stages, the backend, where to print, when to stop; and what they have in common. */
 import { type Command, InvalidArgumentError } from 'commander'
+import type { Machine } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
+import { deviceText } from '../device.js'
 import type { BuiltInStages } from '../graph.js'
 import type { Screen } from '../progress.js'
 
 export interface Wiring {
   readonly version: string
   readonly stages: BuiltInStages
-  /** 'cpu', 'cuda:0'. */
+  /** 'auto', 'cpu', 'cuda:0'. */
   openBackend(device: string): Promise<Ops>
+  /** The addons and what they find, without opening a device. */
+  surveyMachine(): Promise<Machine>
   /** Versions of codebooks, which parameters name by { use }: part of cache keys. */
   versions(): Promise<(use: string) => number | undefined>
   /** Results. */
@@ -34,9 +38,25 @@ export function memorySize(text: string): number {
   return Math.floor(bytes)
 }
 
+/** --device, the same wherever ops run. */
+export const deviceOption = (
+  command: Command,
+  about = 'where ops run: cpu, cuda:0, …; auto: the first GPU that can be used, else cpu',
+): Command => command.option('--device <name>', about, 'auto')
+
+/** Opens it, and says on stderr which it is: for commands without a plan that does. */
+export async function openDevice(wiring: Wiring, name: string): Promise<Ops> {
+  const ops = await wiring.openBackend(name)
+  wiring.stderr.write(`on ${deviceText(ops.device)}\n`)
+  return ops
+}
+
 /** The options that run and plan have in common: the plan is of the run that they describe. */
 export const runOptions = (command: Command): Command =>
-  command
+  deviceOption(
+    command,
+    'where ops run: cpu, cuda:0; of several, cuda:0,cuda:1 say, each works on batches of its own; auto: the first GPU that can be used, else cpu',
+  )
     .option(
       '--set <name=value>',
       'an input of the graph (model=DIR) or a parameter of a stage (round.codebook.K=3); repeat for more',
@@ -44,10 +64,9 @@ export const runOptions = (command: Command): Command =>
       [],
     )
     .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)')
-    .option('--device <names>', 'where ops run; of several, cuda:0,cuda:1 say, each works on batches of its own', 'cpu')
     .option(
       '--memory <size>',
-      'most bytes of tensors at a time on each device, 4GB say (default: a share of the memory that is free)',
+      'most bytes of tensors at a time on each device, 4GB say (default: 60 % of the memory that is free, 80 % on a GPU)',
       memorySize,
     )
     .option('--from <id>', 'begin with this stage: what comes before has to be stored')

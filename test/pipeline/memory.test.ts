@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { PipeError } from '../../pipeline/error.js'
-import { defaultMemory, Memory } from '../../pipeline/memory.js'
+import { Memory } from '../../pipeline/memory.js'
 import { FakeDevice } from './fake.js'
 
 const ending = new AbortController()
@@ -106,10 +106,15 @@ t.test('a failed op that comes to light while waiting is told', async t => {
   t.match(told, [/op failed/])
 })
 
-t.test('the default is a share of what is free', async t => {
-  const bytes = await defaultMemory(new FakeDevice())
-  t.ok(bytes > 1e7 && Number.isInteger(bytes))
-  const card = { kind: 'cuda' as const, info: () => ({ isa: 'sm_90', threads: 132, blas: '', freeBytes: 1e10 }) }
-  t.equal(await defaultMemory(card), 8e9, 'of a card, its own')
-  t.equal(await defaultMemory(card, 2), 4e9, 'shared by two queues')
+t.test('batches also wait for the host, where a GPU has more memory than it', async t => {
+  const device = new FakeDevice()
+  const memory = new Memory(device, 1000, never, unexpected, undefined, 100)
+  const first = await memory.room('first', 300, true) // alone it is let in, however large
+  const second = memory.room('second', 10, true)
+  t.equal(await soon(second), 'waits')
+  t.equal(await soon(memory.room('tensor', 500)), 'in', 'what is only on the device does not count')
+  first[Symbol.dispose]()
+  t.equal(await soon(second), 'in')
+  t.equal(await soon(memory.room('third', 90, true)), 'in')
+  t.equal(await soon(memory.room('fourth', 1, true)), 'waits')
 })

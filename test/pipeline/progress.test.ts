@@ -19,9 +19,10 @@ const stage = (id: string, missing: number, cached = 0) =>
     table: '',
     keys: {},
   }) as Plan['stages'][number]
+const device = { name: 'cpu', text: 'cpu', freeBytes: 1e9, limitBytes: 1e9 }
 const plan = (...stages: Plan['stages']): Happening => ({
   kind: 'plan',
-  plan: { graph: 'g', file: 'g.json', out: 'out', backend: 'cpu', stages },
+  plan: { graph: 'g', file: 'g.json', out: 'out', backend: 'cpu', devices: [device], stages },
 })
 const usage = (id: string, run: number, cached: number) => ({
   id,

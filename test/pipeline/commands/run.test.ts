@@ -14,7 +14,7 @@ t.test('the plan and progress on stderr, the results on stdout', async t => {
   t.equal(code, 0, stderr)
   t.match(
     stderr,
-    /^toy {2}→ {2}out\/toy {2}on cpu\n\nstage +will +batches .*\ncount +be read +6\nsquare +run +6 +\? +never ran here\nsum +run /,
+    /^toy {2}→ {2}out\/toy\non cpu \(\w+, \d+ threads?\)(; .*)?\n\nstage +will +batches .*\ncount +be read +6\nsquare +run +6 +\? +never ran here\nsum +run /,
   )
   t.match(stderr, /\nsquare: started\n[\s\S]*square 3: three is odd\n[\s\S]*square: 6 batches in [\d.]+ m?s\n[\s\S]*sum: 1 batch in /)
   t.notMatch(stderr, '\u001b')
@@ -170,6 +170,9 @@ t.test('--memory, --device: what cannot be is said', async t => {
   t.match(memory.stderr, /--memory <size>.*'lots'.*Give a size of at least 1 MB, such as 4GB or 512MiB\./)
   const device = await pipe(['run', graph, '--device', 'gpu'], { cwd: folder })
   t.equal(device.code, 1)
-  t.match(device.stderr, /unknown device "gpu"/)
+  t.equal(
+    device.stderr,
+    '--device gpu\n  unknown device "gpu"; it may be auto, cpu, or cuda:0, cuda:1, …\n  pipe doctor lists what this machine has.\n',
+  )
   t.equal((await pipe(['run', graph, '--memory', '1.5GB'], { cwd: folder })).code, 0)
 })

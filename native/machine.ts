@@ -1,0 +1,75 @@
+/** What this machine has: the addons, whether they load, and the devices they find. Asks; opens no device, takes no memory of a GPU. */
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { AddonState, GpuChoice, Machine } from './device.js'
+
+type Kind = AddonState['kind']
+
+/** An addon that is missing or cannot be loaded. */
+export class AddonError extends Error {
+  override readonly name = 'AddonError'
+}
+
+/** The package's folder, from dist/native or from native. */
+const packageRoot = (): string => {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json')) && dirname(folder) !== folder) folder = dirname(folder)
+  return folder
+}
+
+const addonPath = (kind: Kind): string => join(packageRoot(), 'build', 'Release', `${kind}.node`)
+
+/** The addon's exports. Throws AddonError with the sentence. */
+export function loadAddon(kind: Kind): unknown {
+  const path = addonPath(kind)
+  try {
+    return createRequire(import.meta.url)(path)
+  } catch (error) {
+    const reason = (error as Error).message.split('\n')[0]
+    const needs = kind === 'cuda' ? ', with nvcc (the CUDA toolkit) on the PATH' : ''
+    throw new AddonError(
+      `The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`,
+    )
+  }
+}
+
+interface Surveying {
+  Device: { survey(libraries: boolean): Omit<AddonState, 'kind' | 'path' | 'isBuilt' | 'broken'> }
+}
+
+/**
+ * One addon's state; never throws. On a machine without a GPU it takes milliseconds. `libraries`: look for those of the
+ * devices (cuBLAS) even where no device would use them.
+ */
+export function surveyAddon(kind: Kind, o: { libraries: boolean }): AddonState {
+  const path = addonPath(kind)
+  const isBuilt = existsSync(path)
+  if (!isBuilt) return { kind, path, isBuilt, devices: [] }
+  try {
+    return { kind, path, isBuilt, ...(loadAddon(kind) as Surveying).Device.survey(o.libraries) }
+  } catch (error) {
+    const broken =
+      (error instanceof AddonError ? error.message.split('\n')[1]?.replace(`${path}: `, '').trim() : undefined) ?? String(error)
+    return { kind, path, isBuilt, broken, devices: [] }
+  }
+}
+
+/** The GPU that --device auto takes: the first one that can be used, if all that it needs is there; else why there is none. */
+export function chooseGpu(cuda: AddonState): GpuChoice {
+  if (!cuda.isBuilt) return { reason: 'cuda.node is not built' }
+  if (cuda.broken !== undefined) return { reason: `cuda.node cannot be loaded: ${cuda.broken}` }
+  if (cuda.reason !== undefined) return { reason: `cuda.node is built, but ${cuda.reason}` }
+  const number = cuda.devices.findIndex(({ reason }) => reason === undefined)
+  if (number < 0) return { reason: cuda.devices.map(({ reason }, i) => `cuda:${i}: ${reason}`).join('; ') || 'there is no GPU' }
+  const { card } = cuda.devices[number] ?? {}
+  if (cuda.blas === undefined) return { reason: `cuda:${number} ${card ?? ''} is left alone: cuBLAS was not found in ${cuda.looked}` }
+  return { number }
+}
+
+/** All of it; never throws. */
+export function surveyMachine(): Machine {
+  const cuda = surveyAddon('cuda', { libraries: true })
+  return { cpu: surveyAddon('cpu', { libraries: true }), cuda, gpu: chooseGpu(cuda) }
+}
