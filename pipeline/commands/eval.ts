@@ -1,7 +1,8 @@
 /** pipe eval: perplexity of a checkpoint, dense or quantized. */
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { score } from '../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
+import { type Precision, precisionOf } from '../../stages/model/precision.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { checkLength, documentWindows, modelWindows, openTokenizer } from '../../stages/model/text.js'
 import { deviceOption, examples, openDevice, type Register } from './wiring.js'
@@ -12,6 +13,7 @@ interface Options {
   sequences?: number
   lines?: number
   device: string
+  precision: 'auto' | Precision
   json: boolean
 }
 
@@ -31,6 +33,11 @@ export const register: Register = (program: Command, wiring) => {
     .option('--length <tokens>', 'tokens of a window (default: 2048, or what the model was made for)', count(2))
     .option('--sequences <n>', 'only the last n windows', count(1))
     .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
+    .addOption(
+      new Option('--precision <name>', 'f32, or bf16 with sums in f32; auto: bf16 on a GPU where the model is stored in 16 bits')
+        .choices(['auto', 'f32', 'bf16'])
+        .default('auto'),
+    )
     .option('--json', 'the result as JSON', false)
     .addHelpText(
       'after',
@@ -61,7 +68,10 @@ export const register: Register = (program: Command, wiring) => {
           : (await documentWindows(await openTokenizer(dir, sizes.vocab), o.text, { length, lines: o.lines })).windows
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
-      const { nll, predictions } = await score(ops, [weights], windows, { signal: wiring.signal })
+      const { nll, predictions } = await score(ops, [weights], windows, {
+        precision: precisionOf(o.precision, ops, checkpoint),
+        signal: wiring.signal,
+      })
       const mean = (nll[0] ?? Number.NaN) / predictions
       const seconds = (performance.now() - started) / 1000
       if (o.json)

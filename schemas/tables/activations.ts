@@ -5,12 +5,12 @@ import { linears } from './linears.js'
 const { weight, hessian: _, ...key } = linears.columns
 export const activations = defineTable(
   'activations',
-  1,
+  2,
   {
     ...key,
     role: utf8<'activation' | 'linear' | 'kept'>('a chunk of activations; or a row of linears, after all chunks of its (layer, shares)'),
     weight: optional(weight),
-    x: optional(tensor('f32', 't n', 'activations, one token a row')),
+    x: optional(tensor('float', 't n', 'activations, one token a row')),
     tokens: u32('tokens in x; 0 for linears and kept'),
   },
   { live: true },

@@ -1,16 +1,16 @@
 /**
  * calibrate: run text through the model and give, for each linear, what it reads.
  *
- *   x [tokens, n]   inputs of the linears named `shares` in block `layer`; E[x xᵀ] is what rounding needs to know
+ *   x [tokens, n]   f32 or bf16: inputs of the linears named `shares` in block `layer`; E[x xᵀ] is what rounding needs to know
  *
  * The model is the original one throughout: no block sees quantized weights, so layers are independent of each other.
  * Only the residual stream entering each block is kept; it is also what a killed run goes on from.
  *
  * QuIP# (arXiv:2402.04396) §F.2; QTIP (arXiv:2406.11235) §4: Hessians of the original model over calibration sequences.
  */
-import { Type } from '@sinclair/typebox'
+import { type Static, Type } from '@sinclair/typebox'
 import { toArray } from 'rxjs'
-import { elements, type Tensor } from '../../native/tensor.js'
+import { bytesPerElement, elements, type Tensor } from '../../native/tensor.js'
 import { type Context, defineStage, file, type NewRow, type Row, spread } from '../../pipeline/define.js'
 import { activations } from '../../schemas/tables/activations.js'
 import { linears } from '../../schemas/tables/linears.js'
@@ -18,6 +18,7 @@ import { batchOf } from '../model/batch.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
+import { type Precision, precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
 import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
@@ -29,6 +30,7 @@ const params = Type.Object(
     sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of calibration text' }),
     length: Type.Integer({ default: 2048, minimum: 1, description: 'Tokens of a sequence' }),
     batch: Type.Integer({ default: 4, minimum: 1, description: 'Sequences that go through a block at a time; more take more memory' }),
+    precision: precisionParameter,
   },
   { additionalProperties: false },
 )
@@ -64,7 +66,7 @@ type LinearRow = Row<typeof input>
 
 async function* calibrate(
   rows: readonly LinearRow[],
-  { text, sequences, length, batch }: { text: string; sequences: number; length: number; batch: number },
+  { text, sequences, length, batch, precision: asked }: Static<typeof params>,
   context: Context,
 ): AsyncGenerator<NewRow<typeof activations>> {
   const { ops, signal } = context
@@ -86,6 +88,7 @@ async function* calibrate(
   const checkpoint = await openCheckpoint(first.source)
   using weights = await openWeights(ops, checkpoint)
   const { config } = checkpoint
+  const precision = precisionOf(asked, ops, checkpoint)
   const windows = await modelWindows(checkpoint, text, { length, count: sequences }, note => context.note(note))
   const chunks = Array.from({ length: Math.ceil(windows.length / batch) }, (_, i) => windows.slice(i * batch, (i + 1) * batch))
   using rotary = new Rotary(ops, config)
@@ -102,13 +105,13 @@ async function* calibrate(
 
   for (const row of wanted) {
     for (let layer = residual.layer; row.role === 'linear' && layer <= row.layer; layer = residual.layer) {
-      const slot = await context.room(blockBytes(checkpoint, layer))
-      using block = await openBlock(ops, weights, layer).finally(() => slot[Symbol.dispose]())
+      const slot = await context.room(blockBytes(checkpoint, layer, precision))
+      using block = await openBlock(ops, weights, layer, precision).finally(() => slot[Symbol.dispose]())
       for (const [i, chunk] of chunks.entries()) {
         signal.throwIfAborted()
         const inputs: { row: LinearRow; x: Tensor }[] = []
         {
-          using _slot = await context.room(chunkBytes(config, chunk.length * length))
+          using _slot = await context.room(chunkBytes(config, chunk.length * length, precision))
           const x = forwardBlock(ops, config, layer, block, await residual.take(i), rotary.of(length, chunk.length), (shares, x) => {
             const reader = groups.get(layer)?.get(shares)
             if (reader === undefined) x[Symbol.dispose]()
@@ -134,15 +137,18 @@ async function* calibrate(
 
 const passed = (row: LinearRow): NewRow<typeof activations> => ({ ...row, x: undefined, tokens: 0 })
 
-/** Bytes of a block's weights while they are opened: f32, and the widest of them as it is stored. */
-function blockBytes({ expected, tensors }: Checkpoint, layer: number): number {
+/** Bytes of a block's weights while they are opened, and the widest of them as it is stored. */
+function blockBytes({ expected, tensors }: Checkpoint, layer: number, precision: Precision): number {
   const own = expected.filter(tensor => tensor.layer === layer)
-  return 4 * own.reduce((sum, { shape }) => sum + elements(shape), 0) + Math.max(...own.map(({ name }) => tensors.get(name)?.bytes ?? 0))
+  return (
+    bytesPerElement[precision] * own.reduce((sum, { shape }) => sum + elements(shape), 0) +
+    Math.max(...own.map(({ name }) => tensors.get(name)?.bytes ?? 0))
+  )
 }
 
 /** Bytes that come to life when `tokens` tokens go through a block: the inputs of its linears, and the widest values between. */
-const chunkBytes = ({ sizes: { d, h, g, e, f } }: ModelConfig, tokens: number): number =>
-  4 * tokens * (4 * d + 3 * h * e + 4 * g * e + 3 * f)
+const chunkBytes = ({ sizes: { d, h, g, e, f } }: ModelConfig, tokens: number, precision: Precision): number =>
+  4 * tokens * d + bytesPerElement[precision] * tokens * (3 * d + 3 * h * e + 4 * g * e + 3 * f)
 
 function joined(chunk: readonly Int32Array[]): Int32Array {
   const all = new Int32Array(chunk.reduce((sum, ids) => sum + ids.length, 0))

@@ -12,6 +12,7 @@ import { Type } from '@sinclair/typebox'
 import { defineStage, each, file } from '../../pipeline/define.js'
 import { checkpoint, metrics } from '../../schemas/tables/checkpoint.js'
 import { openCheckpoint } from '../model/checkpoint.js'
+import { precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
 import { mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
@@ -22,6 +23,7 @@ const params = Type.Object(
     text: file('Test text: .jsonl with one {"text": …} a line, or plain text; its last sequences are used'),
     sequences: Type.Integer({ default: 64, minimum: 1, description: 'Sequences of test text' }),
     length: Type.Integer({ default: 2048, minimum: 2, description: 'Tokens of a sequence' }),
+    precision: precisionParameter,
   },
   { additionalProperties: false },
 )
@@ -47,7 +49,7 @@ export default defineStage({
       8 * head
     return { operations: 2 * sequences * length * (weights + head), memory, disk: 0 }
   },
-  operator: ({ text, sequences, length }, context) =>
+  operator: ({ text, sequences, length, precision }, context) =>
     each(async row => {
       const original = await openCheckpoint(row.source)
       const quantized = await openCheckpoint(join(context.out, row.path))
@@ -55,6 +57,7 @@ export default defineStage({
       using first = await openWeights(context.ops, original)
       using second = await openWeights(context.ops, quantized)
       const { nll, kl, predictions } = await score(context.ops, [first, second], windows, {
+        precision: precisionOf(precision, context.ops, original),
         signal: context.signal,
         progress: (done, total) => context.progress(done, total, 'tokens'),
       })

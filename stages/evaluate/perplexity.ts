@@ -10,6 +10,7 @@
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { embed, forwardBlock, Head, openBlock, Rotary } from '../model/forward.js'
+import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
 
 export interface Score {
@@ -21,6 +22,8 @@ export interface Score {
 }
 
 export interface ScoreOptions {
+  /** What both models run in; f32 when left out. */
+  readonly precision?: Precision
   readonly signal?: AbortSignal
   progress?(done: number, total: number): void
 }
@@ -44,10 +47,11 @@ export async function score(ops: Ops, models: readonly Weights[], windows: reado
       tokens += size(chunks[to])
     const pass = chunks.slice(from, to)
     const streams = await runModels(ops, models, pass, {
+      precision: o.precision,
       signal: o.signal,
       progress: share => o.progress?.(done + Math.floor(share * tokens), total),
     })
-    const result = await scorePass(ops, models, pass, streams)
+    const result = await scorePass(ops, models, pass, streams, o.precision)
     for (const [i, value] of result.nll.entries()) nll[i] = (nll[i] ?? 0) + value
     kl += result.kl
     predictions += result.predictions
@@ -77,7 +81,7 @@ async function runModels(
   ops: Ops,
   models: readonly Weights[],
   chunks: readonly Chunk[],
-  o: { signal?: AbortSignal; progress(share: number): void },
+  o: { precision?: Precision; signal?: AbortSignal; progress(share: number): void },
 ): Promise<Tensor[][]> {
   const streams: Tensor[][] = []
   try {
@@ -91,7 +95,7 @@ async function runModels(
       )
       streams.push(stream)
       for (let layer = 0; layer < config.sizes.layers; layer++) {
-        using block = await openBlock(ops, weights, layer)
+        using block = await openBlock(ops, weights, layer, o.precision)
         for (const [i, chunk] of chunks.entries()) {
           o.signal?.throwIfAborted()
           stream[i] = forwardBlock(ops, config, layer, block, stream[i] as Tensor, rotary.of(chunk[0]?.length ?? 0, chunk.length))
@@ -107,12 +111,18 @@ async function runModels(
   }
 }
 
-async function scorePass(ops: Ops, models: readonly Weights[], chunks: readonly Chunk[], streams: readonly Tensor[][]): Promise<Score> {
+async function scorePass(
+  ops: Ops,
+  models: readonly Weights[],
+  chunks: readonly Chunk[],
+  streams: readonly Tensor[][],
+  precision?: Precision,
+): Promise<Score> {
   const heads: Head[] = []
   const nll = models.map(() => 0)
   let [kl, predictions] = [0, 0]
   try {
-    for (const weights of models) heads.push(await Head.open(ops, weights))
+    for (const weights of models) heads.push(await Head.open(ops, weights, precision))
     const vocab = Math.max(...models.map(({ checkpoint }) => checkpoint.config.sizes.vocab))
     const rows = Math.max(1, Math.floor(logitsBytes / (4 * vocab * models.length)))
     for (const [i, chunk] of chunks.entries()) {

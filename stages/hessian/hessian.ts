@@ -3,8 +3,9 @@
  *
  *   H = Σ x xᵀ / T        x in R^n: the input of the linear for one token, T tokens
  *
- * Linears that read the same input (q, k and v; up and gate) share one H. Products are in f32 over a few
- * hundred tokens, sums in f64. A token with a NaN or an infinite entry is left out, counted and reported.
+ * Linears that read the same input (q, k and v; up and gate) share one H. For x in f32 products are in f32 over a few
+ * hundred tokens, sums in f64; for x in bf16, whose own rounding is far larger, all sums are in f32. A token with a NaN or
+ * an infinite entry is left out, counted and reported.
  *
  * QTIP (arXiv:2406.11235) section 2.1; QuIP (arXiv:2307.13304) section 3.1.
  * Differs from the published code: not damped here, since damping belongs to the factorisation (stage round).
@@ -52,7 +53,7 @@ export default defineStage({
         const add = (key: string, row: Row<typeof activations>, x: Tensor) => {
           let sums = open.get(key)
           if (!sums) {
-            sums = { h: ops.zeros('f64', [row.n, row.n]), skipped: ops.zeros('f64', [1]), tokens: 0 }
+            sums = { h: ops.zeros(x.dtype === 'bf16' ? 'f32' : 'f64', [row.n, row.n]), skipped: ops.zeros('f64', [1]), tokens: 0 }
             open.set(key, sums)
           }
           ops.gram(sums.h, x, sums.skipped)
@@ -77,9 +78,13 @@ export default defineStage({
               hint: 'The weights of this layer or of one before it are broken, or overflow: check the checkpoint.',
             })
           if (skipped > 0) note(`hessian ${key}: ${skipped} of ${sums.tokens} tokens have NaN or infinite activations and were left out`)
-          using mean = ops.cast(sums.h, 'f32')
-          sums.h[Symbol.dispose]()
           sums.skipped[Symbol.dispose]()
+          if (sums.h.dtype === 'f32') {
+            ops.mirror(sums.h, { factor: 1 / tokens })
+            return sums.h
+          }
+          using sum = sums.h
+          using mean = ops.cast(sum, 'f32')
           return ops.scale(mean, { factor: 1 / tokens })
         }
 
@@ -94,7 +99,9 @@ export default defineStage({
                   message: 'A row of activations has no x.',
                   hint: 'The stage before "hessian" must give "x" with every row of role "activation".',
                 })
-              using x = await row.x.open(ops, 'f32')
+              const summed = open.get(key)?.h.dtype
+              const bf16 = summed === undefined ? row.x.dtype === 'bf16' : summed === 'f32'
+              using x = await row.x.open(ops, bf16 ? 'bf16' : 'f32')
               add(key, row, x)
               return []
             }

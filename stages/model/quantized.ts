@@ -101,23 +101,23 @@ export function expectedQuantized(
 /** Where the forward pass takes its weights from. Disposing lets go of the code's tables. */
 export interface Weights extends Disposable {
   readonly checkpoint: Checkpoint
-  /** A tensor of the dense model by its full name, f32; quantized linears are decoded. The caller disposes it. */
-  open(name: string): Promise<Tensor>
+  /** A tensor of the dense model by its full name, f32 unless asked for in bf16; quantized linears are decoded. The caller disposes it. */
+  open(name: string, dtype?: 'f32' | 'bf16'): Promise<Tensor>
 }
 
-/** Dense f32 weights of a checkpoint, whether it is stored dense or quantized. Raises PipeError when codes don't fit their linear. */
+/** Dense weights of a checkpoint, whether it is stored dense or quantized. Raises PipeError when codes don't fit their linear. */
 export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Weights> {
   const { quantization } = checkpoint
   if (quantization?.quant_method === 'qtip') return openQtip(ops, checkpoint, quantization)
   const codec = quantization === undefined ? undefined : await openCodec(ops, checkpoint, quantization)
   return {
     checkpoint,
-    open(name) {
+    open(name, dtype = 'f32') {
       const linear = name.replace(/\.weight$/, '')
       const module = quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
       return codec === undefined || module === undefined
-        ? checkpoint.ref(name).open(ops, 'f32')
-        : decode(ops, checkpoint, codec, quantization as PipeQuantization, linear, module)
+        ? checkpoint.ref(name).open(ops, dtype)
+        : decode(ops, checkpoint, codec, quantization as PipeQuantization, linear, module).then(dense => as(ops, dense, dtype))
     },
     [Symbol.dispose]() {
       codec?.[Symbol.dispose]()
@@ -129,15 +129,22 @@ function openQtip(ops: Ops, checkpoint: Checkpoint, quantization: QtipQuantizati
   const shapes = new Map(checkpoint.expected.map(({ name, shape }) => [name, shape]))
   return {
     checkpoint,
-    open(name) {
+    open(name, dtype = 'f32') {
       const linear = name.replace(/\.weight$/, '')
       const [m = 0, n = 0] = shapes.get(name) ?? []
       return checkpoint.tensors.has(`${linear}.trellis`)
-        ? decodeQtip(ops, checkpoint, quantization, linear, [m, n])
-        : checkpoint.ref(name).open(ops, 'f32')
+        ? decodeQtip(ops, checkpoint, quantization, linear, [m, n]).then(dense => as(ops, dense, dtype))
+        : checkpoint.ref(name).open(ops, dtype)
     },
     [Symbol.dispose]() {},
   }
+}
+
+/** Takes over x f32. */
+function as(ops: Ops, x: Tensor, dtype: 'f32' | 'bf16'): Tensor {
+  if (dtype === 'f32') return x
+  using wide = x
+  return ops.cast(wide, dtype)
 }
 
 /** The codec with the checkpoint's tables; with the linear's own in place of the code's, where it has one. */

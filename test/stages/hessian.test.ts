@@ -1,5 +1,6 @@
 import t from 'tap'
 import hessian from '../../stages/hessian/hessian.js'
+import { bytesTensor } from '../../pipeline/define.js'
 import { backends, close } from '../helpers.js'
 import { contextOf, correlated, floats, ref, runStage, type Told } from './run-stage.js'
 
@@ -46,6 +47,27 @@ for (const { name, skip, open } of backends) {
     const rows = await runStage(hessian, {}, [chunk(broken), linear('q')], contextOf(ops, told))
     close(t, await floats(rows[0]?.hessian), h, 1e-12)
     t.strictSame(told.notes, ['hessian 0/a: 1 of 101 tokens have NaN or infinite activations and were left out'])
+  })
+
+  t.test(`${name}: activations in bf16 are summed as they are`, { skip }, async t => {
+    const ops = await open()
+    const { x } = correlated(n, 500, 'hessian')
+    using wide = ops.tensor(x, [500, n])
+    using half = ops.cast(wide, 'bf16')
+    using back = ops.cast(half, 'f32')
+    const values = await floats(back)
+    const bytes = await half.read()
+    const bf16 = (from: number, to: number) => ({
+      ...chunk(values.subarray(from * n, to * n)),
+      x: bytesTensor(bytes.subarray(2 * from * n, 2 * to * n), 'bf16', [to - from, n]),
+    })
+    const [exact, found] = [
+      await runStage(hessian, {}, [chunk(values), linear('q')], contextOf(ops)),
+      await runStage(hessian, {}, [bf16(0, 300), bf16(300, 500), linear('q'), linear('k')], contextOf(ops)),
+    ]
+    t.equal(found[0]?.hessian, found[1]?.hessian, 'the same tensor')
+    t.equal(found[0]?.hessian?.dtype, 'f32')
+    close(t, await floats(found[0]?.hessian), await floats(exact[0]?.hessian), 1e-11)
   })
 
   t.test(`${name}: nothing but NaN is an error that names the input`, { skip }, async t => {

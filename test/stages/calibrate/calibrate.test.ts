@@ -14,14 +14,14 @@ import { embed, forwardBlock, openBlock, Rotary } from '../../../stages/model/fo
 import model from '../../../stages/model/model.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { concatenated, openTokenizer } from '../../../stages/model/text.js'
-import { countingOps, root, temporary, testDevice } from '../../helpers.js'
+import { close, countingOps, root, temporary, testDevice } from '../../helpers.js'
 import { same } from '../../native/devices.js'
 import { contextWith, memoryCheckpoint } from '../context.js'
 import { floats, runStage } from '../run-stage.js'
 
 const folder = join(root, 'fixtures/tiny-llama')
 const text = join(folder, 'calibration.jsonl')
-const params = { text, sequences: 5, length: 40, batch: 2 }
+const params = { text, sequences: 5, length: 40, batch: 2, precision: 'f32' }
 const ops = await openBackend(testDevice)
 type Out = NewRow<typeof activations>
 type In = Row<typeof linears>
@@ -137,6 +137,24 @@ t.test('an incomplete saved stream is not used', async t => {
   const groups = await collect(await runStage(calibrate, params, rows, again))
   t.equal(counting.calls.attention, 12, 'from the start')
   t.ok(groups.get('3/s')!.every((bytes, i) => same(bytes, whole.get('3/s')![i]!)))
+})
+
+t.test('in bf16: the same activations but for their rounding, the same bits after resuming', async t => {
+  const checkpoint = memoryCheckpoint()
+  const [f32, bf16] = [
+    await collect(await runStage(calibrate, params, rows, contextWith(ops))),
+    await collect(await runStage(calibrate, { ...params, precision: 'bf16' }, rows, contextWith(ops, { checkpoint }))),
+  ]
+  t.strictSame([...bf16.keys()], [...f32.keys()])
+  const widened = (bytes: Uint8Array): Float32Array =>
+    new Float32Array(Uint32Array.from(new Uint16Array(bytes.slice().buffer), half => half << 16).buffer)
+  for (const [name, chunks] of bf16) {
+    const [found, expected] = [Buffer.concat(chunks), Buffer.concat(f32.get(name)!)]
+    close(t, widened(found), new Float32Array(Uint8Array.from(expected).buffer), 1e-3, name)
+  }
+  const again = contextWith(ops, { wanted: batch => batch === '3/s', checkpoint })
+  const resumed = await collect(await runStage(calibrate, { ...params, precision: 'bf16' }, rows, again))
+  t.ok(resumed.get('3/s')!.every((bytes, i) => same(bytes, bf16.get('3/s')![i]!)))
 })
 
 t.test('stopping', async t => {
