@@ -7,7 +7,7 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import type { Step } from './architecture.js'
+import { headName, type Step } from './architecture.js'
 import type { ModelConfig } from './config.js'
 import type { Positions } from './forward.js'
 import type { Parameter, TrainableBlock, TrainableLinear } from './trainable.js'
@@ -70,6 +70,30 @@ export function forwardWithTape(
   x: Tensor,
   positions: Positions,
 ): { out: Tensor; tape: Tape } {
+  return walk(ops, config.steps, config, block, x, { ...positions, window: config.windows[layer] })
+}
+
+/** The final norm and the head, as a block of two steps: takes over the residual stream f32 [t, d], gives logits f32 [t, vocab]. */
+export function forwardHeadWithTape(ops: Ops, config: ModelConfig, head: TrainableBlock, x: Tensor): { out: Tensor; tape: Tape } {
+  const { architecture, tied } = config
+  const steps: Step[] = [
+    { op: 'rmsnorm', out: 'a', reads: ['x'], name: architecture.norm, bias: false, dies: [{ value: 'x' }] },
+    { op: 'linear', out: 'x', reads: ['a'], name: headName(architecture, tied), bias: false, dies: [{ value: 'a' }] },
+  ]
+  return walk(ops, steps, config, head, x, undefined)
+}
+
+/** What attention must know besides its inputs. */
+type Reach = Positions & { readonly window: number | undefined }
+
+function walk(
+  ops: Ops,
+  steps: readonly Step[],
+  config: ModelConfig,
+  block: TrainableBlock,
+  x: Tensor,
+  reach: Reach | undefined,
+): { out: Tensor; tape: Tape } {
   const tape = new Tape()
   const values = new Map<string, Tensor>([['x', x]])
   const letGo = (name: string) => {
@@ -77,13 +101,13 @@ export function forwardWithTape(
     values.delete(name)
     if (value !== undefined && !tape.holds(value)) value[Symbol.dispose]()
   }
-  for (const step of config.steps) {
+  for (const step of steps) {
     const inputs = step.reads.map(name => {
       const value = values.get(name)
       if (value === undefined) throw new Error(`step ${step.out}: "${name}" is gone`)
       return value
     })
-    const { out, holds, back } = runStep(ops, config, layer, block, step, inputs, positions)
+    const { out, holds, back } = runStep(ops, config, block, step, inputs, reach)
     tape.push(step, holds, back)
     for (const { value } of step.dies) letGo(value)
     values.set(step.out, out)
@@ -93,7 +117,7 @@ export function forwardWithTape(
   return { out, tape }
 }
 
-/** dOut f32, the gradient by what the block gave, → the gradient by x. Adds the parameters' gradients; disposes dOut and the tape. */
+/** dOut f32, the gradient by what the block (or the head) gave, → the gradient by x. Adds the parameters' gradients; disposes dOut and the tape. */
 export function backwardBlock(ops: Ops, tape: Tape, dOut: Tensor): Tensor {
   using _ = tape
   const gradients = new Map<string, Tensor>([['x', dOut]])
@@ -125,11 +149,10 @@ function sum(ops: Ops, a: Tensor, b: Tensor): Tensor {
 function runStep(
   ops: Ops,
   config: ModelConfig,
-  layer: number,
   block: TrainableBlock,
   step: Step,
   inputs: readonly Tensor[],
-  { cos, sin, rows, length }: Positions,
+  reach: Reach | undefined,
 ): { out: Tensor; holds: readonly Tensor[]; back: Back } {
   const [first, second, third] = inputs as [Tensor, Tensor, Tensor]
   switch (step.op) {
@@ -151,25 +174,9 @@ function runStep(
       using product = y
       return { out: ops.add(first, product), holds, back: dOut => [dOut, back(dOut)] }
     }
-    case 'attention': {
-      const { h: heads, g: kvHeads, e } = config.sizes
-      const shape = { heads, kvHeads, length, window: config.windows[layer], scale: 1 / Math.sqrt(e) }
-      const q = ops.rope(first, cos, sin, rows, { heads })
-      const k = ops.rope(second, cos, sin, rows, { heads: kvHeads })
-      return {
-        out: ops.attention(q, k, third, shape),
-        holds: [q, k, third],
-        back: dOut => {
-          using dy = dOut
-          const { dq, dk, dv } = ops.attentionBackward(q, k, third, dy, shape)
-          // A rotation's transpose turns the other way.
-          using turned = ops.scale(sin, { factor: -1 })
-          using rotatedQ = dq
-          using rotatedK = dk
-          return [ops.rope(rotatedQ, cos, turned, rows, { heads }), ops.rope(rotatedK, cos, turned, rows, { heads: kvHeads }), dv]
-        },
-      }
-    }
+    case 'attention':
+      if (reach === undefined) throw new Error('attention without positions')
+      return attention(ops, config, reach, first, second, third)
     case 'silu·':
       return {
         out: ops.siluMul(first, second),
@@ -203,6 +210,25 @@ function rmsnorm(ops: Ops, { eps }: ModelConfig, weight: Parameter | undefined, 
     back: (dOut: Tensor) => {
       using dy = dOut
       return [ops.rmsnormBackward(x, weight.value, dy, weight.gradient, { eps })]
+    },
+  }
+}
+
+function attention(ops: Ops, { sizes }: ModelConfig, { cos, sin, rows, length, window }: Reach, first: Tensor, second: Tensor, v: Tensor) {
+  const { h: heads, g: kvHeads, e } = sizes
+  const shape = { heads, kvHeads, length, window, scale: 1 / Math.sqrt(e) }
+  const q = ops.rope(first, cos, sin, rows, { heads })
+  const k = ops.rope(second, cos, sin, rows, { heads: kvHeads })
+  return {
+    out: ops.attention(q, k, v, shape),
+    holds: [q, k, v],
+    back: (dOut: Tensor) => {
+      using dy = dOut
+      const { dq, dk, dv } = ops.attentionBackward(q, k, v, dy, shape)
+      using turnedQ = dq
+      using turnedK = dk
+      using other = ops.scale(sin, { factor: -1 }) // a rotation's transpose turns the other way
+      return [ops.rope(turnedQ, cos, other, rows, { heads }), ops.rope(turnedK, cos, other, rows, { heads: kvHeads }), dv]
     },
   }
 }

@@ -10,6 +10,8 @@
 import type { TableTraining } from '../../native/codebook.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
+import { blockName, headName } from './architecture.js'
+import type { ModelConfig } from './config.js'
 
 /** A tensor that is trained: its f32 value and the gradient of the loss by it, added up since the last `clear`. */
 export class Parameter implements Disposable {
@@ -59,6 +61,43 @@ export const parametersOf = ({ norms, linears }: TrainableBlock): Parameter[] =>
 /** Lets go of a block's weights, parameters and gradients. */
 export function disposeBlock({ norms, linears }: TrainableBlock): void {
   for (const part of [...norms.values(), ...linears.values()]) part[Symbol.dispose]()
+}
+
+/** The dense block of a layer, all of it trained; `open` gives its tensors, f32, by their full names. */
+export async function openTrainable(
+  ops: Ops,
+  config: ModelConfig,
+  layer: number,
+  open: (name: string) => Promise<Tensor>,
+): Promise<TrainableBlock> {
+  const [norms, linears] = [new Map<string, Parameter>(), new Map<string, TrainableLinear>()]
+  const block = blockName(config.architecture, layer)
+  const parameter = async (name: string) => Parameter.of(ops, name, await open(name))
+  try {
+    for (const { name, op, bias } of config.steps) {
+      if (name === undefined) continue
+      const weight = await parameter(`${block}.${name}.weight`)
+      if (op === 'rmsnorm') norms.set(name, weight)
+      else linears.set(name, new DenseLinear(ops, weight, bias ? await parameter(`${block}.${name}.bias`) : undefined))
+    }
+    return { norms, linears }
+  } catch (error) {
+    disposeBlock({ norms, linears })
+    throw error
+  }
+}
+
+/** The final norm and the head as a block of their own, for forwardHeadWithTape. */
+export async function openTrainableHead(ops: Ops, config: ModelConfig, open: (name: string) => Promise<Tensor>): Promise<TrainableBlock> {
+  const [norm, head] = [config.architecture.norm, headName(config.architecture, config.tied)]
+  const norms = new Map([[norm, Parameter.of(ops, `${norm}.weight`, await open(`${norm}.weight`))]])
+  try {
+    const weight = Parameter.of(ops, `${head}.weight`, await open(`${head}.weight`))
+    return { norms, linears: new Map([[head, new DenseLinear(ops, weight)]]) }
+  } catch (error) {
+    disposeBlock({ norms, linears: new Map() })
+    throw error
+  }
 }
 
 /** y = x·Wᵀ + b. A weight or bias given as a tensor is frozen, as a Parameter trained; both are taken over. */

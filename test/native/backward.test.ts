@@ -376,7 +376,9 @@ t.test('addTableGradient: signs, tiles cut off at the edges, tables small and la
     const [rowOf, sign] = [integers(2 ** L, rows, 2), integers(2 ** L, 2, 3)]
     const index = rowOf.map((row, s) => row + 65536 * sign[s]!)
     const [slope, before] = [gaussian(m * n, 4), gaussian(rows * V, 5)]
-    const expected = tableGradientReference(rows, codes, index, slope, { m, n, tile, V })
+    // Walks the even places first, then the odd ones.
+    const order = V === 2 ? Int32Array.from({ length: Tx * Ty }, (_, e) => (e % 2) * ((Tx * Ty) / 2) + Math.floor(e / 2)) : undefined
+    const expected = tableGradientReference(rows, codes, index, slope, { m, n, tile, V, order })
     const run = (ops: Ops) => {
       const into = ops.tensor(before, [rows, V])
       using coded = ops.tensor(Uint16Array.from(codes), [codes.length / ((Tx * Ty) / V), (Tx * Ty) / V])
@@ -384,7 +386,8 @@ t.test('addTableGradient: signs, tiles cut off at the edges, tables small and la
         [index, [2 ** L]],
         [slope, [m, n]],
       ] as const
-      opened(ops, inputs, (a, b) => ops.addTableGradient(into, coded, a!, b!, { tile }))
+      using walked = order && ops.tensor(order, [Tx * Ty])
+      opened(ops, inputs, (a, b) => ops.addTableGradient(into, coded, a!, b!, { tile, order: walked }))
       return [into]
     }
     await check(t, `[${m}, ${n}] in ${tile} of ${rows}`, run, [expected.map((x, i) => x + before[i]!)], 1e-13)

@@ -18,6 +18,7 @@ import { codeParams, type Lookup, type TrellisCode } from './codes.js'
 import type { HybDomain } from './hyb-table.js'
 import { kernelOrder } from './kernel-layout.js'
 import { planSearch, type SearchPlan } from './prepare.js'
+import { tableTraining } from './training.js'
 
 interface TrellisParams {
   readonly L: number
@@ -101,6 +102,7 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
   )
   const table = device.empty('f32', [2 ** L, V])
   device.run('tiles_table', { entries, index, table, rows: lookup.rows, states: 2 ** L, V })
+  const training = tableTraining(ops, name, shape, lookup)
   const only = () => new Error(`${name}: a codec opened with a checkpoint's tables only decodes`)
   return {
     tile: [Tx, Ty],
@@ -115,8 +117,9 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
     pack: codes => packTiles(ops, shape, codes),
     unpack: packed => unpackTiles(ops, shape, packed),
     tables: { [lookup.name]: stored },
+    training,
     [Symbol.dispose]() {
-      for (const x of [table, stored]) x[Symbol.dispose]()
+      for (const x of [table, stored, training]) x[Symbol.dispose]()
     },
   }
 }
@@ -168,6 +171,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries(), [lookup.rows, V], 'f16') } : {}
   const { shift, unit, target, limit, radius } = plan
   const order = shape.order && tileOrder(ops, Ty, shape.order)
+  const training = lookup && tableTraining(ops, name, shape, lookup)
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
@@ -209,8 +213,10 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
     pack: codes => packTiles(ops, shape, codes),
     unpack: packed => unpackTiles(ops, shape, packed),
     tables,
+    ...(training && { training }),
     [Symbol.dispose]() {
       order?.[Symbol.dispose]()
+      training?.[Symbol.dispose]()
       for (const x of [table, pairs, norms, meeting, ...Object.values(tables)]) x[Symbol.dispose]()
     },
   }

@@ -16,17 +16,16 @@ void table_gradient(const TableGradientArgs& a) {
     double* sums = partial.data() + begin / grain * a.rows * a.V;
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t top = tile / across * a.Tx, left = tile % across * a.Ty;
-      for (int64_t t = 0; t < steps; ++t) {
+      for (int64_t e = 0; e < a.Tx * a.Ty; ++e) {
+        const int64_t p = a.order ? a.order[e] : e, t = p / a.V, c = p % a.V;
         const int64_t code = a.codes[tile * steps + t];
         if (code >= a.states) fail("code %d of tile %d is %d, beyond the last of %d entries", int(t), int(tile), int(code), int(a.states));
         const int64_t row = a.index[code] & 0xffff;
         if (row >= a.rows) fail("state %d reads row %d of a table of %d", int(code), int(row), int(a.rows));
-        for (int64_t c = 0; c < a.V; ++c) {
-          const int64_t p = t * a.V + c, i = top + p / a.Ty, j = left + p % a.Ty;
-          if (i >= a.m || j >= a.n) continue;
-          const double slope = a.d_values[i * a.n + j];
-          sums[row * a.V + c] += c == 0 && a.index[code] >> 16 ? -slope : slope;
-        }
+        const int64_t i = top + e / a.Ty, j = left + e % a.Ty;
+        if (i >= a.m || j >= a.n) continue;
+        const double slope = a.d_values[i * a.n + j];
+        sums[row * a.V + c] += c == 0 && a.index[code] >> 16 ? -slope : slope;
       }
     }
   });

@@ -27,10 +27,10 @@ __device__ double fixed_point(unsigned most, int64_t n) {
 
 // SHARED: a block adds up in shared memory first.
 template <bool SHARED>
-__global__ void __launch_bounds__(kThreads) table_gradient_kernel(TableGradientArgs a, int64_t across, int64_t codes, const unsigned* most, unsigned* bad,
+__global__ void __launch_bounds__(kThreads) table_gradient_kernel(TableGradientArgs a, int64_t across, int64_t tiles, const unsigned* most, unsigned* bad,
                                                                      Sum* total) {
   extern __shared__ Sum block_sums[];
-  const int64_t entries = a.rows * a.V, steps = a.Tx * a.Ty / a.V;
+  const int64_t entries = a.rows * a.V;
   Sum* const sums = SHARED ? block_sums : total;
   const unsigned largest = *most;
   if (largest >= kInfinite) return;
@@ -39,19 +39,17 @@ __global__ void __launch_bounds__(kThreads) table_gradient_kernel(TableGradientA
     for (int64_t e = threadIdx.x; e < entries; e += kThreads) sums[e] = 0;
     __syncthreads();
   }
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < codes; at += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const int64_t tile = at / steps, code = a.codes[at];
-    const int32_t index = code < a.states ? a.index[code] : 0xffff;
-    const int64_t row = index & 0xffff;
+  // One thread a weight of the padded matrix, tile by tile.
+  const int64_t size = a.Tx * a.Ty;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < tiles * size; at += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const int64_t tile = at / size, e = at % size, p = a.order ? a.order[e] : e, code = a.codes[tile * (size / a.V) + p / a.V];
+    const int32_t index = code < a.states ? a.index[code] : 0;
+    const int64_t row = index & 0xffff, i = tile / across * a.Tx + e / a.Ty, j = tile % across * a.Ty + e % a.Ty;
     if (code >= a.states || row >= a.rows) {
       atomicMax(bad, kInfinite);
-      continue;
-    }
-    for (int64_t c = 0; c < a.V; ++c) {
-      const int64_t p = at % steps * a.V + c, i = tile / across * a.Tx + p / a.Ty, j = tile % across * a.Ty + p % a.Ty;
-      if (i >= a.m || j >= a.n) continue;
+    } else if (i < a.m && j < a.n) {
       const long long slope = llrint(scale * a.d_values[i * a.n + j]);
-      atomicAdd(sums + row * a.V + c, static_cast<Sum>(c == 0 && index >> 16 ? -slope : slope));
+      atomicAdd(sums + row * a.V + p % a.V, static_cast<Sum>(p % a.V == 0 && index >> 16 ? -slope : slope));
     }
   }
   if (!SHARED) return;
@@ -64,22 +62,22 @@ __global__ void __launch_bounds__(kThreads) table_gradient_kernel(TableGradientA
 }  // namespace
 
 void table_gradient(const TableGradientArgs& a) {
-  const int64_t across = (a.n + a.Ty - 1) / a.Ty, codes = (a.m + a.Tx - 1) / a.Tx * across * (a.Tx * a.Ty / a.V), entries = a.rows * a.V;
-  if (codes == 0) return;
+  const int64_t across = (a.n + a.Ty - 1) / a.Ty, tiles = (a.m + a.Tx - 1) / a.Tx * across, entries = a.rows * a.V;
+  if (tiles == 0) return;
   Scratch<unsigned> scratch(2);
   Scratch<Sum> sums(entries);
   unsigned *const most = scratch, *const bad = most + 1;
   Sum* const total = sums;
   check(cudaMemsetAsync(most, 0, 2 * sizeof *most, stream()));
   check(cudaMemsetAsync(total, 0, entries * sizeof(Sum), stream()));
-  const int blocks = std::min(blocks_for(codes), 8 * multiprocessors());
+  const int blocks = std::min(blocks_for(tiles * a.Tx * a.Ty), 8 * multiprocessors());
   largest_kernel<<<blocks, kThreads, 0, stream()>>>(a.d_values, a.m * a.n, most);
   launched();
   const size_t bytes = entries * sizeof(Sum);
   if (bytes <= 48 << 10) {
-    table_gradient_kernel<true><<<blocks, kThreads, bytes, stream()>>>(a, across, codes, most, bad, total);
+    table_gradient_kernel<true><<<blocks, kThreads, bytes, stream()>>>(a, across, tiles, most, bad, total);
   } else {
-    table_gradient_kernel<false><<<blocks, kThreads, 0, stream()>>>(a, across, codes, most, bad, total);
+    table_gradient_kernel<false><<<blocks, kThreads, 0, stream()>>>(a, across, tiles, most, bad, total);
   }
   launched();
   each(entries, [a, most, bad, total] __device__(int64_t e) {
