@@ -17,7 +17,7 @@ namespace ops {
 namespace {
 
 // cuBLAS's own numbers.
-constexpr int kPlain = 0, kTransposed = 1, kF32 = 0, kBf16 = 14, kComputeF32 = 68, kDefaultAlgorithm = -1;
+constexpr int kPlain = 0, kTransposed = 1, kF32 = 0, kBf16 = 14, kComputeF32 = 68, kDefaultAlgorithm = -1, kNoMemory = 3;
 // The default, but that sums in parts are never added up in bf16.
 constexpr int kMath = 16;
 // Bytes: what cuBLAS takes itself on Hopper; given, so that a result never depends on what is free.
@@ -111,6 +111,7 @@ const Library& library() {
 }
 
 void check_status(int status) {
+  if (status == kNoMemory) fail_with(kOutOfMemory, "out of device memory in cuBLAS. Lower --memory, or give the device to this program alone.");
   if (status != 0) fail("cuBLAS (%s) reports: %s", library().path.c_str(), library().text(status));
 }
 
@@ -134,10 +135,10 @@ void* Cublas::handle() {
   if (handle_) return handle_;
   const Library& found = library();
   if (found.path.empty()) throw std::runtime_error(cublas_missing());
+  if (!workspace_) check(cudaMalloc(&workspace_, kWorkspace));  // first: a handle without it would take one of its own
   check_status(found.create(&handle_));
   check_status(found.set_stream(handle_, stream()));
   check_status(found.set_math(handle_, kMath));
-  check(cudaMalloc(&workspace_, kWorkspace));
   check_status(found.set_workspace(handle_, workspace_, kWorkspace));
   return handle_;
 }
