@@ -1,5 +1,5 @@
 /** What this machine has: the addons, whether they load, and the devices they find. Asks; opens no device, takes no memory of a GPU. */
-import { existsSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, openSync, readSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -25,6 +25,7 @@ const addonPath = (kind: Kind): string => join(packageRoot(), 'build', 'Release'
 export function loadAddon(kind: Kind): unknown {
   const path = addonPath(kind)
   try {
+    expectWhole(path)
     return createRequire(import.meta.url)(path)
   } catch (error) {
     const reason = (error as Error).message.split('\n')[0]
@@ -32,6 +33,21 @@ export function loadAddon(kind: Kind): unknown {
     throw new AddonError(
       `The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`,
     )
+  }
+}
+
+/** Loading a file that was cut off ends the process (SIGBUS). The table at the end of an ELF file tells how long it should be. */
+function expectWhole(path: string): void {
+  if (!existsSync(path)) return // the loader says so
+  const file = openSync(path, 'r')
+  try {
+    const head = Buffer.alloc(64)
+    if (readSync(file, head) < 64 || head.toString('latin1', 0, 6) !== '\x7fELF\x02\x01') return // 64 bits, little-endian
+    const length = Number(head.readBigUInt64LE(40)) + head.readUInt16LE(58) * head.readUInt16LE(60)
+    const { size } = fstatSync(file)
+    if (size < length) throw new Error(`it was cut off: ${size} bytes of ${length} are there`)
+  } finally {
+    closeSync(file)
   }
 }
 

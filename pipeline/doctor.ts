@@ -95,7 +95,7 @@ function driverCheck(cuda: AddonState, { driverRelease }: Facts): Check {
   const release = cuda.release ?? driverRelease
   const found = [release, cuda.driver === undefined ? undefined : `serves ${cuda.driver}`].filter(text => text !== undefined).join(', ')
   if (cuda.reason !== undefined && found !== '')
-    return { name, state: 'wrong', found: `${found}: ${cuda.reason}`, advice: 'Ops run on the CPU meanwhile.' }
+    return { name, state: 'wrong', found, advice: `${cuda.reason.charAt(0).toUpperCase()}${cuda.reason.slice(1).replace(/\.$/, '')}.` }
   if (found !== '') return { name, state: 'ok', found }
   return {
     name,

@@ -1,6 +1,14 @@
+import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../native/index.js'
+import { surveyMachine } from '../../native/machine.js'
+import { root, testDevice } from '../helpers.js'
 import { openWith, same, values } from './devices.js'
+
+/** Bytes beyond the address space (2⁴⁷, 2⁴⁸ on some machines): refused also where the system promises more memory than there is. */
+const tooLarge = 2 ** 49
+const onCuda = { skip: testDevice.startsWith('cuda') ? false : 'needs a GPU: npm run test:gpu' } as const
 
 t.test('bytes come back as they went', async t => {
   const ops = await openBackend('cpu')
@@ -36,12 +44,12 @@ t.test('disposing right after enqueueing is safe; live bytes go back', async t =
 t.test('a failure rejects the next wait, with the stack of the call', async t => {
   const ops = await openBackend('cpu')
   using x = ops.zeros('f32', [8])
-  using huge = ops.device.empty('u8', [2 ** 46]) // 64 TB: allocated by the op that writes it
+  using huge = ops.device.empty('u8', [tooLarge]) // allocated by the op that writes it
   const culprit = () => ops.device.run('zeros', { out: huge, bytes: 8 })
   culprit()
   using after = ops.add(x, x)
   const error = await after.read().catch(error => error as Error)
-  t.match(error, { message: /^zeros: out of memory: 70368744\.2 MB are needed/ })
+  t.match(error, { message: /^zeros: out of memory: 562949953\.4 MB are needed/ })
   t.match((error as Error).stack, /culprit/)
   t.equal((error as Error & { code?: string }).code, 'ERR_DEVICE_MEMORY', 'for programs')
   await ops.finish()
@@ -56,7 +64,7 @@ t.test('of many calls the first ones have a stack each, later ones say that they
   const ops = await openBackend('cpu')
   using x = ops.zeros('f32', [8])
   const early = () => ops.device.run('zeros', { out: x, bytes: 32 })
-  const late = () => ops.device.run('zeros', { out: ops.device.empty('u8', [2 ** 46]), bytes: 8 })
+  const late = () => ops.device.run('zeros', { out: ops.device.empty('u8', [tooLarge]), bytes: 8 })
   for (let i = 0; i < 10_000; i++) early()
   late()
   const shared = await ops.finish().catch(error => error as Error)
@@ -81,6 +89,44 @@ t.test('what run refuses', async t => {
   t.throws(() => other.device.run('zeros', { out: x, bytes: 1 }), { message: 'zeros: out is on another device' })
   using y = ops.zeros('f64', [8])
   t.throws(() => ops.device.run('add', { x: y, y: x, out: x, n: 8, alpha: 1, beta: 1 }), { message: 'add: x must be f32, got f64' })
+})
+
+t.test('out of device memory: the op, what it asked for, what is free, what to set; then the queue goes on', onCuda, async t => {
+  const ops = await openBackend(testDevice)
+  using x = ops.zeros('f32', [8])
+  ops.device.run('zeros', { out: ops.device.empty('u8', [2 ** 41]), bytes: 8 })
+  await t.rejects(ops.finish(), {
+    code: 'ERR_DEVICE_MEMORY',
+    message:
+      /^zeros: out of device memory on cuda:\d: 2199023\.3 MB are needed, [\d.]+ of [\d.]+ MB are free\. Lower --memory, end other programs that use it, or take a larger card\.$/,
+  })
+  t.ok(same(await x.read(), new Uint8Array(32)), 'the queue goes on')
+  const { freeBytes = 0, totalBytes = 0, card } = ops.device.info()
+  t.ok(freeBytes > 0 && freeBytes <= totalBytes && card !== undefined)
+})
+
+t.test('a GPU that is not there; cuBLAS that is not where PIPE_CUDA_LIBS says; --device auto', onCuda, async t => {
+  const { cuda, gpu } = surveyMachine()
+  t.strictSame(gpu, { number: 0 })
+  t.match(cuda.devices[0], { card: /\w/, isa: /^sm_\d+$/, threads: Number, totalBytes: Number })
+  const count = cuda.devices.length
+  await t.rejects(openBackend(`cuda:${count}`), { message: new RegExp(`^cuda:${count} cannot be used: this machine has ${count} GPU`) })
+  const script = `
+    import { openBackend } from '${join(root, 'dist/native/index.js')}'
+    const ops = await openBackend('cuda:0')
+    using x = ops.tensor(new Float32Array(4), [2, 2])
+    const product = await ops.matmul(x, x).read().then(() => 'no error', error => error.message)
+    console.log(JSON.stringify({ product, auto: (await openBackend('auto')).device.info().noGpu }))`
+  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+    encoding: 'utf8',
+    env: { ...process.env, PIPE_CUDA_LIBS: '/nowhere' },
+  })
+  if (stdout === '') throw new Error(stderr)
+  t.match(JSON.parse(stdout), {
+    product:
+      /: cuBLAS is needed and was not found .*\/nowhere \(no such folder\)\. Unset PIPE_CUDA_LIBS, or set it to the folder of the library\.$/,
+    auto: /^cuda:0 .* is left alone: cuBLAS was not found in \/nowhere/,
+  })
 })
 
 t.test('settings', async t => {
