@@ -56,7 +56,16 @@ struct Case {
 #define CASE(Code, name, V, K, batch, warps) {name, #warps " warps" #Code, V, K, batch, launch<Code, K, batch, warps>, prepare<Code>}
 #define EVERY_K(Code, name, V) \
   CASE(Code, name, V, 1, 1, 32), CASE(Code, name, V, 2, 1, 32), CASE(Code, name, V, 3, 1, 32), CASE(Code, name, V, 4, 1, 32), CASE(Code, name, V, 2, 2, 32)
-const Case cases[] = {EVERY_K(Hyb<false>, "hyb", 2), CASE(Hyb<true>, "hyb", 2, 2, 1, 32), CASE(Hyb<false>, "hyb", 2, 2, 1, 16), CASE(Hyb<false>, "hyb", 2, 4, 1, 16), EVERY_K(Mul1, "mul1", 1), CASE(Mul1, "mul1", 1, 2, 1, 16), EVERY_K(Mad1, "1mad", 1), EVERY_K(Inst3, "3inst", 1)};
+const Case cases[] = {
+    EVERY_K(Hyb<false>, "hyb", 2),
+    CASE(Hyb<true>, "hyb", 2, 2, 1, 32),
+    CASE(Hyb<false>, "hyb", 2, 2, 1, 16),
+    CASE(Hyb<false>, "hyb", 2, 4, 1, 16),
+    EVERY_K(Mul1, "mul1", 1),
+    CASE(Mul1, "mul1", 1, 2, 1, 16),
+    EVERY_K(Mad1, "1mad", 1),
+    EVERY_K(Inst3, "3inst", 1),
+};
 
 // Value v of state s by the codes' definitions.
 double value(const std::string& name, const std::vector<uint32_t>& table, uint32_t s, int v) {
@@ -204,7 +213,8 @@ void time_all(int sm, const char* only) {
       const float us = microseconds(nodes, [&](int i) {
         check(c.launch({reinterpret_cast<uint32_t*>(d_pool + i % copies * bytes), d_table, d_parts, d_units, d_y, m, n}, sm, stream), c.name);
       });
-      std::printf("%s  {\"code\": \"%s\", \"variant\": \"%s\", \"K\": %d, \"m\": %d, \"n\": %d, \"us\": %.2f, \"GBs\": %.0f}", more ? ",\n" : "", c.name, c.variant, c.K, m, n, us, bytes / us * 1e-3);
+      std::printf("%s  {\"code\": \"%s\", \"variant\": \"%s\", \"K\": %d, \"m\": %d, \"n\": %d, \"us\": %.2f, \"GBs\": %.0f}",
+                  more ? ",\n" : "", c.name, c.variant, c.K, m, n, us, bytes / us * 1e-3);
       more = true;
     }
   }
@@ -237,7 +247,10 @@ int main(int count, char** arguments) {
     const std::string what = count > 1 ? arguments[1] : "";
     if (what == "check") return check_all(card.multiProcessorCount);
     if (what == "time") return time_all(card.multiProcessorCount, count > 2 ? arguments[2] : nullptr), 0;
-    if (what == "once" && count == 6) return launch_once(card.multiProcessorCount, arguments[2], std::atoi(arguments[3]), std::atoi(arguments[4]), std::atoi(arguments[5])), 0;
+    if (what == "once" && count == 6) {
+      launch_once(card.multiProcessorCount, arguments[2], std::atoi(arguments[3]), std::atoi(arguments[4]), std::atoi(arguments[5]));
+      return 0;
+    }
     std::fprintf(stderr, "usage: product-bench check | time [code]\n");
     return 2;
   } catch (const std::exception& error) {

@@ -156,7 +156,8 @@ __device__ inline void windows(const uint32_t* word, int lane, Window (&out)[4])
       out[2 * i + 1].high = __byte_perm(next, own, 0x7632);
     }
   } else if constexpr (K == 3) {
-    const uint32_t own[4] = {word[0], __funnelshift_r(word[0], word[1], 24), __funnelshift_r(word[1], word[2], 16), word[2] >> 8};  // 24 bits, and dirt
+    // Their 24 bits, and dirt above.
+    const uint32_t own[4] = {word[0], __funnelshift_r(word[0], word[1], 24), __funnelshift_r(word[1], word[2], 16), word[2] >> 8};
     const uint32_t top0 = __byte_perm(own[0], own[1], 0x6521), top1 = __byte_perm(own[2], own[3], 0x6521);  // their first 16 bits
     const uint32_t next0 = __shfl_sync(~0u, top0, from), next1 = __shfl_sync(~0u, top1, from);
 #pragma unroll
@@ -331,8 +332,9 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
       const int at = strip * kRows + row;
       if (lane == 0 && at < args.m) {
         const float unit = args.units[2 * b];
-        if constexpr (Code::bytes) args.y[static_cast<int64_t>(b) * args.m + at] = static_cast<float>((Code::gain * total + Code::offset * args.units[2 * b + 1]) * unit);
-        else args.y[static_cast<int64_t>(b) * args.m + at] = total * unit;
+        float& y = args.y[static_cast<int64_t>(b) * args.m + at];
+        if constexpr (Code::bytes) y = static_cast<float>((Code::gain * total + Code::offset * args.units[2 * b + 1]) * unit);
+        else y = total * unit;
       }
     }
     __syncthreads();
