@@ -47,7 +47,7 @@ t.test('one, two, three devices; killed on three, resumed on two', async t => {
   await run(1, one)
   const expected = files(one)
   const hessians = files(before).length
-  t.equal(expected.length, 3 * hessians, 'H, codes and bits of every batch')
+  t.ok(expected.length >= 2 * hessians && expected.length % hessians === 0, 'H, and what round and pack store of every batch')
   const same = (out: string, message: string): void => {
     t.strictSame(files(out), expected)
     for (const name of expected)
@@ -62,13 +62,13 @@ t.test('one, two, three devices; killed on three, resumed on two', async t => {
   }
 
   const running = startPipe(['run', file, '--out', killed, '--device', 'cpu,cpu,cpu', '--json'], { env: threads })
-  await running.saw(/(?:"batch-finished","stage":"round"[^\n]*"cached":false[^\n]*\n[\s\S]*?){3}/)
+  await running.saw(/(?:"batch-finished"[^\n]*"cached":false,"bytes":[1-9][^\n]*\n[\s\S]*?){3}/)
   running.kill('SIGKILL')
   await running.finished
   const kept = files(killed).length - hessians
   t.ok(kept >= 3, `${kept} batches were stored when it was killed`)
   const { devices } = await run(2, killed)
   const finished = devices.reduce((sum, { batches }) => sum + batches, 0)
-  t.equal(finished, 2 * hessians - kept, 'nothing that was stored is done again')
+  t.equal(finished, expected.length - hessians - kept, 'nothing that was stored is done again')
   same(killed, 'killed on three devices, resumed on two')
 })
