@@ -6,6 +6,7 @@ import type { RunOptions } from './engine.js'
 import { openEngine } from './engine.js'
 import { costOf, type Known } from './estimate.js'
 import { differences, type Parts } from './fingerprint.js'
+import { misfits, segmentPlans } from './fitting.js'
 import type { Graph } from './graph.js'
 import type { Lane } from './lane.js'
 import { type Node, type Segment, segmentsOf } from './survey.js'
@@ -54,6 +55,14 @@ export interface DevicePlan {
   readonly limitBytes: number
 }
 
+/** Stages that run as one. */
+export interface SegmentPlan {
+  readonly stages: readonly string[]
+  /** Of a device's memory: for one batch of it, and for those that are let in side by side. Absent when a stage does not say. */
+  readonly leastBytes?: number
+  readonly memoryBytes?: number
+}
+
 export interface Plan {
   readonly graph: string
   /** The graph file. */
@@ -62,7 +71,11 @@ export interface Plan {
   readonly backend: string
   readonly devices: readonly DevicePlan[]
   readonly stages: readonly StagePlan[]
-  /** Sums over the stages that will run, those inside others too (memory: the most); absent when one of them is unknown. */
+  /** Those that will run, in order. */
+  readonly segments: readonly SegmentPlan[]
+  /** Sentences: what does not fit, and what to set. */
+  readonly warnings: readonly string[]
+  /** Sums over the stages that will run, those inside others too (memory: the most of a segment); absent when one of them is unknown. */
   readonly seconds?: number
   readonly memoryBytes?: number
   readonly diskBytes?: number
@@ -95,6 +108,8 @@ export async function planOf(graph: Graph, { out }: { out: string }, nodes: read
   const segments = segmentsOf(nodes)
   const stages: StagePlan[] = []
   for (const node of nodes) stages.push(await stagePlan(node, segments, stages, known))
+  const devices = await devicePlans(known)
+  const segmentsOnDevice = segmentPlans(stages, { limitBytes: Math.min(...devices.map(({ limitBytes }) => limitBytes)) })
   const running = stages.filter(stage => stage.segment >= 0)
   const total = (of: (stage: StagePlan) => number | undefined, fold: (a: number, b: number) => number): number | undefined =>
     running.map(of).reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : fold(a, b)), 0)
@@ -103,15 +118,29 @@ export async function planOf(graph: Graph, { out }: { out: string }, nodes: read
       stage => stage.seconds,
       (a, b) => a + b,
     ),
-    memoryBytes: total(stage => stage.memoryBytes, Math.max),
+    memoryBytes: most(segmentsOnDevice.map(({ memoryBytes }) => memoryBytes)),
     diskBytes: total(
       stage => stage.diskBytes,
       (a, b) => a + b,
     ),
   }
   const told = Object.fromEntries(Object.entries(totals).filter(([, value]) => value !== undefined))
-  return { graph: graph.name, file: graph.file, out, backend: known.device.kind, devices: await devicePlans(known), stages, ...told }
+  const warnings = misfits(segmentsOnDevice, devices)
+  return {
+    graph: graph.name,
+    file: graph.file,
+    out,
+    backend: known.device.kind,
+    devices,
+    stages,
+    segments: segmentsOnDevice,
+    warnings,
+    ...told,
+  }
 }
+
+const most = (values: readonly (number | undefined)[]): number | undefined =>
+  values.reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)), 0)
 
 async function devicePlans({ lanes }: Asked): Promise<DevicePlan[]> {
   const plans: DevicePlan[] = []

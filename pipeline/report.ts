@@ -43,6 +43,11 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
       ...(plan.diskBytes === undefined ? [] : [`${bytes(plan.diskBytes)} of disk`]),
     ]
     lines.push(`${plural(runs.length, 'stage')} of ${plan.stages.length} will run: ${facts.join(', ')}.`)
+    for (const { name, freeBytes, totalBytes, limitBytes } of plan.devices) {
+      if (totalBytes === undefined) continue
+      lines.push(`${name} has ${bytes(freeBytes)} of its ${bytes(totalBytes)} free; tensors may take ${bytes(limitBytes)} (--memory).`)
+    }
+    lines.push(...plan.warnings.map(warning => `Warning: ${warning}`))
     if (parts.some(({ isGuess }) => isGuess))
       lines.push('~ Estimated from sizes, within a factor of 3 or so; measured once the stage has run here.')
   }

@@ -22,7 +22,7 @@ const stage = (id: string, missing: number, cached = 0) =>
 const device = { name: 'cpu', text: 'cpu', freeBytes: 1e9, limitBytes: 1e9 }
 const plan = (...stages: Plan['stages']): Happening => ({
   kind: 'plan',
-  plan: { graph: 'g', file: 'g.json', out: 'out', backend: 'cpu', devices: [device], stages },
+  plan: { graph: 'g', file: 'g.json', out: 'out', backend: 'cpu', devices: [device], segments: [], warnings: [], stages },
 })
 const usage = (id: string, run: number, cached: number) => ({
   id,
