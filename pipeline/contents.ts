@@ -9,8 +9,8 @@ import { PipeError } from './error.js'
 const pieceBytes = 16 * 2 ** 20
 const piecesAtOnce = 4
 
-/** Of a folder, what belongs to a checkpoint or a tokenizer; not the images and notes that lie beside them. */
-const endings = ['.json', '.safetensors', '.model', '.txt', '.jinja']
+/** Of a folder, what belongs to a checkpoint, a tokenizer or a calibration; not the images and notes that lie beside them. */
+const endings = ['.json', '.safetensors', '.pt', '.model', '.txt', '.jinja']
 
 type Known = Record<string, { readonly stamp: string; readonly sha256: string }>
 

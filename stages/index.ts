@@ -5,6 +5,7 @@ export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }
   model: () => import('./model/model.js'),
   calibrate: () => import('./calibrate/calibrate.js'),
   hessian: () => import('./hessian/hessian.js'),
+  'hessian-files': () => import('./hessian-files/hessian-files.js'),
   rht: () => import('./rht/rht.js'),
   round: () => import('./round/round.js'),
   finetune: () => import('./finetune/finetune.js'),

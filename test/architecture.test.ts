@@ -136,7 +136,8 @@ t.test('every stage has a page with the six headings, and is in the index', asyn
     .filter(entry => entry.isDirectory())
     .map(entry => entry.name)
   for (const name of folders) {
-    t.ok(index.includes(`${name}: () => import('./${name}/${name}.js')`), `${name} is in stages/index.ts`)
+    const key = name.includes('-') ? `'${name}'` : name
+    t.ok(index.includes(`${key}: () => import('./${name}/${name}.js')`), `${name} is in stages/index.ts`)
     const page = readFileSync(join(root, `stages/${name}/README.md`), 'utf8')
     for (const heading of ['What', 'Why', 'Formula', 'Parameters', 'Reads and adds', 'Checked by']) {
       t.match(page, new RegExp(`^## ${heading}$`, 'm'), `${name}: ${heading}`)
