@@ -2,7 +2,7 @@
  * write-qtip: this project's quantized checkpoint in the form of QTIP's published ones (qtip.ts), for its program.
  *
  * The codes are the same bits; hyb with L = 16, Q = 9, K = 2…4 goes into the kernel's layout, everything else stays in
- * natural order. SU and SV are as stored, the table is repeated for each linear, rcp = 0. What that form can't express is
+ * natural order. SU and SV are as stored, each linear gets the table (its own, where it trained one), rcp = 0. What that form can't express is
  * refused with a sentence: other codes, padded linears, transforms in blocks, other architectures than Llama.
  */
 import { hadamardText } from '../../native/ops/hadamard/hadamard.js'
@@ -24,6 +24,7 @@ const modes: Readonly<Record<string, DecodeMode>> = {
   'trellis/1mad': '1mad',
   'trellis/2mad': '2mad',
   'trellis/3inst': '3inst',
+  'trellis/quantlut': 'quantlut',
   'trellis/lut': 'lut',
 }
 /** Blocks for tensor parallelism, which the program expects to be told even where nothing is split. */

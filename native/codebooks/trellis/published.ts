@@ -6,7 +6,7 @@
 import type { Ops } from '../../ops.js'
 import type { Tensor } from '../../tensor.js'
 import { decodeTiles, type TileShape, unpackTiles, wordsOf } from '../tiles/tiles.js'
-import { trellisCodes } from './codes.js'
+import { type TrellisCode, trellisCodes } from './codes.js'
 import { fromKernelLayout, kernelOrder } from './kernel-layout.js'
 
 /** 'quantlut_sym' is HYB; 'quantlut' the same without the sign. */
@@ -24,14 +24,9 @@ export interface PublishedCode {
   readonly Ty: number
 }
 
-/** Row of the table for state s; plus 2¹⁶: its first component negated. Computed codes have none. */
-const indexOf: Readonly<Partial<Record<DecodeMode, (s: number, Q: number) => number>>> = {
-  lut: s => s,
-  quantlut: (s, Q) => ((s * (s + 1)) >>> (16 - Q)) & (2 ** Q - 1),
-  quantlut_sym: (s, Q) => (((s * (s + 1)) >>> (15 - Q)) & (2 ** Q - 1)) | ((((s * (s + 1)) >>> 15) & 1) << 16),
-}
+const codeOf = (mode: DecodeMode): TrellisCode => trellisCodes[mode === 'quantlut_sym' ? 'hyb' : mode]!
 
-export const hasTable = ({ mode }: PublishedCode): boolean => indexOf[mode] !== undefined
+export const hasTable = ({ mode }: PublishedCode): boolean => codeOf(mode).table !== undefined
 
 /** Whether the program has a kernel for the code, and therefore stores it in the kernel's layout. */
 export const hasKernel = ({ mode, L, K, V, Q, Tx, Ty }: PublishedCode): boolean =>
@@ -87,20 +82,19 @@ export const decodePublished = (
 /** f32 [2^L, V], the value of every state. */
 const valuesOf = (ops: Ops, { mode, L, V, Q }: PublishedCode, tlut: Tensor | undefined): Tensor => {
   const states = 2 ** L
-  const index = indexOf[mode]
-  if (index === undefined || tlut === undefined) {
-    const value = trellisCodes[mode]?.value
-    if (value === undefined) throw new RangeError(`the code "${mode}" needs a table`)
+  const { value, table } = codeOf(mode)
+  if (value !== undefined)
     return ops.tensor(
       Float32Array.from({ length: states }, (_, s) => value(s)),
       [states, 1],
     )
-  }
+  if (table === undefined || tlut === undefined) throw new RangeError(`the code "${mode}" needs a table`)
+  const { index } = table({ L, V, Q })
   using rows = ops.tensor(
-    Int32Array.from({ length: states }, (_, s) => index(s, Q)),
+    Int32Array.from({ length: states }, (_, s) => index(s)),
     [states],
   )
-  const table = ops.device.empty('f32', [states, V])
-  ops.device.run('tiles_table', { entries: tlut, index: rows, table, rows: 2 ** Q, states, V })
-  return table
+  const values = ops.device.empty('f32', [states, V])
+  ops.device.run('tiles_table', { entries: tlut, index: rows, table: values, rows: 2 ** Q, states, V })
+  return values
 }
