@@ -3,6 +3,7 @@ import { cpus } from 'node:os'
 import type { Device } from '../native/device.js'
 import type { Estimate, KnownRow } from './define.js'
 import { memoryOf } from './batches.js'
+import type { Lane } from './lane.js'
 import { type Node, rootOf, type Segment } from './survey.js'
 import type { LastRun } from './plan.js'
 
@@ -29,6 +30,8 @@ export interface Cost {
 export interface Known {
   readonly lastRun: LastRun
   readonly device: Pick<Device, 'kind' | 'name' | 'info'>
+  /** The devices that batches go to. */
+  readonly lanes: readonly Lane[]
   /** Rows that a source gives, by batch. */
   sourceRows(node: Node): Promise<ReadonlyMap<string, readonly KnownRow[]>>
   /** Bytes of the tensors of a stored batch, or of a source's; 0 when it is not there. */
@@ -64,7 +67,10 @@ export async function costOf(node: Node, segment: Segment, known: Known): Promis
   // Measured are the rows that were stored; files that a stage writes beside them are in its guess alone.
   const writesFiles = node.stage.stage.intact !== undefined
   const diskBytes = writesFiles ? (guess?.disk ?? measured?.disk) : (measured?.disk ?? guess?.disk)
-  const seconds = measured?.seconds ?? guess?.seconds
+  // Batches go to all devices; measured was with those of that run.
+  const side = segment.isStream ? 1 : (measured === undefined ? 1 : (cost?.devices ?? 1)) / known.lanes.length
+  const alone = measured?.seconds ?? guess?.seconds
+  const seconds = alone === undefined ? undefined : alone * side
   return {
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
     ...(diskBytes === undefined ? {} : { diskBytes }),

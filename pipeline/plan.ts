@@ -8,7 +8,6 @@ import { costOf, type Known } from './estimate.js'
 import { differences, type Parts } from './fingerprint.js'
 import { misfits, segmentPlans } from './fitting.js'
 import type { Graph } from './graph.js'
-import type { Lane } from './lane.js'
 import { type Node, type Segment, segmentsOf } from './survey.js'
 
 /** What will happen to a stage. 'source': only looked at (cheap, never stored). 'inline': stores nothing, runs with the stage that reads it. */
@@ -87,7 +86,14 @@ export interface StageRecord {
   readonly parts: Parts
   readonly paths: Readonly<Record<string, string>>
   /** Of the last time it computed something. */
-  readonly cost?: { readonly seconds: number; readonly inputBytes: number; readonly batches: number; readonly diskBytes: number }
+  readonly cost?: {
+    readonly seconds: number
+    readonly inputBytes: number
+    readonly batches: number
+    readonly diskBytes: number
+    /** That batches went to. */
+    readonly devices?: number
+  }
 }
 export type LastRun = Readonly<Record<string, StageRecord>>
 
@@ -101,7 +107,6 @@ export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'
 /** What planning asks of the engine. */
 interface Asked extends Known {
   isForcedStage(id: string): boolean
-  readonly lanes: readonly Pick<Lane, 'name' | 'ops' | 'memory'>[]
 }
 
 export async function planOf(graph: Graph, { out }: { out: string }, nodes: readonly Node[], known: Asked): Promise<Plan> {

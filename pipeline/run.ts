@@ -192,7 +192,7 @@ async function remember(engine: OpenEngine): Promise<void> {
       value: { seconds },
     } = engine.usage(node)
     const { hash, parts, paths } = node.print
-    const cost = run > 0 ? { seconds, inputBytes, batches: run, diskBytes } : engine.lastRun[node.id]?.cost
+    const cost = run > 0 ? { seconds, inputBytes, batches: run, diskBytes, devices: engine.lanes.length } : engine.lastRun[node.id]?.cost
     return [node.id, { hash, parts, paths, ...(cost === undefined ? {} : { cost }) }]
   })
   const path = join(engine.out, 'cache', 'last-run.json')

@@ -7,6 +7,7 @@ import { type AnyStage, defineStage, each } from '../../pipeline/define.js'
 import type { PipeError } from '../../pipeline/error.js'
 import type { Event } from '../../pipeline/events.js'
 import type { Plan } from '../../pipeline/plan.js'
+import { fakeOps } from './fake.js'
 import { actions, expected, failure, folder, line, newOut, plan, run } from './harness.js'
 import { calls, hooks, numbersTable, stages, withStages } from './toys.js'
 
@@ -184,6 +185,9 @@ t.test('estimates: of stages that never ran, from the rows of the source; measur
   const after = await plan(list, out, { ...o, part: { force: ['first', 'second', 'sum'] } })
   for (const { id, seconds = 0, isGuess } of after.stages.slice(1)) t.ok(seconds < 1 && !isGuess, `${id}: measured`)
   t.ok((after.seconds ?? 9) < 3)
+  const onTwo = await plan(list, out, { ...o, others: [fakeOps()], part: { force: ['first', 'second', 'sum'] } })
+  for (const [i, { seconds = 0 }] of onTwo.stages.entries())
+    t.equal(seconds, (after.stages[i]?.seconds ?? 0) / 2, 'two devices, half the time')
 })
 
 t.test('a plan is a value: what would run, why, and what flows', async t => {
