@@ -15,7 +15,7 @@ import { type Figures, type Options, printTable, type Row } from './table.js'
 const here = dirname(fileURLToPath(import.meta.url))
 const root = dirname(dirname(here))
 const names = readdirSync(here)
-  .filter(name => name.endsWith('.js') && !['index.js', 'table.js', 'gpu.js', 'synthetic-hessian.js'].includes(name))
+  .filter(name => name.endsWith('.js') && !['index.js', 'table.js', 'gpu.js', 'anchors.js', 'synthetic-hessian.js'].includes(name))
   .map(name => basename(name, '.js'))
 const asked: string[] = []
 const options: Record<string, string> = {}

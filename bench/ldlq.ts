@@ -43,21 +43,22 @@ export async function run(options: Options): Promise<Figures> {
     using held = new HeldTensors()
     const linears = m.map((outputs, i) => linear(ops, held, `${what} ${i}`, outputs, n))
     const seconds: number[] = []
-    let busy = 0
+    let spent: Record<string, number> = {}
     let error = 0
     for (let i = 0; i <= repeats; i++) {
       await ops.finish()
-      const before = searchSeconds(ops)
+      const before = secondsOf(ops)
       const start = performance.now()
       const made = await lastValueFrom(from(linears).pipe(round.operator(settings, contextOf(ops)), toArray()))
       await ops.finish()
       seconds.push((performance.now() - start) / 1000)
-      busy = searchSeconds(ops) - before
+      spent = Object.fromEntries(Object.entries(secondsOf(ops)).map(([op, time]) => [op, time - (before[op] ?? 0)]))
       error = Math.max(...made.map(row => row.proxyError))
       for (const { codes } of made) (codes as Tensor)[Symbol.dispose]()
     }
     const weights = m.reduce((sum, outputs) => sum + outputs * n, 0)
     const sequences = m.reduce((sum, outputs) => sum + outputs / 16, 0)
+    const { trellis_encode: busy = 0, block_ldl: factor = 0, gemm = 0, paste = 0, add = 0, proxy_error: proxy = 0 } = spent
     const warm = Math.min(...seconds.slice(1))
     rows.push({
       what,
@@ -71,6 +72,10 @@ export async function run(options: Options): Promise<Figures> {
       'search s': busy,
       'search, share': busy / warm,
       'search Mweights/s': weights / busy / 1e6,
+      'factor s': factor,
+      'feedback s': gemm,
+      'copies s': paste + add,
+      'proxy error s': proxy,
       sequences,
       ...(device.kind === 'cuda' ? { 'SMs with a pair of them, share': Math.min(1, sequences / 2 / device.info().threads) } : {}),
       'proxy error': error,
@@ -80,7 +85,9 @@ export async function run(options: Options): Promise<Figures> {
   return { ...cardOf(ops), device: device.name, rows }
 }
 
-const searchSeconds = ({ device }: Ops): number => device.stats().trellis_encode?.seconds ?? 0
+/** Of the device, by op, so far. */
+const secondsOf = ({ device }: Ops): Record<string, number> =>
+  Object.fromEntries(Object.entries(device.stats()).map(([op, { seconds }]) => [op, seconds]))
 
 /** A row as `rht` gives it: W̃ [m, n] Gaussian, H̃ of a synthetic spectrum, made incoherent. */
 function linear(ops: Ops, held: HeldTensors, name: string, m: number, n: number): TableRow<typeof incoherent> {

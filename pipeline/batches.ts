@@ -2,6 +2,7 @@
 import { concatMap, defer, from, lastValueFrom, map, type Observable, type OperatorFunction, toArray } from 'rxjs'
 import type { AnyRow } from './arrow.js'
 import { contextOf, type Engine } from './context.js'
+import type { KnownRow } from './define.js'
 import { outOfMemory, tellLost, wrapped } from './failure.js'
 import type { Lane } from './lane.js'
 import { HeldTensors } from './lazy.js'
@@ -37,7 +38,7 @@ async function ordered(engine: Engine, anchor: Node, places: readonly Place[]): 
 
 /** Operations, as the stages estimate them; bytes where one does not. */
 async function workOf(engine: Engine, anchor: Node, place: Place): Promise<number> {
-  const { path, root } = pathTo(anchor, place)
+  const { path, root } = await pathTo(engine, anchor, place)
   let rows: readonly AnyRow[] = await engine.rowsOf(root.node, root.place)
   const bytes = bytesOf(rows)
   let operations = 0
@@ -55,11 +56,16 @@ interface At {
   readonly place: Place
 }
 
-/** The stages that make a batch, in order, and the stored one (or the source's) it is made from. */
-function pathTo(anchor: Node, place: Place): { path: readonly At[]; root: At } {
+/**
+ * The stages that make a batch, in order, and the stored one (or the source's) it is made from. What an inline stage
+ * stored when it was the last (--to) is taken.
+ */
+async function pathTo(engine: Engine, anchor: Node, place: Place): Promise<{ path: readonly At[]; root: At }> {
   const path: At[] = []
   let at: At = { node: anchor, place }
-  while (at.node === anchor || at.node.kind === 'inline') {
+  const isStored = async ({ node, place }: At): Promise<boolean> =>
+    node.kind !== 'inline' || (!engine.isForced(node, place.id) && (await engine.cache.has(place.key)))
+  while (at.node === anchor || !(await isStored(at))) {
     path.unshift(at)
     at = at.place.origin as At
   }
@@ -67,10 +73,10 @@ function pathTo(anchor: Node, place: Place): { path: readonly At[]; root: At } {
 }
 
 async function runBatch(engine: Engine, lane: Lane, anchor: Node, place: Place, of: number): Promise<void> {
-  const { path, root } = pathTo(anchor, place)
+  const { path, root } = await pathTo(engine, anchor, place)
   let rows: readonly AnyRow[] = await engine.rowsOf(root.node, root.place)
   const bytes = bytesOf(rows)
-  const estimates = path.map(({ node }) => memoryOf(node, bytes))
+  const estimates = path.map(({ node }) => memoryOf(node, bytes, rows))
   using _ = await lane.memory.room(`${anchor.id} ${place.id}`, Math.max(...estimates), true)
   engine.signal.throwIfAborted()
   using held = new HeldTensors()
@@ -134,4 +140,5 @@ export async function finishBatch(
 }
 
 /** Device memory for a batch with tensors of so many bytes: by default those, as much again for results, and for what is between. */
-export const memoryOf = ({ stage: { stage, params } }: Node, bytes: number): number => stage.memory?.(bytes, params) ?? 3 * bytes
+export const memoryOf = ({ stage: { stage, params } }: Node, bytes: number, rows: readonly KnownRow[]): number =>
+  stage.memory?.(bytes, params, rows) ?? 3 * bytes

@@ -188,10 +188,15 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   readonly scope?: Scope
   /** false: cheap to do again, so not stored; its rows go on as live tensors, and it resumes with the stage after it. */
   readonly cache?: boolean
+  /**
+   * What it gives is what it reads in less space, and is made in no time: the stage before it is not stored where this one
+   * alone reads it, and both work batch by batch. It resumes with this stage then.
+   */
+  readonly condenses?: boolean
   /** The output rows that travel together and are stored as one batch: their common name. Source and stream stages. Default: the batch the row came in. */
   batch?(row: NewRow<O>): string
   /** Bytes on the device while a batch is worked on, of which `bytes` are its own tensors; for room and `pipe plan`. Default 3·bytes. */
-  memory?(bytes: number, params: Static<P>): number
+  memory?(bytes: number, params: Static<P>, rows: readonly KnownRow[]): number
   /** Its parameters that are lists of stages. */
   // biome-ignore lint/suspicious/noExplicitAny: of whatever tables
   readonly inner?: readonly InnerStages<any, any>[]

@@ -17,7 +17,6 @@ import { type Fingerprint, fingerprint } from './fingerprint.js'
 import type { Graph, GraphStage } from './graph.js'
 import { type Lane, openLanes } from './lane.js'
 import type { LastRun } from './plan.js'
-import { bytesOf } from './passing.js'
 import { collectSource } from './segment.js'
 import { type Node, nodesOf, type Place, type SourceRows, survey } from './survey.js'
 import { Usage } from './usage.js'
@@ -140,16 +139,16 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       return reports
     },
     isForcedStage: id => part.force?.includes(id) ?? false,
-    isForced: (node, batch) => (part.force?.includes(node.id) ?? false) && !done.has(`${node.id} ${batch}`),
+    isForced: (node, batch) => isForcedStage(node) && !done.has(`${node.id} ${batch}`),
     isBefore: node => before.has(node),
     rowsOf: async (node, place) => {
       if (node.kind === 'source') return (await source(node)).get(place.id) ?? []
       return cache.rows(await cache.load(place.key, node.stage.stage.output))
     },
-    inputBytes: async (node, id) => {
+    inputRows: async (node, id) => {
       const place = node.places?.find(one => one.id === id)
-      if (place === undefined || (node.kind === 'stored' && !(await cache.has(place.key)))) return 0
-      return bytesOf(await engine.rowsOf(node, place))
+      if (place === undefined || (node.kind === 'stored' && !(await cache.has(place.key)))) return []
+      return engine.rowsOf(node, place)
     },
     survey: () =>
       survey(nodes, {
@@ -172,6 +171,9 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       await contents.save().catch(() => {})
     },
   }
+  /** Or one that runs with it. */
+  const isForcedStage = (node: Node): boolean =>
+    engine.isForcedStage(node.id) || node.from.some(above => above.kind === 'inline' && isForcedStage(above))
   const source = (node: Node): Promise<SourceRows> => {
     const rows = sources.get(node) ?? collectSource(engine, node)
     sources.set(node, rows)

@@ -4,6 +4,7 @@ import type { Device } from '../native/device.js'
 import type { Estimate, KnownRow } from './define.js'
 import { memoryOf } from './batches.js'
 import type { Lane } from './lane.js'
+import { bytesOf } from './passing.js'
 import { type Node, rootOf, type Segment } from './survey.js'
 import type { LastRun } from './plan.js'
 
@@ -34,23 +35,23 @@ export interface Known {
   readonly lanes: readonly Lane[]
   /** Rows that a source gives, by batch. */
   sourceRows(node: Node): Promise<ReadonlyMap<string, readonly KnownRow[]>>
-  /** Bytes of the tensors of a stored batch, or of a source's; 0 when it is not there. */
-  inputBytes(node: Node, id: string): Promise<number>
+  /** Of a stored batch, or of a source's; none when it is not there. */
+  inputRows(node: Node, id: string): Promise<readonly KnownRow[]>
 }
 
 /** Of a member of a segment that will run. */
 export async function costOf(node: Node, segment: Segment, known: Known): Promise<Cost> {
   const { missing, anchor } = segment
   const guess = await guessOf(node, missing, known)
-  const sizes = new Map<string, number>()
+  const inputs: (readonly KnownRow[])[] = []
   for (const place of anchor.places ?? []) {
     if (missing?.includes(place.id) !== true || place.origin === undefined) continue
     const root = rootOf(place)
-    sizes.set(place.id, await known.inputBytes(root.node, root.place.id))
+    inputs.push(await known.inputRows(root.node, root.place.id))
   }
-  const bytes = [...sizes.values()]
+  const bytes = inputs.map(bytesOf)
   const complete = missing !== undefined && bytes.length === missing.length && bytes.every(size => size > 0)
-  const memoryBytes = complete ? Math.max(...bytes.map(size => memoryOf(node, size))) : guess?.memory
+  const memoryBytes = complete ? Math.max(...inputs.map((rows, i) => memoryOf(node, bytes[i] as number, rows))) : guess?.memory
   const cost = known.lastRun[node.id]?.cost
   const share =
     cost === undefined
@@ -90,8 +91,9 @@ async function guessOf(node: Node, missing: readonly string[] | undefined, known
   if (estimate === undefined) return undefined
   const { kind } = known.device
   const rate = rates[kind] * (kind === 'cpu' ? Math.min(known.device.info().threads, cpus().length) : 1)
-  const seconds = estimate.operations / rate + estimate.disk / diskRate + (missing?.length ?? 1) * batchSeconds
-  return { seconds, memory: Math.round(estimate.memory), disk: Math.round(estimate.disk) }
+  const disk = node.kind === 'inline' ? 0 : estimate.disk
+  const seconds = estimate.operations / rate + disk / diskRate + (missing?.length ?? 1) * batchSeconds
+  return { seconds, memory: Math.round(estimate.memory), disk: Math.round(disk) }
 }
 
 /** The stage's own estimate, on the rows of its sources as the stages between say they change. */

@@ -17,8 +17,8 @@ export interface Place {
 }
 
 /**
- * source: reads nothing and stores nothing, so its rows are looked at beforehand. inline: stores nothing, runs with the
- * stage that reads it. stored: the rest. last: stores nothing and nobody reads it.
+ * source: reads nothing and stores nothing, so its rows are looked at beforehand. inline: stores nothing, or what the stage
+ * that reads it condenses; runs with that one. stored: the rest. last: stores nothing and nobody reads it.
  */
 export type Kind = 'source' | 'inline' | 'stored' | 'last'
 
@@ -70,9 +70,10 @@ export function nodesOf(stages: readonly GraphStage[], prints: ReadonlyMap<strin
   for (const stage of stages) {
     const { input, output, scope, cache } = stage.stage
     const isSource = Object.keys(input.columns).length === 0
-    const stores = cache !== false && !output.live
-    const hasReader = stages.some(other => other.from.includes(stage.id))
-    const kind = stores ? 'stored' : isSource ? 'source' : hasReader ? 'inline' : 'last'
+    const readers = stages.filter(other => other.from.includes(stage.id))
+    const isCondensed = scope !== 'stream' && readers.length === 1 && readers.every(condenses)
+    const stores = cache !== false && !output.live && !isCondensed
+    const kind = stores ? 'stored' : isSource ? 'source' : readers.length > 0 ? 'inline' : 'last'
     const from = stage.from.map(id => nodes.get(id) as Node)
     nodes.set(stage.id, {
       stage,
@@ -88,6 +89,9 @@ export function nodesOf(stages: readonly GraphStage[], prints: ReadonlyMap<strin
   }
   return [...nodes.values()]
 }
+
+const condenses = ({ stage: { condenses, scope }, from }: GraphStage): boolean =>
+  condenses === true && scope !== 'stream' && from.length === 1
 
 /** Fills in keys, places and what is stored. */
 export async function survey(nodes: readonly Node[], options: SurveyOptions): Promise<void> {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -20,19 +21,23 @@ class Backend {
 
   void enter();  // on the queue's thread, before its first op
 
-  // Around the op of this number, on the queue's thread: how long the device works on it. `known` tells what has become
-  // known since it was last asked, after a read all; in the order of the ops.
+  // Around the op of this number, on the queue's thread: how long the device works on it.
   void start(size_t op);
   void stop();
-  void known(const std::function<void(size_t op, double seconds)>& tell);
+  // Tells what has become known of that since it was last asked, in the order of the ops; all, or what costs little to ask
+  // for. After a read, all is known of what was enqueued before it.
+  void known(bool all, const std::function<void(size_t op, double seconds)>& tell);
 
   // Unspecified bytes for the op that is about to run; throws when memory is out. On the queue's thread.
   uint8_t* allocate(size_t bytes);
   // A copy of host bytes, complete before any op enqueued later reads it. `source` may change afterwards. On any thread.
   uint8_t* upload(const uint8_t* source, size_t bytes);
-  // Waits for all that has run, then copies to the host (0 bytes: nothing, and the pointers may be null). Throws what the
-  // device reports. On the queue's thread.
-  void read(const uint8_t* source, uint8_t* target, size_t bytes);
+  // Copies to the host what the ops enqueued so far leave there (0 bytes: nothing, and the pointers may be null), then calls
+  // `done`, on any thread, with null or with what the device reports. What is enqueued later need not wait for it, and may
+  // change or free the source. On the queue's thread; throws what can be said at once.
+  using Done = std::function<void(std::exception_ptr)>;
+  void read(const uint8_t* source, uint8_t* target, size_t bytes, Done done);
+  void settle();  // until `done` has been called for every read
   // Back for others, once the ops that have run are done with it. On any thread.
   void free(uint8_t* data, size_t bytes);
 

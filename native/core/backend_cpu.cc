@@ -75,7 +75,7 @@ void Backend::start(size_t op) { state_->op = op, state_->started = std::chrono:
 
 void Backend::stop() { state_->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - state_->started).count(); }
 
-void Backend::known(const std::function<void(size_t, double)>& tell) {
+void Backend::known(bool, const std::function<void(size_t, double)>& tell) {
   if (state_->seconds) tell(state_->op, *state_->seconds);
   state_->seconds.reset();
 }
@@ -95,9 +95,12 @@ uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
   return data;
 }
 
-void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes) {
+void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done done) {
   if (bytes) std::copy_n(source, bytes, target);
+  done(nullptr);
 }
+
+void Backend::settle() {}
 
 void Backend::free(uint8_t* data, size_t bytes) { release(data, bytes); }
 

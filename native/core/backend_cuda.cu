@@ -1,9 +1,11 @@
 #include <array>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <thread>
 
 #include "backend.h"
 #include "cublas.h"
@@ -17,6 +19,8 @@ namespace {
 
 constexpr size_t kChunk = 8 << 20;  // bytes of pinned memory that one transfer uses: 0.3 ms of PCIe 5
 constexpr int kChunks = 4;
+constexpr size_t kSmall = 64 << 10;  // a read of no more goes into pinned memory at once
+constexpr int kSmalls = 16;
 constexpr const char* kWhatToSet = "Lower --memory, end other programs that use it, or take a larger card.";
 
 // Pinned memory in a ring: while one chunk is on its way another is filled or emptied.
@@ -61,16 +65,35 @@ struct Backend::State {
   cudaEvent_t copied = nullptr;
   std::mutex uploading;  // of the ring below and `copied`
   Ring up;
-  Ring down;  // the queue's thread only
+  struct Reading {
+    uint8_t* target;
+    size_t bytes;
+    void* aside;  // a copy: of few bytes pinned, else on the device
+    cudaEvent_t ready;
+    Done done;
+  };
+  std::mutex reading;  // of the following
+  std::condition_variable read;
+  std::deque<Reading> readings;
+  std::vector<cudaEvent_t> marks;  // for the next
+  uint8_t* pinned = nullptr;
+  std::vector<uint8_t*> places;  // of it, that are free
+  bool over = false;
+  std::thread reader;
+  void read_all();
+  void bring(const uint8_t* source, uint8_t* target, size_t bytes);
+  cudaStream_t down = nullptr;
+  Ring ring;  // the reader's
   std::optional<Cublas> cublas{std::in_place};
   std::map<std::string, float*> constants;  // the queue's thread only
   struct Span {
     size_t op;
     cudaEvent_t begin, end;
   };
-  std::deque<Span> spans;         // ops whose times are not known yet; the queue's thread only
+  Span begun{};                   // the queue's thread only
+  std::mutex timing;              // of the following
+  std::deque<Span> spans;         // ops whose times are not known yet
   std::vector<cudaEvent_t> idle;  // events for the next
-  bool waited = false;            // since times were last told
   size_t calls = 0;
   cudaEvent_t mark();
 };
@@ -142,6 +165,7 @@ Backend::State::State(int wanted) : number(wanted) {
   check(cudaSetDevice(number));
   check(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
+  check(cudaStreamCreateWithFlags(&down, cudaStreamNonBlocking));
   check(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
   cudaMemPool_t pool;
   check(cudaDeviceGetDefaultMemPool(&pool, number));
@@ -153,13 +177,22 @@ Backend::State::State(int wanted) : number(wanted) {
 
 Backend::State::~State() {
   cudaSetDevice(number);
+  {
+    std::lock_guard lock(reading);
+    over = true;
+  }
+  read.notify_all();
+  if (reader.joinable()) reader.join();
   if (work) cudaStreamSynchronize(work);
   cublas.reset();
+  for (cudaEvent_t event : marks) cudaEventDestroy(event);
+  if (pinned) cudaFreeHost(pinned);
   for (const Span& span : spans) idle.insert(idle.end(), {span.begin, span.end});
   for (cudaEvent_t event : idle) cudaEventDestroy(event);
   for (const auto& [name, data] : constants) cudaFreeAsync(data, work);
   if (copied) cudaEventDestroy(copied);
   if (copies) cudaStreamDestroy(copies);
+  if (down) cudaStreamDestroy(down);
   if (work) cudaStreamDestroy(work);
 }
 
@@ -197,6 +230,7 @@ void Backend::enter() {
 
 // Nothing to do about an error in these three: the next op or read reports it, and times are only told to people.
 cudaEvent_t Backend::State::mark() {
+  std::lock_guard lock(timing);
   cudaEvent_t event = nullptr;
   if (idle.empty()) {
     cudaEventCreate(&event);
@@ -208,16 +242,19 @@ cudaEvent_t Backend::State::mark() {
   return event;
 }
 
-void Backend::start(size_t op) { state_->spans.push_back({op, state_->mark(), nullptr}); }
+void Backend::start(size_t op) { state_->begun = {op, state_->mark(), nullptr}; }
 
-void Backend::stop() { state_->spans.back().end = state_->mark(); }
+void Backend::stop() {
+  state_->begun.end = state_->mark();
+  std::lock_guard lock(state_->timing);
+  state_->spans.push_back(state_->begun);
+}
 
-// Asking an event costs as much as recording it: only now and then, but for what a read has waited for.
-void Backend::known(const std::function<void(size_t, double)>& tell) {
+void Backend::known(bool all, const std::function<void(size_t, double)>& tell) {
   State& state = *state_;
-  constexpr size_t kCalls = 64;
-  if (!state.waited && ++state.calls % kCalls) return;
-  state.waited = false;
+  constexpr size_t kCalls = 64;  // asking an event costs as much as recording it
+  std::lock_guard lock(state.timing);
+  if (!all && ++state.calls % kCalls) return;
   while (!state.spans.empty()) {
     const auto [op, begin, end] = state.spans.front();
     float milliseconds = 0;
@@ -256,28 +293,85 @@ uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
   return data;
 }
 
-void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes) {
+// The stream goes on: what is read is copied aside in its order, small tensors into pinned memory, and a thread of its own
+// waits for that and brings it to its place. Waiting here would leave the card idle until the next op is launched.
+void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done done) {
   State& state = *state_;
+  State::Reading reading{target, bytes, nullptr, nullptr, std::move(done)};
+  std::unique_lock lock(state.reading);
+  if (state.marks.empty()) {
+    check(cudaEventCreateWithFlags(&reading.ready, cudaEventDisableTiming | cudaEventBlockingSync));
+  } else {
+    reading.ready = state.marks.back();
+    state.marks.pop_back();
+  }
+  if (bytes > kSmall) {
+    lock.unlock();
+    reading.aside = state.take(bytes, state.work);
+    check(cudaMemcpyAsync(reading.aside, source, bytes, cudaMemcpyDeviceToDevice, state.work));
+    lock.lock();
+  } else if (bytes > 0) {
+    if (!state.pinned) {
+      check(cudaMallocHost(&state.pinned, kSmalls * kSmall));
+      for (int i = 0; i < kSmalls; ++i) state.places.push_back(state.pinned + i * kSmall);
+    }
+    state.read.wait(lock, [&] { return !state.places.empty(); });
+    reading.aside = state.places.back();
+    state.places.pop_back();
+    check(cudaMemcpyAsync(reading.aside, source, bytes, cudaMemcpyDeviceToHost, state.work));
+  }
+  check(cudaEventRecord(reading.ready, state.work));
+  state.readings.push_back(std::move(reading));
+  if (!state.reader.joinable()) state.reader = std::thread([&state] { state.read_all(); });
+  state.read.notify_all();
+}
+
+void Backend::settle() {
+  std::unique_lock lock(state_->reading);
+  state_->read.wait(lock, [&] { return state_->readings.empty(); });
+}
+
+void Backend::State::read_all() {
+  cudaSetDevice(number);
+  std::unique_lock lock(reading);
+  while (true) {
+    read.wait(lock, [&] { return over || !readings.empty(); });
+    if (readings.empty()) return;
+    Reading& next = readings.front();  // stays where it is until it is done: settle() waits for that
+    lock.unlock();
+    std::exception_ptr error;
+    try {
+      check(cudaEventSynchronize(next.ready));
+      if (next.bytes > kSmall) bring(static_cast<const uint8_t*>(next.aside), next.target, next.bytes);
+      else if (next.bytes > 0) std::memcpy(next.target, next.aside, next.bytes);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    if (next.bytes > kSmall) cudaFreeAsync(next.aside, down);
+    next.done(error);
+    lock.lock();
+    if (next.bytes > 0 && next.bytes <= kSmall) places.push_back(static_cast<uint8_t*>(next.aside));
+    marks.push_back(next.ready);
+    readings.pop_front();
+    read.notify_all();
+  }
+}
+
+void Backend::State::bring(const uint8_t* source, uint8_t* target, size_t bytes) {
   const size_t count = (bytes + kChunk - 1) / kChunk;
   const auto size = [&](size_t i) { return std::min(kChunk, bytes - i * kChunk); };
   for (size_t i = 0; i < count + kChunks - 1; ++i) {
     if (i < count) {
-      Ring::Chunk& chunk = state.down[i];
-      check(cudaMemcpyAsync(chunk.data, source + i * kChunk, size(i), cudaMemcpyDeviceToHost, state.work));
-      check(cudaEventRecord(chunk.done, state.work));
+      Ring::Chunk& chunk = ring[i];
+      check(cudaMemcpyAsync(chunk.data, source + i * kChunk, size(i), cudaMemcpyDeviceToHost, down));
+      check(cudaEventRecord(chunk.done, down));
     }
     if (i + 1 < kChunks) continue;
     const size_t ready = i + 1 - kChunks;
     if (ready >= count) break;
-    state.down[ready].wait();
-    std::memcpy(target + ready * kChunk, state.down[ready].data, size(ready));
+    ring[ready].wait();
+    std::memcpy(target + ready * kChunk, ring[ready].data, size(ready));
   }
-  if (count == 0) {
-    Ring::Chunk& chunk = state.down[0];
-    check(cudaEventRecord(chunk.done, state.work));
-    chunk.wait();
-  }
-  state.waited = true;
 }
 
 // Nothing to do about an error here: the process is ending, or the next op reports the device's end.

