@@ -35,7 +35,7 @@ strip --strip-unneeded "$stage"/build/Release/*.node
 copy package.json graphs schemas fixtures/tiny-llama
 # What benchmarks say they measured: the commit, with a + when files differ from it.
 git describe --always --abbrev=12 --exclude='*' --dirty=+ > "$stage"/COMMIT 2> /dev/null || echo unknown > "$stage"/COMMIT
-if [ "$tests" ]; then copy dist test fixtures graphs stages pipeline native schemas
+if [ "$tests" ]; then copy dist test fixtures graphs stages pipeline native schemas scripts/sanitize.sh
 else copy --exclude=dist/test dist
 fi
 

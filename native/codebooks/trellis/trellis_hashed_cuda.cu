@@ -13,52 +13,15 @@
 //
 // Costs cannot overflow, nothing saturates: any group follows from any other within `reach` steps, so that all group
 // minima lie within reach·error_limit of the least, which is taken off every `period` steps.
-#include "trellis_cuda.cuh"
+#include "trellis_hashed.cuh"
 
 namespace ops::trellis {
 namespace {
 
-constexpr int threads = 256, bins = 1024, period = 4, columns = 8;  // columns: KV > 4: values of c that a warp has
-
-template <int KV> struct Shape {
-  static constexpr int groups = 1 << (16 - KV);
-  static constexpr int reach = (16 - 1) / KV;  // ceil((16 - KV)/KV)
-  static constexpr int error_limit = 65534 / (period + reach);
-  // Errors count up to this share of limit²; less leaves smaller quanta. Beyond lie only states no good path takes.
-  static constexpr float range = KV == 4 ? 0.35f : KV == 6 ? 0.28f : 0.22f;
-  static constexpr int words = groups / threads;  // group minima that a thread ends a step with
-};
-
-// Where a group's minimum lies in shared memory: reads by 32 neighbouring A and writes by 32 neighbouring k >> 6 both meet 32 banks.
-template <int KV> __device__ int place(int k) {
-  if constexpr (KV == 4) return (k & 3) * 1024 + ((k >> 2) ^ (k >> 7 & 15));
-  if constexpr (KV == 6) return k ^ (k >> 6 & 15) << 1;
-  return k ^ (k >> 6) << 3;
-}
-
-// Where the history of one step holds a group: by the thread that made it, and which of its words.
-template <int KV> __device__ int kept(int k) {
-  const int a = k >> 6, c = k & 63;
-  if constexpr (KV == 4) return ((c >> 2 & 3) * threads + (c >> 4) * 64 + a) * 4 + (c & 3);
-  if constexpr (KV == 6) return ((c >> 3) * 32 + (c & 1) * 16 + a) * 4 + (c >> 1 & 3);
-  return k;
-}
-
-// The same after a backward step.
-__device__ int kept_back(int k) {
-  const int j = k >> 8, tid = (k & 3) * 64 + (k >> 2 & 63);
-  return ((j >> 2) * threads + tid) * 4 + (j & 3);
-}
-
-// Squared error in quanta, in the low bits of a float of 2^23; value and target are scaled to quanta already.
-__device__ unsigned error_of(float2 c, float x0, float x1, float error_limit) {
-  const float d0 = __fadd_rn(c.x, -x0), d1 = __fadd_rn(c.y, -x1);
-  return __float_as_uint(__fadd_rn(fminf(__fmaf_rn(d0, d0, __fmul_rn(d1, d1)), error_limit), 8388608.f));
-}
-
 template <int KV> struct alignas(16) Shared {
-  unsigned errors[2][2 * bins];
+  unsigned errors[2][2 * bins];  // these two are also the traceback's ring
   unsigned costs[2][Shape<KV>::groups];
+  static_assert(KV == 4 || sizeof errors + sizeof costs >= ring_rows * sizeof costs[0]);
   unsigned least[2][2];  // of this period's last step, and of the last period's
   unsigned best[2];
   int group[2], overlap[2];
@@ -67,9 +30,7 @@ template <int KV> struct alignas(16) Shared {
 template <int KV> class Search {
   using S = Shape<KV>;
   Shared<KV>& shared;
-  const float4* x;  // [N] scaled targets: sequence 0's two, sequence 1's two
-  const float2* values;  // [bins] scaled
-  unsigned* history;     // [N][groups]
+  const float4* x;  // as in Aims
   const int N, tid, lane, warp;
   float2 own[bins / threads];  // values tid, tid + 256, …
 
@@ -87,7 +48,7 @@ template <int KV> class Search {
 
   // One step; out: this thread's groups, in the order of `kept`; group: which, for KV = 8.
   // The next step's errors are made in between, so that arithmetic and shared memory work at the same time.
-  __device__ void step(const unsigned* errors, unsigned* next_errors, float4 next, const unsigned* from, unsigned* to, unsigned base,
+  template <bool symmetric> __device__ void step(const unsigned* errors, unsigned* next_errors, float4 next, const unsigned* from, unsigned* to, unsigned base,
                        unsigned (&out)[S::words], int& group) {
     if constexpr (KV == 4) {
       const int q = warp >> 1, half = warp & 1, a = 32 * half + lane;
@@ -95,7 +56,7 @@ template <int KV> class Search {
 #pragma unroll
       for (int j = 0; j < 16; j++) g[j] = from[q * 1024 + 64 * j + 32 * half + (lane ^ half ^ (2 * j & 15))] - base;
 #pragma unroll
-      for (int r = 0; r < 16; r++) {
+      for (int r = 0; r < (symmetric ? 8 : 16); r++) {
         const unsigned k = 64 * a + 16 * q + r;
         const unsigned* d = row(errors, k * (k + 1) >> 4 & 0xFFC);
         unsigned even = g[0] + d[0], odd = g[1] + d[64 * (2 * r + 1) & 1023];
@@ -105,12 +66,16 @@ template <int KV> class Search {
           odd = __viaddmin_u16x2(g[j + 1], d[64 * (j + 1) * (2 * r + 1) & 1023], odd);
         }
         out[r] = __vminu2(even, odd);
-        to[(r & 3) * 1024 + 16 * a + (4 * q ^ (a >> 1 & 15) ^ r >> 2)] = out[r];
-        if (r % 4 == 1) fill_errors(next_errors, next, r / 4);
+        const int low = 16 * a + (4 * q ^ (a >> 1 & 15) ^ r >> 2);
+        to[(r & 3) * 1024 + low] = out[r];
+        if constexpr (symmetric) to[(3 - (r & 3)) * 1024 + (low ^ 1008)] = out[r];
+        constexpr int every = symmetric ? 2 : 4;
+        if (r % every == 1) fill_errors(next_errors, next, r / every);
       }
     } else {
-      // A warp has 8 c and all j; lanes that share a group (2 for KV = 6, 8 for KV = 8) have different j.
-      unsigned g[32], best[columns];
+      // A warp has 8 c (symmetric: 4) and all j; lanes that share a group (2 for KV = 6, 8 for KV = 8) have different j.
+      constexpr int wide = symmetric ? columns / 2 : columns;
+      unsigned g[32], best[wide];
       if constexpr (KV == 8) {
 #pragma unroll
         for (int i = 0; i < bins / threads; i++) fill_errors(next_errors, next, i);
@@ -121,7 +86,7 @@ template <int KV> class Search {
         else g[i] = from[8 * (i ^ i >> 3) + (lane >> 2)] - base;
       }
 #pragma unroll
-      for (int y = 0; y < columns; y++) {
+      for (int y = 0; y < wide; y++) {
         const unsigned s = 64 * lane + columns * warp + y, w = s * (s + 1) >> 4 & 0xFFC;
         const unsigned* d = row(errors, w);
         const unsigned* e = row(errors, w + 2048 * (warp & 1) & 0xFFC);  // 32·i·(2c+1) for odd i and odd c >> 3: 512 more
@@ -132,27 +97,31 @@ template <int KV> class Search {
           odd = __viaddmin_u16x2(g[i + 1], e[32 * (i + 1) * (2 * y + 1) & 1023], odd);
         }
         best[y] = __vminu2(even, odd);
-        if (KV == 6 && y % 2 == 0) fill_errors(next_errors, next, y / 2);
+        if (KV == 6 && y % (wide / 4) == 0) fill_errors(next_errors, next, y / (wide / 4));
       }
       // Lanes 16 apart exchange: each keeps every other c. KV = 8: then lanes 8 apart, and 4 apart, while there are c left.
       const bool bit4 = lane & 16;
-      unsigned half[columns / 2];
+      unsigned half[wide / 2];
 #pragma unroll
-      for (int z = 0; z < columns / 2; z++)
+      for (int z = 0; z < wide / 2; z++)
         half[z] = __vminu2(bit4 ? best[2 * z + 1] : best[2 * z], __shfl_xor_sync(~0u, bit4 ? best[2 * z] : best[2 * z + 1], 16));
       if constexpr (KV == 6) {
 #pragma unroll
-        for (int z = 0; z < columns / 2; z++) {
+        for (int z = 0; z < wide / 2; z++) {
+          const int at = place<6>(64 * (lane & 15) + columns * warp + 2 * z + bit4);
           out[z] = half[z];
-          to[place<6>(64 * (lane & 15) + columns * warp + 2 * z + bit4)] = half[z];
+          to[at] = half[z];
+          if constexpr (symmetric) to[at ^ 1023 ^ 30] = half[z];
         }
       } else {
         const bool bit3 = lane & 8, bit2 = lane & 4;
         unsigned quarter[2];
 #pragma unroll
-        for (int z = 0; z < 2; z++)
+        for (int z = 0; z < wide / 4; z++)
           quarter[z] = __vminu2(bit3 ? half[2 * z + 1] : half[2 * z], __shfl_xor_sync(~0u, bit3 ? half[2 * z] : half[2 * z + 1], 8));
-        group = 64 * (lane & 3) + columns * warp + 4 * bit2 + 2 * bit3 + bit4;
+        if constexpr (symmetric) quarter[1] = quarter[0];  // of two lanes with one group, one keeps its mirror image
+        group = 64 * (lane & 3) + columns * warp + 2 * bit3 + bit4;
+        if (bit2) group = symmetric ? S::groups - 1 - group : group + 4;
         out[0] = __vminu2(bit2 ? quarter[1] : quarter[0], __shfl_xor_sync(~0u, bit2 ? quarter[0] : quarter[1], 4));
         to[place<8>(group)] = out[0];
       }
@@ -160,7 +129,7 @@ template <int KV> class Search {
   }
 
   // Backward, KV = 4: to[k] = min_r from[s mod 4096] + D[W(s)], s = 16·k + r; out: this thread's groups, in the order of `kept_back`.
-  __device__ void step_back(const unsigned* errors, unsigned* next_errors, float4 next, const unsigned* from, unsigned* to, unsigned base,
+  template <bool symmetric> __device__ void step_back(const unsigned* errors, unsigned* next_errors, float4 next, const unsigned* from, unsigned* to, unsigned base,
                             unsigned (&out)[S::words]) {
     const int q = warp >> 1, half = warp & 1, a = 32 * half + lane;
 #pragma unroll
@@ -168,26 +137,36 @@ template <int KV> class Search {
       const unsigned k = 64 * a + 16 * q + r, g = from[(r & 3) * 1024 + 16 * a + (4 * q ^ (a >> 1 & 15) ^ r >> 2)] - base;
       const unsigned* d = row(errors, k * (k + 1) >> 4 & 0xFFC);
 #pragma unroll
-      for (int j = 0; j < 16; j++) {
+      for (int j = 0; j < (symmetric ? 8 : 16); j++) {
         const unsigned e = d[64 * j * (2 * r + 1) & 1023];
         out[j] = r == 0 ? g + e : __viaddmin_u16x2(g, e, out[j]);
       }
       if (r % 4 == 1) fill_errors(next_errors, next, r / 4);
     }
 #pragma unroll
-    for (int j = 0; j < 16; j++) to[q * 1024 + 64 * j + 32 * half + (lane ^ half ^ (2 * j & 15))] = out[j];
+    for (int j = 0; j < (symmetric ? 8 : 16); j++) {
+      const int low = 64 * j + 32 * half + (lane ^ half ^ (2 * j & 15));
+      to[q * 1024 + low] = out[j];
+      if constexpr (symmetric) to[(3 - q) * 1024 + (low ^ 1008)] = out[j];
+    }
   }
 
  public:
-  __device__ Search(Shared<KV>& shared, const float4* x, const float2* values, unsigned* history, int N)
-      : shared(shared), x(x), values(values), history(history), N(N), tid(threadIdx.x), lane(tid & 31), warp(tid >> 5) {
+  __device__ Search(Shared<KV>& shared, const float4* x, const float2* values, int N)
+      : shared(shared), x(x), N(N), tid(threadIdx.x), lane(tid & 31), warp(tid >> 5) {
 #pragma unroll
     for (int i = 0; i < bins / threads; i++) own[i] = values[tid + i * threads];
   }
 
   // `count` steps: first, first + 1, … modulo N; or, not ahead, first, first - 1, … The group minima are kept in `history`
   // from the keep-th step on. Starts from shared.group, or anywhere.
-  template <bool ahead> __device__ void pass(int first, int count, bool fixed, int keep, unsigned* history) {
+  //
+  // s(s+1) is the same for s and 65535 - s: a path and its complement cost the same, and as long as nothing but the targets
+  // tells groups apart, so do k and its complement. symmetric: then one of each two is worked out (bit 3 of k clear, bit 2 for
+  // KV > 4, the highest when going back) and stored twice; the history has these alone, but all for KV = 8.
+  template <bool ahead, bool symmetric> __device__ void pass(int first, int count, int keep, unsigned* history) {
+    constexpr bool fixed = !symmetric;
+    constexpr int made = symmetric && S::words > 1 ? S::words / 2 : S::words;
     // Costs more than any true path of `reach` steps, so that no other start can win.
     constexpr unsigned never = S::reach * S::error_limit + 1;
     for (int k = tid; k < S::groups; k += threads)
@@ -203,21 +182,22 @@ template <int KV> class Search {
       const unsigned base = t % period == 0 && t > 0 ? least_before[0] | least_before[1] << 16 : 0;
       unsigned out[S::words];
       int group = 0;
-      if constexpr (ahead) step(shared.errors[t & 1], shared.errors[t + 1 & 1], x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out, group);
-      else step_back(shared.errors[t & 1], shared.errors[t + 1 & 1], x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out);
+      if constexpr (ahead) step<symmetric>(shared.errors[t & 1], shared.errors[t + 1 & 1], x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out, group);
+      else step_back<symmetric>(shared.errors[t & 1], shared.errors[t + 1 & 1], x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out);
       if (t >= keep) {
         unsigned* to = history + (int64_t)t * S::groups;
         if constexpr (KV == 8) to[group] = out[0];
+        else if constexpr (made == 2) reinterpret_cast<uint2*>(to)[2 * tid] = make_uint2(out[0], out[1]);
         else {
 #pragma unroll
-          for (int i = 0; i < S::words; i += 4)
+          for (int i = 0; i < made; i += 4)
             reinterpret_cast<uint4*>(to)[i / 4 * threads + tid] = make_uint4(out[i], out[i + 1], out[i + 2], out[i + 3]);
         }
       }
       if (t % period == period - 1) {
         unsigned low = ~0u, high = ~0u;
 #pragma unroll
-        for (int i = 0; i < S::words; i++) low = min(low, out[i] & 0xFFFF), high = min(high, out[i] >> 16);
+        for (int i = 0; i < made; i++) low = min(low, out[i] & 0xFFFF), high = min(high, out[i] >> 16);
         low = __reduce_min_sync(~0u, low), high = __reduce_min_sync(~0u, high);
         if (lane == 0) atomicMin(&least_now[0], low), atomicMin(&least_now[1], high);
       } else if (t % period == 0 && t > 0 && tid < 2) {
@@ -228,13 +208,15 @@ template <int KV> class Search {
   }
 
   // After a pass back of `count` steps: shared.group = argmin over groups of its costs and those kept by the pass ahead.
-  __device__ void meet(int count, const unsigned* ahead) {
+  template <bool symmetric> __device__ void meet(int count, const unsigned* ahead) {
     if (tid < 2) shared.best[tid] = ~0u;
     __syncthreads();
     unsigned low = ~0u, high = ~0u;
 #pragma unroll
     for (int i = 0; i < S::words; i++) {
-      const unsigned k = tid + i * threads, one = shared.costs[count & 1][place<KV>(k)], other = ahead[kept<KV>(k)];
+      const unsigned k = tid + i * threads;
+      if (symmetric && k & 8) continue;
+      const unsigned one = shared.costs[count & 1][place<KV>(k)], other = ahead[kept<KV>(k)];
       low = min(low, (one & 0xFFFF) + (other & 0xFFFF) << 12 | k), high = min(high, (one >> 16) + (other >> 16) << 12 | k);
     }
     low = __reduce_min_sync(~0u, low), high = __reduce_min_sync(~0u, high);
@@ -253,55 +235,6 @@ template <int KV> class Search {
     }
     return warp_argmin(cost, where);
   }
-
-  // Sequence `which`: the states of a pass ahead's steps count-1 down to `until`, from the group after them, by a warp; returns
-  // the group before them. start: the group before the first step, or -1.
-  __device__ int trace(int which, int k, int first, int count, int start, int until, const unsigned* history, uint16_t* states) const {
-    for (int t = count - 1; t >= until; t--) {
-      const int step = first + t < N ? first + t : first + t - N;
-      int s;
-      if (t == 0 && start >= 0) {
-        s = start << KV | (k & ((1 << KV) - 1));
-      } else {
-        unsigned best = ~0u;
-#pragma unroll
-        for (int i = 0; i < (KV == 8 ? 8 : KV == 6 ? 2 : 1); i++) {
-          const unsigned j = 32 * i + lane, c = j << (16 - KV) | k;
-          if (KV == 4 && lane >= 16) break;
-          unsigned cost = state_error(which, step, c);
-          if (t > 0) cost += history[(int64_t)(t - 1) * S::groups + kept<KV>(c >> KV)] >> 16 * which & 0xFFFF;
-          best = min(best, cost << 8 | j);
-        }
-        s = (__reduce_min_sync(~0u, best) & 255) << (16 - KV) | k;
-      }
-      if (states && lane == 0) states[step] = s;
-      k = s >> KV;
-    }
-    return k;
-  }
-
-  // The same for a pass back, KV = 4, that began at step `first` after the group `end`: from the group before its last step.
-  __device__ void trace_back(int which, int k, int first, int count, int end, const unsigned* history, uint16_t* states) const {
-    for (int t = count - 1; t >= 0; t--) {
-      int s = k << KV | (end & 15);
-      if (t > 0) {
-        unsigned best = ~0u;
-        if (lane < 16) {
-          const unsigned c = k << KV | lane;
-          best = state_error(which, first - t, c) + (history[(int64_t)(t - 1) * S::groups + kept_back(c & 4095)] >> 16 * which & 0xFFFF) << 8 | lane;
-        }
-        s = k << KV | (__reduce_min_sync(~0u, best) & 15);
-      }
-      if (lane == 0) states[first - t] = s;
-      k = s & 4095;
-    }
-  }
-
- private:
-  __device__ unsigned state_error(int which, int step, unsigned s) const {
-    const float4 both = x[step];
-    return error_of(values[s * (s + 1) >> 6 & 1023], which ? both.z : both.x, which ? both.w : both.y, S::error_limit) & 0xFFFF;
-  }
 };
 
 template <int KV, int residents> __global__ void __launch_bounds__(threads, residents) hashed_kernel(const Launch a) {
@@ -315,7 +248,8 @@ template <int KV, int residents> __global__ void __launch_bounds__(threads, resi
   auto* history = reinterpret_cast<unsigned*>(a.workspace + bins * sizeof(float2) + blockIdx.x * bytes);
   const float scale = sqrtf(S::error_limit / (S::range * a.limit * a.limit));
   const int half = a.N / 2, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  Search<KV> search(shared, x, values, history, a.N);
+  Search<KV> search(shared, x, values, a.N);
+  const Aims aims{x, values, a.N};
 
   for (int64_t pair = blockIdx.x; 2 * pair < a.sequences; pair += gridDim.x) {
     const int64_t second = min(2 * pair + 1, a.sequences - 1);  // an odd one out is searched twice
@@ -329,24 +263,25 @@ template <int KV, int residents> __global__ void __launch_bounds__(threads, resi
       // Both passes run ahead over one half of the sequence and back over the other; the best group between them is where their
       // sum is least: the first pass keeps no history and needs no traceback, the second's two run side by side.
       unsigned *const last = history + (half - 1) * S::groups, *const back = last + S::groups;
-      for (int round = 0; round < 2; round++) {
-        search.template pass<true>(round ? 0 : a.N - half, half, round, round ? 0 : half - 1, history);
-        search.template pass<false>(round ? a.N - 1 : a.N - half - 1, a.N - half, round, round ? 0 : a.N, back);
-        if (threadIdx.x < 2) shared.overlap[threadIdx.x] = shared.group[threadIdx.x];
-        search.meet(a.N - half, last);
-      }
+      search.template pass<true, true>(a.N - half, half, half - 1, history);
+      search.template pass<false, true>(a.N - half - 1, a.N - half, a.N, back);
+      search.template meet<true>(a.N - half, last);
+      if (threadIdx.x < 2) shared.overlap[threadIdx.x] = shared.group[threadIdx.x];
+      search.template pass<true, false>(0, half, 0, history);
+      search.template pass<false, false>(a.N - 1, a.N - half, 0, back);
+      search.template meet<false>(a.N - half, last);
       const int which = warp & 1, group = shared.group[which], overlap = shared.overlap[which];
-      if (warp < 2) search.trace(which, group, 0, half, overlap, 0, history, states + which * a.N);
-      else if (warp < 4) search.trace_back(which, group, a.N - 1, a.N - half, overlap, back, states + which * a.N);
+      if (warp < 2) trace(aims, which, group, 0, half, overlap, history, states + which * a.N);
+      else if (warp < 4) trace_back(aims, which, group, a.N - 1, a.N - half, overlap, back, states + which * a.N);
     } else {
-      search.template pass<true>(a.N - half, a.N, false, half - 1, history);  // turned right by half
-      if (warp < 2) {
-        const int group = search.trace(warp, search.best_group(), a.N - half, a.N, -1, half, history, nullptr);
-        if (lane == 0) shared.group[warp] = group;
-      }
+      auto* const ring = reinterpret_cast<unsigned*>(memory);
+      search.template pass<true, true>(a.N - half, a.N, half - 1, history);  // turned right by half
+      const int group = trace<KV, KV == 6>(aims, ring, warp < 2 ? search.best_group() : 0, a.N - half, a.N, -1, half, history, nullptr);
+      if (warp < 2 && lane == 0) shared.group[warp] = group;
       __syncthreads();
-      search.template pass<true>(0, a.N, true, 0, history);
-      if (warp < 2) search.trace(warp, shared.group[warp], 0, a.N, shared.group[warp], 0, history, states + warp * a.N);
+      search.template pass<true, false>(0, a.N, 0, history);
+      const int overlap = shared.group[warp & 1];
+      trace<KV, false>(aims, ring, overlap, 0, a.N, overlap, 0, history, states);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * a.N; i += threads) {
