@@ -129,7 +129,8 @@ template <int KV> class Search {
   }
 
   // Backward, KV = 4: to[k] = min_r from[s mod 4096] + D[W(s)], s = 16·k + r; out: this thread's groups, in the order of `kept_back`.
-  template <bool symmetric> __device__ void step_back(const unsigned* errors, unsigned* next_errors, float4 next, const unsigned* from, unsigned* to, unsigned base,
+  template <bool symmetric>
+  __device__ void step_back(const unsigned* errors, unsigned* next_errors, float4 next, const unsigned* from, unsigned* to, unsigned base,
                             unsigned (&out)[S::words]) {
     const int q = warp >> 1, half = warp & 1, a = 32 * half + lane;
 #pragma unroll
@@ -182,8 +183,9 @@ template <int KV> class Search {
       const unsigned base = t % period == 0 && t > 0 ? least_before[0] | least_before[1] << 16 : 0;
       unsigned out[S::words];
       int group = 0;
-      if constexpr (ahead) step<symmetric>(shared.errors[t & 1], shared.errors[t + 1 & 1], x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out, group);
-      else step_back<symmetric>(shared.errors[t & 1], shared.errors[t + 1 & 1], x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out);
+      unsigned *const errors = shared.errors[t & 1], *const next_errors = shared.errors[t + 1 & 1];
+      if constexpr (ahead) step<symmetric>(errors, next_errors, x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out, group);
+      else step_back<symmetric>(errors, next_errors, x[next], shared.costs[t & 1], shared.costs[t + 1 & 1], base, out);
       if (t >= keep) {
         unsigned* to = history + (int64_t)t * S::groups;
         if constexpr (KV == 8) to[group] = out[0];
