@@ -23,7 +23,7 @@ export async function run(): Promise<Row[]> {
     const out = mkdtempSync(join(tmpdir(), 'pipe-bench-'))
     try {
       const cli = join(root, 'dist/pipeline/cli.js')
-      const { status } = spawnSync(process.execPath, [cli, 'run', `graphs/${graph}.json`, '--out', out], {
+      const { status } = spawnSync(process.execPath, [cli, 'run', `graphs/${graph}.json`, '--device', 'cpu', '--out', out], {
         cwd: root,
         stdio: ['ignore', 'ignore', 'inherit'],
       })

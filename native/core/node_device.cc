@@ -152,7 +152,7 @@ Napi::Value NodeDevice::upload(const Napi::CallbackInfo& info) {
     buffer->upload(bytes.Data());
   } catch (const std::exception& error) {
     buffer->disown();
-    throw coded(Napi::Error::New(info.Env(), error.what()), code_of(error));
+    throw coded(Napi::Error::New(info.Env(), std::string("upload: ") + error.what()), code_of(error));
   }
   return wrap(info.Env(), buffer);
 }
