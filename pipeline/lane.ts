@@ -1,4 +1,7 @@
 /** A device of the run: its queue, a bound of memory of its own, and what is worked on there. */
+import { setImmediate } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import type { Ops } from '../native/ops.js'
 import { defaultMemory, hostLimit } from './device.js'
 import type { DeviceUsage } from './events.js'
@@ -34,6 +37,19 @@ export class Lane {
     }
   }
 
+  /**
+   * After a failure for lack of memory, with nothing under way here: what the failed stage forgot to dispose is freed now,
+   * not whenever it is collected, and a failed op that nobody has read from is forgotten.
+   */
+  async reclaim(): Promise<void> {
+    const { ops } = this
+    await ops.finish().catch(() => {})
+    if (ops.device.liveBytes === 0) return
+    collect()
+    await setImmediate() // collected tensors are released after the collection
+    await ops.finish().catch(() => {})
+  }
+
   get usage(): DeviceUsage {
     const { name, finished, isLost, ops } = this
     const opSeconds = Object.values(ops.device.stats()).reduce((sum, { seconds }) => sum + seconds, 0)
@@ -46,6 +62,16 @@ export class Lane {
       ...(isLost ? { isLost } : {}),
     }
   }
+}
+
+let collector: (() => void) | undefined
+/** Collects garbage. Node shows the function only when asked to; the flag changes nothing else. */
+function collect(): void {
+  if (collector === undefined) {
+    setFlagsFromString('--expose-gc')
+    collector = runInNewContext('gc') as () => void
+  }
+  collector()
 }
 
 /** A lane for each device. `failed` as of Memory. `memory`: bytes for each; left out, a share of what is free. */

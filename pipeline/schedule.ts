@@ -34,13 +34,15 @@ interface Desk<J> {
   /** To be done again with nothing beside them. */
   readonly alone: J[]
   atOnce: number
+  /** Memory was out: what failed may have left something behind. */
+  isDirty: boolean
 }
 
 /** Emits each job when it is done. Jobs begin in the order given. */
 export const sideBySide = <J>(jobs: readonly J[], { lanes, run, again, lost, failed }: SideBySide<J>): Observable<J> =>
   new Observable(out => {
     const waiting = [...jobs]
-    const desks = lanes.map((lane): Desk<J> => ({ lane, underWay: new Set(), alone: [], atOnce: jobsAtOnce }))
+    const desks = lanes.map((lane): Desk<J> => ({ lane, underWay: new Set(), alone: [], atOnce: jobsAtOnce, isDirty: false }))
     const seconds = new Set<J>() // that had their second try
     const errors: unknown[] = []
 
@@ -52,20 +54,18 @@ export const sideBySide = <J>(jobs: readonly J[], { lanes, run, again, lost, fai
 
     const advance = (): void => {
       for (let desk = idlest(); desk !== undefined && !out.closed; desk = idlest()) {
-        const isAlone = desk.alone.length > 0
-        const job = (isAlone ? desk.alone.shift() : waiting.shift()) as J
-        start(job, desk, isAlone)
+        start((desk.alone.shift() ?? waiting.shift()) as J, desk)
       }
       if (out.closed || desks.some(desk => desk.underWay.size > 0)) return
       if (errors.length > 0) out.error(failed(errors))
       else out.complete()
     }
 
-    const start = (job: J, desk: Desk<J>, isAlone: boolean): void => {
+    const start = (job: J, desk: Desk<J>): void => {
       const { lane, underWay } = desk
       underWay.add(job)
-      // A failed op that nobody has read from would fail the next read: the second try begins with a clean queue.
-      const ready = isAlone ? lane.ops.finish().catch(() => {}) : Promise.resolve()
+      const ready = desk.isDirty ? lane.reclaim() : Promise.resolve()
+      desk.isDirty = false
       ready
         .then(() => run(job, lane))
         .then(
@@ -85,25 +85,32 @@ export const sideBySide = <J>(jobs: readonly J[], { lanes, run, again, lost, fai
 
     const recover = (job: J, desk: Desk<J>, error: unknown): void => {
       const why = desk.lane.isLost ? 'ERR_DEVICE_LOST' : deviceFailure(error)
-      if (why === undefined) out.error(error)
-      else if (why === 'ERR_DEVICE_LOST') {
-        const isNews = !desk.lane.isLost
-        desk.lane.isLost = true
-        const left = desks.find(({ lane }) => !lane.isLost)
-        if (left === undefined) {
-          out.error(error)
-          return
-        }
-        if (isNews) lost(desk.lane, error)
-        waiting.unshift(job)
-        left.alone.push(...desk.alone.splice(0))
-      } else if (seconds.has(job)) errors.push(error)
-      else {
-        seconds.add(job)
-        desk.alone.push(job)
-        desk.atOnce = 1
-        again(job, desk.lane)
+      if (why === 'ERR_DEVICE_MEMORY') tryAlone(job, desk, error)
+      else if (why === 'ERR_DEVICE_LOST') move(job, desk, error)
+      else out.error(error)
+    }
+    const tryAlone = (job: J, desk: Desk<J>, error: unknown): void => {
+      desk.isDirty = true
+      if (seconds.has(job)) {
+        errors.push(error)
+        return
       }
+      seconds.add(job)
+      desk.alone.push(job)
+      desk.atOnce = 1
+      again(job, desk.lane)
+    }
+    const move = (job: J, desk: Desk<J>, error: unknown): void => {
+      const isNews = !desk.lane.isLost
+      desk.lane.isLost = true
+      const left = desks.find(({ lane }) => !lane.isLost)
+      if (left === undefined) {
+        out.error(error)
+        return
+      }
+      if (isNews) lost(desk.lane, error)
+      waiting.unshift(job)
+      left.alone.push(...desk.alone.splice(0))
     }
 
     advance()

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
+import { openBackend } from '../../native/index.js'
 import { openDevices } from '../../pipeline/commands/open.js'
 import { type AnyStage, defineStage, each } from '../../pipeline/define.js'
 import type { Event } from '../../pipeline/events.js'
@@ -151,6 +152,31 @@ t.test('memory out twice: the others are finished first, then it is told, and th
     t.equal(calls.scale, 4, 'the two batches that were missing')
     for (const name of Object.keys(calls)) delete calls[name]
   }
+})
+
+t.test('memory out: what the failed stage forgot is freed before the second try', async t => {
+  const seen: number[] = []
+  const forgetful = defineStage({
+    name: 'forgetful',
+    version: 1,
+    about: 'Forgets a megabyte when it fails.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: numbersTable,
+    operator: (_, { ops }) =>
+      each(async row => {
+        seen.push(ops.device.liveBytes)
+        if (seen.length === 1) {
+          ops.zeros('u8', [1e6])
+          throw memoryOut()
+        }
+        return { ...row }
+      }),
+  }) as AnyStage
+  const ops = await openBackend('cpu')
+  await run([{ use: 'numbers', count: 2 }, { use: 'forgetful' }], newOut(), { ops, stages: withStages(forgetful) })
+  t.equal(seen.length, 3, 'two rows, the first twice')
+  t.ok((seen[1] ?? 1e6) < 1e6, `${seen} bytes are alive when a row begins`)
 })
 
 t.test('a device is lost: its batches move to the others', async t => {
