@@ -23,7 +23,7 @@ const ops = await openBackend(testDevice)
 async function make(
   t: Test,
   settings: { use: string } & Json,
-  change: (config: Json, modules: Record<string, Json>) => void = () => undefined,
+  change: (config: Json, modules: Record<string, Json>, entries: NewEntry[]) => void = () => undefined,
 ) {
   const folder = join(temporary(t), 'run', 'model')
   mkdirSync(folder, { recursive: true })
@@ -77,12 +77,12 @@ async function make(
       },
     )
   }
-  change(config, modules)
+  change(config, modules, entries)
   writeFileSync(
     join(folder, 'config.json'),
     JSON.stringify({
       ...config,
-      quantization_config: { quant_method: 'pipe', version: 1, codebook: { use: codebook.name, ...params }, modules },
+      quantization_config: { quant_method: 'pipe', version: 2, codebook: { use: codebook.name, ...params }, modules },
     }),
   )
   await writeSafetensors(join(folder, 'model.safetensors'), entries)
@@ -182,6 +182,25 @@ for (const [settings, expected] of [
     t.notOk([...tensors.keys()].some(name => name.startsWith('codebook.')))
   })
 }
+
+t.test('a table of a linear of its own goes with it', async t => {
+  const own = 'model.layers.0.self_attn.k_proj'
+  const folder = await make(t, { ...hyb, L: 12 }, (_, modules, entries) => {
+    modules[own]!.table = 'tlut'
+    entries.push({
+      name: `${own}.tlut`,
+      dtype: 'f16',
+      shape: [512, 2],
+      read: bytesOf(Uint16Array.from({ length: 1024 }, (_, i) => 0x3800 + i)),
+    })
+  })
+  const hf = join(temporary(t), 'hf')
+  await writeQtip(await openCheckpoint(folder), hf)
+  t.ok(same(await logits(hf), await logits(folder)))
+  const { tensors } = readAll(join(hf, 'model.safetensors'))
+  t.equal(tensors.get(`${own}.tlut`)?.bytes.readUInt16LE(2), 0x3801)
+  t.not(tensors.get(`${own.replace('k_', 'q_')}.tlut`)?.bytes.readUInt16LE(2), 0x3801)
+})
 
 t.test('what that form has no words for', async t => {
   const mad = { use: 'trellis/1mad', L: 16, K: 2 }
