@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { type DenseType, denseTypes, writeDense } from '../../stages/model/dense.js'
+import { holdsLayers, writeLayers } from '../../stages/model/qtip-layers.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { writeQtip } from '../../stages/model/write-qtip.js'
 import { PipeError } from '../error.js'
@@ -12,6 +13,8 @@ import { deviceOption, examples, openDevice, type Register } from './wiring.js'
 interface Options {
   to: 'dense' | 'qtip-hf'
   dtype?: DenseType
+  model?: string
+  quipParams?: string
   out: string
   device: string
 }
@@ -24,6 +27,8 @@ export const register: Register = (program: Command, wiring) => {
     .addOption(new Option('--to <form>', 'the form').choices(['dense', 'qtip-hf']).makeOptionMandatory())
     .requiredOption('--out <dir>', 'folder to write; must be new or empty')
     .addOption(new Option('--dtype <type>', 'dense: element type (default: that of the original model)').choices(Object.keys(denseTypes)))
+    .option('--model <dir>', "qtip-hf, from the .pt files of QTIP's quantizer: the original model")
+    .option('--quip-params <file>', 'and the parameters it was quantized with, as JSON: L, K, V, tlut_bits, decode_mode, td_x, td_y')
     .addHelpText(
       'after',
       examples(
@@ -33,9 +38,24 @@ export const register: Register = (program: Command, wiring) => {
           'For the published program; rounded with --set round.codebook.order=tensor-core',
           'pipe export out/qtip-2bit --to qtip-hf --out hf',
         ],
+        [
+          "What QTIP's quantizer left, a .pt file for each linear, as a checkpoint",
+          'pipe export quantized --model Llama-2-7b-hf --quip-params params.json --to qtip-hf --out hf',
+        ],
       ),
     )
     .action(async (dir: string, o: Options) => {
+      const say = ({ files, bytes }: { files: readonly string[]; bytes: number }): void =>
+        wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of tensors\n`)
+      if (await holdsLayers(dir)) {
+        if (o.model === undefined || o.quipParams === undefined || o.to !== 'qtip-hf')
+          throw new PipeError('input', {
+            where: dir,
+            message: "holds the .pt files of QTIP's quantizer, a linear each.",
+            hint: 'Make a checkpoint of them with --to qtip-hf --model DIR --quip-params FILE; that can be measured, or exported to dense.',
+          })
+        return say(await writeLayers(dir, await openCheckpoint(o.model), o.quipParams, o.out))
+      }
       const checkpoint = await openCheckpoint(await modelOf(dir))
       if (o.to === 'qtip-hf') {
         if (o.dtype !== undefined)
@@ -43,8 +63,7 @@ export const register: Register = (program: Command, wiring) => {
             message: `--dtype ${o.dtype} has no meaning with --to qtip-hf: bits are bits.`,
             hint: 'Leave it out.',
           })
-        const { files, bytes } = await writeQtip(checkpoint, o.out, { signal: wiring.signal })
-        return wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of tensors\n`)
+        return say(await writeQtip(checkpoint, o.out, { signal: wiring.signal }))
       }
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)

@@ -74,7 +74,11 @@ const usualRank = 8
 /** The quip_params of a model, checked; undefined when it has none. */
 export function readQtip(config: ModelConfig, where: string): QtipQuantization | undefined {
   const value: unknown = config.raw.quip_params
-  if (value === undefined || value === null) return undefined
+  return value === undefined || value === null ? undefined : parseQuipParams(value, where)
+}
+
+/** Checks quip_params. Raises PipeError with a sentence where they are none, or contradict each other. */
+export function parseQuipParams(value: unknown, where: string): QtipQuantization {
   const fail = (message: string, hint?: string): never => {
     throw new PipeError('input', { where, message, hint })
   }

@@ -12,7 +12,6 @@ import { toKernelLayout } from '../../native/codebooks/trellis/kernel-layout.js'
 import { contradiction, type DecodeMode, hasKernel, hasTable, type PublishedCode } from '../../native/codebooks/trellis/published.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
-import type { ModelConfig } from './config.js'
 import { writeFolder } from './folder.js'
 import { misfit, type QuipParams, shortName } from './qtip.js'
 import type { PipeQuantization } from './quantized.js'
@@ -53,9 +52,9 @@ export async function writeQtip(
     const module = Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
     if (module !== undefined) return linearEntries(checkpoint, linear, module, code, o.signal)
     if (tensor.role === 'linear') skipped.push(`${tensor.layer}_${shortName(linear)}`)
-    return [as(tensor.name, checkpoint.ref(tensor.name))]
+    return [asEntry(tensor.name, checkpoint.ref(tensor.name))]
   })
-  return writeFolder(folder, checkpoint, entries, configOf(config, code, skipped), o.shardBytes)
+  return writeFolder(folder, checkpoint, entries, configFor(config.raw, paramsOf(code, skipped)), o.shardBytes)
 }
 
 type Refuse = (message: string, hint?: string) => never
@@ -100,13 +99,7 @@ function linearEntries(
   signal?: AbortSignal,
 ): NewEntry[] {
   const ref = (name: string): TensorRef => checkpoint.ref(`${linear}.${name}`)
-  const trellis = as(`${linear}.trellis`, ref('trellis'))
-  const scalar = (name: string, value: number): NewEntry => ({
-    name: `${linear}.${name}`,
-    dtype: 'i64',
-    shape: [],
-    read: async () => new Uint8Array(BigInt64Array.of(BigInt(value)).buffer),
-  })
+  const trellis = asEntry(`${linear}.trellis`, ref('trellis'))
   const packed = async (): Promise<Uint8Array> => {
     signal?.throwIfAborted()
     const natural = await trellis.read()
@@ -114,32 +107,41 @@ function linearEntries(
   }
   return [
     { ...trellis, read: packed },
-    as(`${linear}.SU`, ref('SU')),
-    as(`${linear}.SV`, ref('SV')),
-    ...(hasTable(code) ? [as(`${linear}.tlut`, table === undefined ? checkpoint.ref('codebook.tlut') : ref(table))] : []),
-    scalar('rcp', 0),
-    scalar('tp_rank', rank),
+    asEntry(`${linear}.SU`, ref('SU')),
+    asEntry(`${linear}.SV`, ref('SV')),
+    ...(hasTable(code) ? [asEntry(`${linear}.tlut`, table === undefined ? checkpoint.ref('codebook.tlut') : ref(table))] : []),
+    scalarEntry(`${linear}.rcp`, 0),
+    scalarEntry(`${linear}.tp_rank`, rank),
   ]
 }
 
-const as = (name: string, ref: TensorRef): NewEntry => ({ name, dtype: ref.dtype, shape: ref.shape, read: () => ref.read() })
+export const asEntry = (name: string, ref: TensorRef): NewEntry => ({ name, dtype: ref.dtype, shape: ref.shape, read: () => ref.read() })
+
+/** An i64 of no dimensions. */
+export const scalarEntry = (name: string, value: number): NewEntry => ({
+  name,
+  dtype: 'i64',
+  shape: [],
+  read: async () => new Uint8Array(BigInt64Array.of(BigInt(value)).buffer),
+})
+
+const paramsOf = ({ mode, L, K, V, Q, Tx, Ty }: PublishedCode, skipped: readonly string[]): QuipParams => ({
+  codebook: 'bitshift',
+  codebook_version: 0,
+  L,
+  K,
+  V,
+  tlut_bits: Q,
+  decode_mode: mode,
+  td_x: Tx,
+  td_y: Ty,
+  split_for_tp: false,
+  skip_list: [...skipped],
+})
 
 /** config.json in the words of transformers 4.45, which the program is written for. */
-function configOf({ raw }: ModelConfig, { mode, L, K, V, Q, Tx, Ty }: PublishedCode, skipped: readonly string[]): Record<string, unknown> {
+export function configFor(raw: Readonly<Record<string, unknown>>, quip_params: QuipParams): Record<string, unknown> {
   const { quantization_config: _, dtype, rope_parameters, ...config } = raw
-  const quip_params: QuipParams = {
-    codebook: 'bitshift',
-    codebook_version: 0,
-    L,
-    K,
-    V,
-    tlut_bits: Q,
-    decode_mode: mode,
-    td_x: Tx,
-    td_y: Ty,
-    split_for_tp: false,
-    skip_list: [...skipped],
-  }
   const { rope_theta, ...scaling } = (rope_parameters ?? {}) as Record<string, unknown>
   return {
     ...config,

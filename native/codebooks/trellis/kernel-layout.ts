@@ -12,42 +12,37 @@ export const kernelOrder: readonly number[] = Array.from({ length: 256 }, (_, p)
 })
 
 /**
- * For each byte of natural words (tiles row-major, most significant byte of a word first): its place in the kernel's bytes.
- * There, superblocks of 32 × 32 weights follow row-major; in one, lanes 0…31, then column tile, then row tile, then the
- * lane's K bytes with the least significant first.
+ * Bytes of natural words (tiles row-major, most significant byte of a word first) and their places in the kernel's: there,
+ * superblocks of 32 × 32 weights follow row-major; in one, lanes 0…31, then column tile, then row tile, then the lane's K
+ * bytes with the least significant first.
  */
-function* places(m: number, n: number, K: number): Generator<number> {
+const moved = (packed: Uint8Array, m: number, n: number, K: number, toKernel: boolean): Uint8Array => {
+  if (packed.length !== (m * n * K) / 8)
+    throw new RangeError(`[${m}, ${n}] at ${K} bits take ${(m * n * K) / 8} bytes, got ${packed.length}`)
   if (m % 32 !== 0 || n % 32 !== 0)
     throw new RangeError(`the kernel's layout has superblocks of 32 × 32, which [${m}, ${n}] does not divide into`)
+  const out = new Uint8Array(packed.length)
+  let i = 0
   for (let a = 0; a < m / 16; a++) {
     for (let c = 0; c < n / 16; c++) {
+      const block = ((a >> 1) * (n / 32) + (c >> 1)) * 128 * K + ((c & 1) * 2 + (a & 1)) * K
       for (let lane = 0; lane < 32; lane++) {
-        const block = (((((a >> 1) * (n / 32) + (c >> 1)) * 32 + lane) * 2 + (c & 1)) * 2 + (a & 1)) * K
-        for (let byte = K - 1; byte >= 0; byte--) yield block + byte
+        for (let at = block + lane * 4 * K + K - 1, byte = 0; byte < K; byte++, at--, i++) {
+          const natural = i ^ 1 // words are little-endian, bit strings start with the most significant byte
+          if (toKernel) out[at] = packed[natural]!
+          else out[natural] = packed[at]!
+        }
       }
     }
   }
+  return out
 }
-
-const swapped = (i: number): number => i ^ 1 // words are little-endian, bit strings start with the most significant byte
 
 /** Packed words of a checkpoint in the kernel's layout → natural words of the same shape (as bytes of i16). */
-export const fromKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => {
-  expectBytes(packed, m, n, K)
-  const out = new Uint8Array(packed.length)
-  let i = 0
-  for (const place of places(m, n, K)) out[swapped(i++)] = packed[place]!
-  return out
-}
+export const fromKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => moved(packed, m, n, K, false)
 
 /** fromKernelLayout's inverse. */
-export const toKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => {
-  expectBytes(packed, m, n, K)
-  const out = new Uint8Array(packed.length)
-  let i = 0
-  for (const place of places(m, n, K)) out[place] = packed[swapped(i++)]!
-  return out
-}
+export const toKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => moved(packed, m, n, K, true)
 
 /** Values [m, n] whose tiles were read row-major, though the codes stood in the kernel's order: put where they belong. */
 export const fromKernelOrder = (values: Float32Array, m: number, n: number): Float32Array => {
@@ -62,9 +57,4 @@ export const fromKernelOrder = (values: Float32Array, m: number, n: number): Flo
     }
   }
   return out
-}
-
-const expectBytes = (packed: Uint8Array, m: number, n: number, K: number): void => {
-  if (packed.length !== (m * n * K) / 8)
-    throw new RangeError(`[${m}, ${n}] at ${K} bits take ${(m * n * K) / 8} bytes, got ${packed.length}`)
 }

@@ -77,7 +77,7 @@ export async function writeVector(
   change(config, params, entries)
   const coded = new Set(entries.map(({ name }) => name))
   const dense = expectedTensors(architecture, sizes, steps, true)
-    .filter(({ name }) => name !== `${linear}.weight` && !coded.has(name.replace(/weight$/, 'trellis')))
+    .filter(({ name }) => !coded.has(name.replace(/weight$/, 'trellis')))
     .map(({ name, shape }): NewEntry => {
       const values = rng(1, name)
         .normal(shape.reduce((a, b) => a * b, 1))
