@@ -4,6 +4,7 @@ import type { Device } from '../native/device.js'
 import type { Estimate, KnownRow } from './define.js'
 import { memoryOf } from './batches.js'
 import type { Lane } from './lane.js'
+import type { GraphStage } from './graph.js'
 import { bytesOf } from './passing.js'
 import { type Node, rootOf, type Segment } from './survey.js'
 import type { LastRun } from './plan.js'
@@ -110,6 +111,24 @@ async function estimates(
   }
   const rows: KnownRow[] = []
   for (const above of node.from) rows.push(...(await estimates(above, missing, known)).rows)
-  const estimate = rows.length === 0 ? undefined : node.stage.stage.estimate?.(rows, node.stage.params)
+  const own = rows.length === 0 ? undefined : node.stage.stage.estimate?.(rows, node.stage.params)
+  const estimate = own === undefined ? undefined : withInner(own, rows, node.stage)
   return estimate === undefined ? { rows } : { estimate, rows: estimate.rows ?? rows }
+}
+
+/** What the stages inside it do comes on top: they see the rows once. What they store is what it stores. */
+function withInner(own: Estimate, rows: readonly KnownRow[], { inner = {} }: GraphStage): Estimate {
+  let [sum, given] = [own, rows]
+  for (const { stage, params } of Object.values(inner).flat()) {
+    const estimate = stage.estimate?.(given, params)
+    if (estimate === undefined) continue
+    given = estimate.rows ?? given
+    sum = {
+      operations: sum.operations + estimate.operations,
+      memory: Math.max(sum.memory, estimate.memory),
+      disk: Math.max(sum.disk, estimate.disk),
+      rows: given,
+    }
+  }
+  return sum
 }

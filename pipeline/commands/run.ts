@@ -28,7 +28,7 @@ export const register: Register = (program, wiring) => {
         ['Your model, your text', 'pipe run graphs/qtip-2bit.json --set model=Llama-3.2-1B --set text=c4.txt'],
         ['Another code, and where to put it', 'pipe run graphs/qtip-2bit.json --set round.codebook.K=3 --out out/three'],
         ['On two GPUs', 'pipe run graphs/qtip-2bit.json --device cuda:0,cuda:1'],
-        ['Round again, whatever is stored', 'pipe run graphs/qtip-2bit.json --force round'],
+        ['Round again, whatever is stored', 'pipe run graphs/qtip-2bit-fast.json --force round'],
       ),
     )
     .action((file: string, o: Options) => run(wiring, file, o))

@@ -1,4 +1,4 @@
-/** The main job on a small random model of each family: every linear rounded, biases, norms and heads carried, evaluated from the written folder. */
+/** The main job, without fine-tuning, on a small random model of each family: every linear rounded, biases, norms and heads carried, evaluated from the written folder. */
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -40,7 +40,7 @@ for (const family of readdirSync(join(root, 'fixtures/hf-reference'))) {
       'round.codebook.K=4',
     ]
     const out = join(folder, 'out')
-    const { code, stderr } = await pipe(['run', 'graphs/qtip-4bit.json', '--out', out, ...set.flatMap(setting => ['--set', setting])])
+    const { code, stderr } = await pipe(['run', 'graphs/qtip-2bit-fast.json', '--out', out, ...set.flatMap(setting => ['--set', setting])])
     t.equal(code, 0, stderr)
     const result = JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as {
       kl: number

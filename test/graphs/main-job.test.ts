@@ -29,10 +29,11 @@ async function run(t: Assert, graph: string, out: string, ...set: string[]): Pro
 }
 
 const linears = 4 * 7
+/** All run here, so that calibration is done once. */
+const out = temporary(t)
 
 t.setTimeout(600_000)
 t.test('the main job: result.json, the checkpoint, the events, the table', { timeout: 600_000 }, async t => {
-  const out = temporary(t)
   const { code, stdout, stderr } = await pipe(['run', 'graphs/qtip-2bit.json', '--out', out])
   t.equal(code, 0, stderr)
   const result = read(out)
@@ -57,10 +58,10 @@ t.test('the main job: result.json, the checkpoint, the events, the table', { tim
   t.ok(result.peakRssBytes < 1.5e9, `${result.peakRssBytes} bytes at most`)
   t.strictSame(
     result.stages.map(stage => stage.id),
-    ['model', 'calibrate', 'hessian', 'rht', 'round', 'pack', 'write', 'evaluate'],
+    ['model', 'calibrate', 'hessian', 'finetune', 'pack', 'write', 'evaluate'],
   )
 
-  for (const label of ['bits a weight', 'perplexity', 'KL', 'proxy error', 'round', 'result.json']) t.match(stdout, label)
+  for (const label of ['bits a weight', 'perplexity', 'KL', 'proxy error', 'finetune', 'result.json']) t.match(stdout, label)
   for (const line of readFileSync(join(out, 'events.jsonl'), 'utf8').trim().split('\n'))
     t.type((JSON.parse(line) as { kind: unknown }).kind, 'string')
 
@@ -71,11 +72,17 @@ t.test('the main job: result.json, the checkpoint, the events, the table', { tim
   for (const file of ['config.json', 'tokenizer.json', 'tokenizer_config.json']) t.ok(existsSync(join(out, 'model', file)), file)
 
   await t.test(
-    'LDLQ beats nearest rounding on every linear; only what depends on the parameter runs again',
+    'fine-tuning helps; LDLQ beats nearest rounding on every linear; only what depends on the parameter runs again',
     { timeout: 300_000 },
     async t => {
-      const nearest = await run(t, 'qtip-2bit', out, 'round.feedback=false')
-      for (const [name, error] of Object.entries(result.proxyError.byLinear)) {
+      const flat = await run(t, 'qtip-2bit-fast', out)
+      t.ok(
+        result.perplexity.quantized - result.perplexity.original < 0.8 * (flat.perplexity.quantized - flat.perplexity.original),
+        `fine-tuned ${result.perplexity.quantized}, not ${flat.perplexity.quantized}, of ${flat.perplexity.original}`,
+      )
+      t.ok(result.kl < 0.8 * flat.kl, `KL: fine-tuned ${result.kl}, not ${flat.kl}`)
+      const nearest = await run(t, 'qtip-2bit-fast', out, 'round.feedback=false')
+      for (const [name, error] of Object.entries(flat.proxyError.byLinear)) {
         t.ok(
           error < (nearest.proxyError.byLinear[name] ?? 0),
           `${name}: ${error.toFixed(4)} below ${nearest.proxyError.byLinear[name]?.toFixed(4)}`,
@@ -109,16 +116,19 @@ t.test('the main job: result.json, the checkpoint, the events, the table', { tim
 })
 
 t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/README.md says', { timeout: 600_000 }, async t => {
-  const out = temporary(t)
   const page = join(root, 'graphs/README.md')
   const text = readFileSync(page, 'utf8')
   const [open, end] = ['<!-- measured -->\n', '<!-- /measured -->']
   const old = text.slice(text.indexOf(open) + open.length, text.indexOf(end))
   const measured: Record<string, Result> = {}
-  for (const graph of ['qtip-4bit', 'qtip-3bit', 'qtip-2bit', 'mul1-2bit', 'custom-stage']) measured[graph] = await run(t, graph, out)
-  const at = (graph: string): number => measured[graph]?.perplexity.quantized ?? Number.NaN
-  t.ok(at('qtip-4bit') < at('qtip-3bit') && at('qtip-3bit') < at('qtip-2bit'))
-  t.ok((measured['qtip-2bit']?.perplexity.original ?? Number.NaN) < at('qtip-4bit') * 1.001)
+  // Fine-tuning at 3 and 4 bits takes a minute each and teaches nothing new: their rows are measured with UPDATE=1 alone.
+  const update = process.env.UPDATE === '1'
+  for (const graph of [...(update ? ['qtip-4bit', 'qtip-3bit'] : []), 'qtip-2bit', 'qtip-2bit-fast', 'mul1-2bit', 'custom-stage'])
+    measured[graph] = await run(t, graph, out)
+  const at = async (K: number): Promise<number> => (await run(t, 'qtip-2bit-fast', out, `round.codebook.K=${K}`)).perplexity.quantized
+  const [four, three, two] = [await at(4), await at(3), measured['qtip-2bit-fast']?.perplexity.quantized ?? Number.NaN]
+  t.ok(four < three && three < two, `${four} < ${three} < ${two}`)
+  t.ok((measured['qtip-2bit']?.perplexity.original ?? Number.NaN) < four * 1.001)
 
   const rows = Object.entries(measured).map(
     ([graph, { bitsPerWeight, perplexity, kl, proxyError }]) =>
@@ -130,8 +140,7 @@ t.test('perplexity after 4, 3, 2 bits is ordered, and as the table in graphs/REA
     ...rows,
     '',
   ].join('\n')
-  if (process.env.UPDATE === '1')
-    return writeFileSync(page, text.slice(0, text.indexOf(open) + open.length) + table + text.slice(text.indexOf(end)))
+  if (update) return writeFileSync(page, text.slice(0, text.indexOf(open) + open.length) + table + text.slice(text.indexOf(end)))
   for (const row of rows) {
     const cells = (line: string) => line.split('|').slice(2).map(Number)
     const committed = old.split('\n').find(line => line.startsWith(row.slice(0, row.indexOf(']'))))

@@ -15,7 +15,7 @@ t.test('before the first run: what will run, the columns; nothing is made', asyn
 
 t.test('before the first run of the main job: every stage has an estimate', async t => {
   const out = join(temporary(t), 'out')
-  const { code, stdout } = await pipe(['plan', 'graphs/qtip-2bit.json', '--out', out, '--json'])
+  const { code, stdout } = await pipe(['plan', 'graphs/qtip-2bit-fast.json', '--out', out, '--json'])
   t.equal(code, 0)
   interface Line {
     id: string
@@ -48,11 +48,15 @@ t.test('before the first run of the main job: every stage has an estimate', asyn
     write: 2097152,
     evaluate: 139345920,
   })
-  const half = JSON.parse((await pipe(['plan', 'graphs/qtip-2bit.json', '--out', out, '--json', '--set', 'calibrate.sequences=64'])).stdout)
+  const half = JSON.parse(
+    (await pipe(['plan', 'graphs/qtip-2bit-fast.json', '--out', out, '--json', '--set', 'calibrate.sequences=64'])).stdout,
+  )
   t.ok(half.stages[1].seconds < 0.55 * (rest[0]?.seconds ?? 0), 'half the text, half the time')
-  const table = (await pipe(['plan', 'graphs/qtip-2bit.json', '--out', out])).stdout
+  const table = (await pipe(['plan', 'graphs/qtip-2bit-fast.json', '--out', out])).stdout
   t.match(table, /\nround +run inside pack +~\S+ m?i?n?s +\S+ MB +never ran here\n/)
   t.match(table, /\n4 stages of 8 will run: about \S+ m?i?n?s?.*, \S+ MB of tensors at a time, \S+ MB of disk\.\n~ Estimated from sizes/)
+  const tuned = (await pipe(['plan', 'graphs/qtip-2bit.json', '--out', out])).stdout
+  t.match(tuned, /\nfinetune +run .*~\S+ m?i?n?s?.* +\S+ MB +2\.90 MB +never ran here\n/)
 })
 
 t.test('after a run: cached; after a change: which parameter, old → new, and what hangs on it', async t => {
