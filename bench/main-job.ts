@@ -19,7 +19,7 @@ interface Result {
 
 export async function run(): Promise<Row[]> {
   const rows: Row[] = []
-  for (const graph of ['qtip-2bit', 'mul1-2bit']) {
+  for (const graph of ['qtip-2bit', 'qtip-2bit-fast', 'mul1-2bit']) {
     const out = mkdtempSync(join(tmpdir(), 'pipe-bench-'))
     try {
       const cli = join(root, 'dist/pipeline/cli.js')
