@@ -214,11 +214,11 @@ function rmsnorm(ops: Ops, { eps }: ModelConfig, weight: Parameter | undefined, 
   }
 }
 
-function attention(ops: Ops, { sizes }: ModelConfig, { cos, sin, rows, length, window }: Reach, first: Tensor, second: Tensor, v: Tensor) {
+function attention(ops: Ops, { sizes }: ModelConfig, { cos, sin, length, window }: Reach, first: Tensor, second: Tensor, v: Tensor) {
   const { h: heads, g: kvHeads, e } = sizes
   const shape = { heads, kvHeads, length, window, scale: 1 / Math.sqrt(e) }
-  const q = ops.rope(first, cos, sin, rows, { heads })
-  const k = ops.rope(second, cos, sin, rows, { heads: kvHeads })
+  const q = ops.rope(first, cos, sin, undefined, { heads })
+  const k = ops.rope(second, cos, sin, undefined, { heads: kvHeads })
   return {
     out: ops.attention(q, k, v, shape),
     holds: [q, k, v],
@@ -228,7 +228,7 @@ function attention(ops: Ops, { sizes }: ModelConfig, { cos, sin, rows, length, w
       using turnedQ = dq
       using turnedK = dk
       using other = ops.scale(sin, { factor: -1 }) // a rotation's transpose turns the other way
-      return [ops.rope(turnedQ, cos, other, rows, { heads }), ops.rope(turnedK, cos, other, rows, { heads: kvHeads }), dv]
+      return [ops.rope(turnedQ, cos, other, undefined, { heads }), ops.rope(turnedK, cos, other, undefined, { heads: kvHeads }), dv]
     },
   }
 }

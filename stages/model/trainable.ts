@@ -5,6 +5,9 @@
  *   dense      y = x·Wᵀ + b
  *   quantized  y = ((x ⊙ su)·Mᵀ) ⊙ sv + b,  M = scale · H_m · Ŵ · H_nᵀ      su, sv real vectors (QTIP, arXiv:2406.11235, §5)
  *
+ * Products of matrices are in f32, or in bf16 with f32 sums and results, the master values of weights and all gradients
+ * staying f32 (mixed precision; bf16 has the range of f32, so losses need no scaling).
+ *
  * Gradients are added up until `clear`, so that several batches may go into one step.
  */
 import type { TableTraining } from '../../native/codebook.js'
@@ -12,6 +15,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { blockName, headName } from './architecture.js'
 import type { ModelConfig } from './config.js'
+import type { Precision } from './precision.js'
 
 /** A tensor that is trained: its f32 value and the gradient of the loss by it, added up since the last `clear`. */
 export class Parameter implements Disposable {
@@ -69,6 +73,7 @@ export async function openTrainable(
   config: ModelConfig,
   layer: number,
   open: (name: string) => Promise<Tensor>,
+  precision: Precision = 'f32',
 ): Promise<TrainableBlock> {
   const [norms, linears] = [new Map<string, Parameter>(), new Map<string, TrainableLinear>()]
   const block = blockName(config.architecture, layer)
@@ -78,7 +83,7 @@ export async function openTrainable(
       if (name === undefined) continue
       const weight = await parameter(`${block}.${name}.weight`)
       if (op === 'rmsnorm') norms.set(name, weight)
-      else linears.set(name, new DenseLinear(ops, weight, bias ? await parameter(`${block}.${name}.bias`) : undefined))
+      else linears.set(name, new DenseLinear(ops, weight, bias ? await parameter(`${block}.${name}.bias`) : undefined, precision))
     }
     return { norms, linears }
   } catch (error) {
@@ -88,12 +93,17 @@ export async function openTrainable(
 }
 
 /** The final norm and the head as a block of their own, for forwardHeadWithTape. */
-export async function openTrainableHead(ops: Ops, config: ModelConfig, open: (name: string) => Promise<Tensor>): Promise<TrainableBlock> {
+export async function openTrainableHead(
+  ops: Ops,
+  config: ModelConfig,
+  open: (name: string) => Promise<Tensor>,
+  precision: Precision = 'f32',
+): Promise<TrainableBlock> {
   const [norm, head] = [config.architecture.norm, headName(config.architecture, config.tied)]
   const norms = new Map([[norm, Parameter.of(ops, `${norm}.weight`, await open(`${norm}.weight`))]])
   try {
     const weight = Parameter.of(ops, `${head}.weight`, await open(`${head}.weight`))
-    return { norms, linears: new Map([[head, new DenseLinear(ops, weight)]]) }
+    return { norms, linears: new Map([[head, new DenseLinear(ops, weight, undefined, precision)]]) }
   } catch (error) {
     disposeBlock({ norms, linears: new Map() })
     throw error
@@ -108,18 +118,21 @@ export class DenseLinear implements TrainableLinear {
     private readonly ops: Ops,
     private readonly weight: Tensor | Parameter,
     private readonly bias?: Tensor | Parameter,
+    private readonly precision: Precision = 'f32',
   ) {
     this.parameters = named({ weight, bias })
   }
 
   forward(x: Tensor): { y: Tensor; kept: readonly Tensor[] } {
-    return { y: biased(this.ops, this.ops.matmul(x, tensorOf(this.weight), { transposeB: true }), this.bias), kept: [] }
+    const { ops, weight, bias, precision } = this
+    return { y: biased(ops, product(ops, precision, x, tensorOf(weight), { transposeB: true }), bias), kept: [] }
   }
 
   backward(dy: Tensor, x: Tensor): Tensor {
-    if (this.weight instanceof Parameter) this.ops.gemm(this.weight.gradient, dy, x, { transposeA: true, beta: 1 })
-    if (this.bias instanceof Parameter) this.ops.addColumnDots(this.bias.gradient, dy)
-    return this.ops.matmul(dy, tensorOf(this.weight))
+    const { ops, weight, bias, precision } = this
+    if (weight instanceof Parameter) addProduct(ops, precision, weight.gradient, dy, x)
+    if (bias instanceof Parameter) ops.addColumnDots(bias.gradient, dy)
+    return product(ops, precision, dy, tensorOf(weight))
   }
 
   [Symbol.dispose](): void {
@@ -139,6 +152,7 @@ export interface QuantizedParts {
   /** u16 [tiles, steps], tiles row-major over [m, n] padded to whole tiles. */
   readonly codes: Tensor
   readonly bias?: Tensor | Parameter
+  readonly precision?: Precision
   /** How codes become values: f32 [m, n] (padding cut off) with the entries of a table that stays the caller's, or once and for all. */
   readonly decode: ((codes: Tensor) => Tensor) | { readonly table: Parameter; readonly training: TableTraining }
 }
@@ -146,13 +160,15 @@ export interface QuantizedParts {
 /** See the file's head. With a trained table M is made anew by every forward pass, and kept by its tape. */
 export class QuantizedLinear implements TrainableLinear {
   readonly parameters: ReadonlyMap<string, Parameter>
+  readonly #precision: Precision
   readonly #fixed: Tensor | undefined
 
   constructor(
     private readonly ops: Ops,
     private readonly parts: QuantizedParts,
   ) {
-    const { su, sv, bias, codes, decode } = parts
+    const { su, sv, bias, codes, decode, precision = 'f32' } = parts
+    this.#precision = precision
     this.parameters = named({ SU: su, SV: sv, bias, ...('table' in decode && { [decode.table.name]: decode.table }) })
     if ('table' in decode) return
     using values = decode(codes)
@@ -164,7 +180,7 @@ export class QuantizedLinear implements TrainableLinear {
     const { su, sv, bias } = this.parts
     const dense = this.#fixed ?? this.#decoded()
     using scaled = ops.scale(x, { columns: su.value })
-    const u = ops.matmul(scaled, dense, { transposeB: true })
+    const u = product(ops, this.#precision, scaled, dense, { transposeB: true })
     const y = biased(ops, ops.scale(u, { columns: sv.value }), bias)
     return { y, kept: dense === this.#fixed ? [u] : [u, dense] }
   }
@@ -177,11 +193,11 @@ export class QuantizedLinear implements TrainableLinear {
     if (bias instanceof Parameter) ops.addColumnDots(bias.gradient, dy)
     ops.addColumnDots(sv.gradient, dy, u)
     using du = ops.scale(dy, { columns: sv.value })
-    using dScaled = ops.matmul(du, dense)
+    using dScaled = product(ops, this.#precision, du, dense)
     ops.addColumnDots(su.gradient, dScaled, x)
     if ('table' in decode) {
       using scaled = ops.scale(x, { columns: su.value })
-      using dM = ops.matmul(du, scaled, { transposeA: true, alpha: scale })
+      using dM = product(ops, this.#precision, du, scaled, { transposeA: true, alpha: scale })
       using right = ops.hadamard(dM, { side: 'right', block: transform.n })
       using dValues = ops.hadamard(right, { side: 'left', block: transform.m }) // H_mᵀ·dM·H_n
       decode.training.addGradient(decode.table.gradient, codes, dValues)
@@ -208,6 +224,32 @@ export class QuantizedLinear implements TrainableLinear {
     const { su, sv, codes, bias } = this.parts
     for (const part of [su, sv, codes, bias, this.#fixed]) part?.[Symbol.dispose]()
   }
+}
+
+/** op(a)·op(b) in f32, from f32 operands that `precision` rounds. */
+function product(
+  ops: Ops,
+  precision: Precision,
+  a: Tensor,
+  b: Tensor,
+  o: { transposeA?: boolean; transposeB?: boolean; alpha?: number } = {},
+): Tensor {
+  if (precision === 'f32') return ops.matmul(a, b, o)
+  using left = ops.cast(a, 'bf16')
+  using right = ops.cast(b, 'bf16')
+  return ops.matmul(left, right, { ...o, dtype: 'f32' })
+}
+
+/** c += aᵀ·b. */
+function addProduct(ops: Ops, precision: Precision, c: Tensor, a: Tensor, b: Tensor): void {
+  const sum = (left: Tensor, right: Tensor) => ops.gemm(c, left, right, { transposeA: true, beta: 1 })
+  if (precision === 'f32') {
+    sum(a, b)
+    return
+  }
+  using left = ops.cast(a, 'bf16')
+  using right = ops.cast(b, 'bf16')
+  sum(left, right)
 }
 
 const tensorOf = (x: Tensor | Parameter): Tensor => (x instanceof Parameter ? x.value : x)
