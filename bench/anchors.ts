@@ -26,19 +26,13 @@ const round = (value: number): string => (value >= 100 ? value.toFixed(0) : `${N
 /** Markdown. */
 export function anchorsTable(): string {
   const [trellis, ldlq, seven] = [results('trellis-cuda'), results('ldlq'), results('seven-b')]
-  const rates = (code: string, bits = [2, 3, 4]): string =>
-    bits.map(K => round(figure(trellis, 'Mweights/s', { code, K }))).join(' / ')
+  const rates = (code: string, bits = [2, 3, 4]): string => bits.map(K => round(figure(trellis, 'Mweights/s', { code, K }))).join(' / ')
   const [all] = seven.rows
   const lines = [
     ['search, hyb, 2 / 3 / 4 bits, Mweights/s', rates('hyb'), '1.2 / 1.7 / 0.52', 'QTIP'],
     ['search, 1mad, 2 / 3 / 4 bits, Mweights/s', rates('1mad'), '0.67 / 0.58 / 0.26', 'QTIP'],
     ['search, mul1, 2 / 3 / 4 bits, Mweights/s', rates('mul1'), '16–18 / 18 / 19', 'EXL3'],
-    [
-      'LDLQ of 4096 × 4096, hyb, 2 bits, s',
-      figure(ldlq, 'warm s', { what: 'o', code: 'trellis/hyb', K: 2 }).toFixed(3),
-      '9.2',
-      'QTIP',
-    ],
+    ['LDLQ of 4096 × 4096, hyb, 2 bits, s', figure(ldlq, 'warm s', { what: 'o', code: 'trellis/hyb', K: 2 }).toFixed(3), '9.2', 'QTIP'],
     [
       'Llama-2-7B’s linears, hyb, 2 bits, s: rounding / all from checkpoint to checkpoint, without calibration',
       `${round(figure(seven, 'time s', { what: 'round' }))} / ${round(Number(all?.['time s']))}`,

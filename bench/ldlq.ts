@@ -93,7 +93,8 @@ const secondsOf = ({ device }: Ops): Record<string, number> =>
 function linear(ops: Ops, held: HeldTensors, name: string, m: number, n: number): TableRow<typeof incoherent> {
   // A million normal numbers over and over, mixed by a transform.
   const table = rng(0, name).normal(2 ** 20)
-  const values = Float32Array.from({ length: m * n }, (_, i) => table[i % table.length] as number)
+  const values = new Float32Array(m * n)
+  for (let at = 0; at < values.length; at += table.length) values.set(table.subarray(0, values.length - at), at)
   using w = ops.tensor(values, [m, n])
   using signs = ops.tensor(rng(0, 'signs', n).signs(n), [n])
   const block = hadamardBlock(n, 65536)

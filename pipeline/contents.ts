@@ -1,13 +1,10 @@
 /** Hashes of input files and folders: what a cache key says of them. Remembered by path, size, time and inode. */
-import { createHash, webcrypto } from 'node:crypto'
-import { open, readdir, stat } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { readdir, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { readJson, writeJson } from './disk.js'
 import { PipeError } from './error.js'
-
-/** A file is hashed in pieces of so many bytes, side by side on the threads that Node has for such work: a core takes 10 s for 13 GB. */
-const pieceBytes = 16 * 2 ** 20
-const piecesAtOnce = 4
+import { hashOfFile } from './hashing.js'
 
 /** Of a folder, what belongs to a checkpoint, a tokenizer or a calibration; not the images and notes that lie beside them. */
 const endings = ['.json', '.safetensors', '.pt', '.model', '.txt', '.jinja']
@@ -59,30 +56,9 @@ export class Contents {
     const stamp = `${size} ${mtimeMs} ${ino}`
     const entry = known[path]
     if (entry?.stamp === stamp) return entry.sha256
-    const sha256 = await hashOfFile(path, size)
+    const sha256 = await hashOfFile(path)
     known[path] = { stamp, sha256 }
     this.#changed = true
     return sha256
   }
-}
-
-/** sha256 over the sha256 of the pieces, in order. */
-async function hashOfFile(path: string, size: number): Promise<string> {
-  const digests: Uint8Array[] = []
-  const file = await open(path, 'r')
-  try {
-    const worker = async (first: number): Promise<void> => {
-      const piece = new Uint8Array(Math.min(pieceBytes, size))
-      for (let i = first; i * pieceBytes < size; i += piecesAtOnce) {
-        let filled = 0
-        for (let got = 1; got > 0 && filled < piece.length; filled += got)
-          got = (await file.read(piece, filled, piece.length - filled, i * pieceBytes + filled)).bytesRead
-        digests[i] = new Uint8Array(await webcrypto.subtle.digest('SHA-256', piece.subarray(0, filled)))
-      }
-    }
-    await Promise.all(Array.from({ length: piecesAtOnce }, (_, i) => worker(i)))
-  } finally {
-    await file.close()
-  }
-  return createHash('sha256').update(Buffer.concat(digests)).digest('hex')
 }

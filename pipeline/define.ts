@@ -13,6 +13,7 @@ import type { Random } from './random.js'
 
 export { Type } from '@sinclair/typebox'
 export { PipeError } from './error.js'
+export { hashOfFile } from './hashing.js'
 export { bytesTensor, fileTensor } from './lazy.js'
 export { each, fold, runs, spread } from './rows.js'
 

@@ -173,7 +173,8 @@ export async function writeSafetensors(
     for (const entry of ordered) {
       const bytes = await entry.read()
       if (bytes.byteLength !== size(entry)) throw new Error(`tensor "${entry.name}" gave ${bytes.byteLength} bytes, not ${size(entry)}`)
-      await file.writeFile(bytes)
+      // Not writeFile: it writes half a megabyte at a time.
+      for (let done = 0; done < bytes.byteLength; ) done += (await file.write(bytes, done)).bytesWritten
     }
   })
 }

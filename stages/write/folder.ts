@@ -1,9 +1,9 @@
 /** A checkpoint folder in Hugging Face layout, written whole or not at all. */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
 import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
+import { hashOfFile } from '../../pipeline/define.js'
 import { type NewEntry, writeSafetensors } from '../model/safetensors.js'
 
 export type Entry = NewEntry
@@ -90,13 +90,11 @@ async function fill(partial: string, o: Folder): Promise<void> {
     )
 }
 
-/** sha256 over the names and contents of the files in a folder, by name. */
+/** sha256 over the names of the files in a folder and the hashes of their contents, by name. */
 export async function folderHash(folder: string): Promise<string> {
   const all = createHash('sha256')
   for (const file of (await readdir(folder)).sort()) {
-    const one = createHash('sha256')
-    for await (const chunk of createReadStream(join(folder, file))) one.update(chunk as Buffer)
-    all.update(`${file}\0${one.digest('hex')}\n`)
+    all.update(`${file}\0${await hashOfFile(join(folder, file))}\n`)
   }
   return all.digest('hex')
 }
