@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import type { Machine } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
 import { deviceText } from '../device.js'
+import { PipeError } from '../error.js'
 import type { BuiltInStages } from '../graph.js'
 import type { Screen } from '../progress.js'
 
@@ -46,6 +47,8 @@ export const deviceOption = (
 
 /** Opens it, and says on stderr which it is: for commands without a plan that does. */
 export async function openDevice(wiring: Wiring, name: string): Promise<Ops> {
+  if (name.includes(','))
+    throw new PipeError('input', { where: `--device ${name}`, message: 'This command works on one device.', hint: 'Name one of them.' })
   const ops = await wiring.openBackend(name)
   wiring.stderr.write(`on ${deviceText(ops.device)}\n`)
   return ops
