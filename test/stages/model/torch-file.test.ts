@@ -186,6 +186,15 @@ t.test('archives that lie', async t => {
       { comment: 'hello' },
       'read',
     ],
+    [
+      'zip64, as beyond 4 GB',
+      [
+        { name, content: good },
+        { name: data, content: bytes },
+      ],
+      { zip64: true },
+      'read',
+    ],
     ['compressed', [{ name, content: good, lie: { method: 8 } }], {}, `has the entry "${name}" compressed`],
     ['encrypted', [{ name, content: good, lie: { flags: 1 } }], {}, `has the entry "${name}" encrypted`],
     ['two sizes', [{ name, content: good, lie: { packed: 7, bytes: 8 } }], {}, `has the entry "${name}" of 7 bytes that claims to be 8.`],

@@ -10,7 +10,7 @@ export interface ArchiveEntry {
 }
 
 /** A zip archive of stored entries; `count`: of the directory, if not the true one. */
-export function archive(entries: readonly ArchiveEntry[], o: { count?: number; comment?: string } = {}): Buffer {
+export function archive(entries: readonly ArchiveEntry[], o: { count?: number; comment?: string; zip64?: boolean } = {}): Buffer {
   const parts: Buffer[] = []
   const directory: Buffer[] = []
   let at = 0
@@ -29,7 +29,15 @@ export function archive(entries: readonly ArchiveEntry[], o: { count?: number; c
     entry.writeUInt32LE(lie.bytes ?? content.length, 24)
     entry.writeUInt16LE(Buffer.byteLength(name), 28)
     entry.writeUInt32LE(lie.header ?? at, 42)
-    directory.push(entry, Buffer.from(name))
+    const extra = Buffer.alloc(o.zip64 === true ? 28 : 0)
+    if (o.zip64 === true) {
+      entry.writeUInt16LE(extra.length, 30)
+      for (const field of [20, 24, 42]) entry.writeUInt32LE(0xffffffff, field)
+      extra.writeUInt16LE(1, 0)
+      extra.writeUInt16LE(24, 2)
+      for (const [i, value] of [content.length, content.length, at].entries()) extra.writeBigUInt64LE(BigInt(value), 4 + 8 * i)
+    }
+    directory.push(entry, Buffer.from(name), extra)
     parts.push(header, local, Buffer.from(content))
     at += 30 + local.length + content.length
   }
@@ -41,6 +49,19 @@ export function archive(entries: readonly ArchiveEntry[], o: { count?: number; c
   end.writeUInt32LE(whole.length, 12)
   end.writeUInt32LE(at, 16)
   end.writeUInt16LE(Buffer.byteLength(o.comment ?? ''), 20)
+  if (o.zip64 === true) {
+    const [wide, locator] = [Buffer.alloc(56), Buffer.alloc(20)]
+    wide.writeUInt32LE(0x06064b50, 0)
+    for (const [field, value] of [24, 32, 40, 48].map(
+      (field, i) => [field, [entries.length, entries.length, whole.length, at][i]] as const,
+    ))
+      wide.writeBigUInt64LE(BigInt(value ?? 0), field)
+    locator.writeUInt32LE(0x07064b50, 0)
+    locator.writeBigUInt64LE(BigInt(at + whole.length), 8)
+    for (const field of [8, 10]) end.writeUInt16LE(0xffff, field)
+    for (const field of [12, 16]) end.writeUInt32LE(0xffffffff, field)
+    return Buffer.concat([...parts, whole, wide, locator, end])
+  }
   return Buffer.concat([...parts, whole, end, Buffer.from(o.comment ?? '')])
 }
 
