@@ -10,6 +10,17 @@ type Kind = AddonState['kind']
 /** An addon that is missing or cannot be loaded. */
 export class AddonError extends Error {
   override readonly name = 'AddonError'
+
+  constructor(
+    kind: Kind,
+    path: string,
+    /** The loader's own words. */
+    readonly reason: string,
+  ) {
+    const needs = kind === 'cuda' ? ', with nvcc (the CUDA toolkit) on the PATH' : ''
+    const build = `Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`
+    super(`The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  ${build}`)
+  }
 }
 
 /** The package's folder, from dist/native or from native. */
@@ -28,11 +39,8 @@ export function loadAddon(kind: Kind): unknown {
     expectWhole(path)
     return createRequire(import.meta.url)(path)
   } catch (error) {
-    const reason = (error as Error).message.split('\n')[0]
-    const needs = kind === 'cuda' ? ', with nvcc (the CUDA toolkit) on the PATH' : ''
-    throw new AddonError(
-      `The ${kind} addon could not be loaded.\n  ${path}: ${reason}\n  Build it in the package's folder${needs}: npx cmake-js compile -d native -O build`,
-    )
+    const reason = (error as Error).message.split('\n')[0] ?? ''
+    throw new AddonError(kind, path, reason.replace(`${path}: `, '').trim())
   }
 }
 
@@ -66,8 +74,7 @@ export function surveyAddon(kind: Kind, o: { libraries: boolean }): AddonState {
   try {
     return { kind, path, isBuilt, ...(loadAddon(kind) as Surveying).Device.survey(o.libraries) }
   } catch (error) {
-    const broken =
-      (error instanceof AddonError ? error.message.split('\n')[1]?.replace(`${path}: `, '').trim() : undefined) ?? String(error)
+    const broken = error instanceof AddonError ? error.reason : String(error)
     return { kind, path, isBuilt, broken, devices: [] }
   }
 }

@@ -3,7 +3,7 @@
 # compiler or a network:
 #
 #   scripts/bundle.sh [--tests] [FILE]      FILE: pipe-VERSION-linux-x64.tar.xz
-#   tar xf FILE && ./pipe --version
+#   tar xf FILE && ./pipe doctor
 #
 # In it: the Node that runs this, dist, the addons as built here, production dependencies, graphs, schemas and the bundled
 # model. --tests adds the tests and what they need: PIPE_TEST_DEVICE=cuda:0 bin/node dist/test/run.js
