@@ -28,8 +28,8 @@ export interface Running {
 export function startPipe(args: readonly string[], o: { cwd?: string; env?: NodeJS.ProcessEnv } = {}): Running {
   const child = spawn(process.execPath, [join(root, 'dist/pipeline/cli.js'), ...args], {
     cwd: o.cwd ?? root,
-    // Tests compare with what the CPU gives: where there is a GPU, they don't show it.
-    env: { ...process.env, NO_COLOR: '1', ...(testDevice === 'cpu' ? { CUDA_VISIBLE_DEVICES: '' } : {}), ...o.env },
+    // Tests compare with what the CPU gives: a GPU is not shown to commands that don't ask for one.
+    env: { ...process.env, NO_COLOR: '1', ...(args.includes('--device') ? {} : { CUDA_VISIBLE_DEVICES: '' }), ...o.env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let stdout = ''
