@@ -4,7 +4,8 @@
  *   x [tokens, n]   f32 or bf16: inputs of the linears named `shares` in block `layer`; E[x xᵀ] is what rounding needs to know
  *
  * The model is the original one throughout: no block sees quantized weights, so layers are independent of each other.
- * Only the residual stream entering each block is kept; it is also what a killed run goes on from.
+ * Only the residual stream entering each block is kept; it is also what a killed run goes on from. While a block runs, the
+ * weights of the next are read and uploaded, where there is room for them.
  *
  * QuIP# (arXiv:2402.04396) §F.2; QTIP (arXiv:2406.11235) §4: Hessians of the original model over calibration sequences.
  */
@@ -17,7 +18,7 @@ import { linears } from '../../schemas/tables/linears.js'
 import { batchOf } from '../model/batch.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
-import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
+import { embed, forwardBlock, type Opened, openBlock, Rotary } from '../model/forward.js'
 import { type Precision, precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
 import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
@@ -102,13 +103,19 @@ async function* calibrate(
   if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
   const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
   let done = 0
+  const widest = chunkBytes(config, length * Math.max(...chunks.map(chunk => chunk.length)), precision)
+  await using blocks = new BlocksAhead(async (layer, besides) => {
+    using _slot = await context.room(blockBytes(checkpoint, layer, precision) + (besides ? widest : 0))
+    return openBlock(ops, weights, layer, precision)
+  })
 
   for (const row of wanted) {
     for (let layer = residual.layer; row.role === 'linear' && layer <= row.layer; layer = residual.layer) {
-      const slot = await context.room(blockBytes(checkpoint, layer, precision))
-      using block = await openBlock(ops, weights, layer, precision).finally(() => slot[Symbol.dispose]())
+      using block = await blocks.take(layer)
       for (const [i, chunk] of chunks.entries()) {
         signal.throwIfAborted()
+        // With one chunk through, all that this block needs is there: what is free now can be had.
+        if (i === 1 && layer < Math.max(...layers)) blocks.start(layer + 1)
         const inputs: { row: LinearRow; x: Tensor }[] = []
         {
           using _slot = await context.room(chunkBytes(config, chunk.length * length, precision))
@@ -132,6 +139,36 @@ async function* calibrate(
       await residual.advance()
     }
     yield passed(row)
+  }
+}
+
+/** Opens a block; `besides`: while another one runs, for which room must be left. */
+type OpenBlock = (layer: number, besides: boolean) => Promise<Opened>
+
+/** Blocks of weights, the next one opened before it is asked for. */
+class BlocksAhead implements AsyncDisposable {
+  #next: { layer: number; opening: Promise<Opened | undefined> } | undefined
+
+  constructor(private readonly open: OpenBlock) {}
+
+  /** Begins to open a block. What goes wrong is told by `take`, which tries again: there may be room by then. */
+  start(layer: number): void {
+    this.#next = { layer, opening: this.open(layer, true).catch(() => undefined) }
+  }
+
+  /** The caller disposes it. */
+  async take(layer: number): Promise<Opened> {
+    const next = this.#next
+    this.#next = undefined
+    const opened = await next?.opening
+    if (opened !== undefined && next?.layer === layer) return opened
+    opened?.[Symbol.dispose]()
+    return this.open(layer, false)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const opened = await this.#next?.opening
+    opened?.[Symbol.dispose]()
   }
 }
 

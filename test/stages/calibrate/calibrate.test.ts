@@ -157,6 +157,33 @@ t.test('in bf16: the same activations but for their rounding, the same bits afte
   t.ok(resumed.get('3/s')!.every((bytes, i) => same(bytes, bf16.get('3/s')![i]!)))
 })
 
+t.test('weights of the next block are opened ahead; without room for them, when they are asked for', async t => {
+  const asked: number[] = []
+  const ahead = contextWith(ops, {
+    room: async bytes => {
+      asked.push(bytes)
+      return { [Symbol.dispose]() {} }
+    },
+  })
+  const whole = await collect(await runStage(calibrate, params, rows, ahead))
+  const [block = 0, chunk = 0] = asked
+  t.equal(asked.filter(bytes => bytes === block).length, 1, 'the first block')
+  t.equal(asked.filter(bytes => bytes === block + chunk).length, 3, 'three more, with room left for a chunk')
+  const tight = contextWith(ops, {
+    room: async bytes => {
+      if (bytes > block) throw new Error('no room')
+      return { [Symbol.dispose]() {} }
+    },
+  })
+  for (const [name, chunks] of await collect(await runStage(calibrate, params, rows, tight)))
+    t.ok(
+      chunks.every((bytes, i) => same(bytes, whole.get(name)![i]!)),
+      name,
+    )
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0, 'nothing is left on the device')
+})
+
 t.test('stopping', async t => {
   const stop = new AbortController()
   let chunks = 0
