@@ -15,8 +15,8 @@ const top = `Usage:
 Options:
   --set name=value                    the graph's own inputs and any parameter: model=DIR, round.codebook.K=3
   --out DIR                           where results and cache go (default: out/<name of the graph>)
-  --device auto|cpu|cuda:0,cuda:1     where ops run; batches on all that are named (auto: the first GPU that can be used, else cpu)
-  --memory 4GB                        most bytes of tensors at a time on each (default: 60 % of what is free, 80 % on a GPU)
+  --device auto|cpu|cuda:0,cuda:1     where ops run: one or several (auto: the first GPU, else cpu)
+  --memory 4GB                        most bytes of tensors at a time on each (default: 60 % of what is free)
   --from/--to/--only/--force ID       run a part, or run it again
   --json                              events as JSON lines on stdout
   --verbose                           each op with its time; stacks of errors
