@@ -16,7 +16,7 @@ import { concatMap, pipe } from 'rxjs'
 import type { Tensor } from '../../native/tensor.js'
 import { defineStage, directory, type NewRow, PipeError, type Row, runs } from '../../pipeline/define.js'
 import { linears } from '../../schemas/tables/linears.js'
-import { most, sizesOf, sum } from '../model/sizes.js'
+import { type Group, most, sizesOf, sum } from '../model/sizes.js'
 import { readMoments, secondMoment } from './moments.js'
 
 const params = Type.Object(
@@ -47,11 +47,10 @@ export default defineStage({
   input,
   output: linears,
   cache: false,
-  // W counts as it is stored, in 16 bits as a rule; H is n² in f32, several times, and n up to three times m.
-  memory: bytes => 24 * bytes,
+  memory: (_bytes, _params, rows) => held(sizesOf(rows).groups),
   estimate(rows) {
     const { groups } = sizesOf(rows)
-    return { operations: 8 * sum(groups, ({ n }) => n * n), memory: 12 * most(groups, ({ n }) => n * n), disk: 0 }
+    return { operations: 8 * sum(groups, ({ n }) => n * n), memory: held(groups), disk: 0 }
   },
   operator: ({ path }, { ops }) =>
     pipe(
@@ -74,6 +73,9 @@ export default defineStage({
       concatMap(rows => rows),
     ),
 })
+
+/** The triangle, its transpose and H, in f32. */
+const held = (groups: readonly Group[]): number => 12 * most(groups, ({ n }) => n * n)
 
 async function fileOf(path: string, { linear, layer }: Row<typeof input>): Promise<string> {
   const name = inputs[linear.slice(linear.lastIndexOf('.') + 1)]
