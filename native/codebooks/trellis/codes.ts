@@ -29,7 +29,7 @@ export interface CodeParams {
 }
 
 export interface TrellisCode {
-  /** Raise when values change. */
+  /** Raise when values change, or what the search makes of them. */
   readonly version: number
   readonly about: string
   /** Weights that a step may give, the default first. */
@@ -78,7 +78,7 @@ const Q = (maximum: number) =>
 
 export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
   hyb: {
-    version: 1,
+    version: 2,
     about: 'QTIP HYB: a hash of the state picks one of 2^Q trained pairs and a sign.',
     V: [2, 1, 4],
     params: {

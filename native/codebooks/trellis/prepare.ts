@@ -17,6 +17,8 @@ export interface SearchPlan {
   readonly target: number
   readonly limit: number
   readonly radius: number
+  /** States s and 2^L − 1 − s have the same value, as HYB's have at L = 16: s(s+1) is the same modulo 2^16. */
+  readonly symmetric: boolean
 }
 
 /**
@@ -43,7 +45,18 @@ export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan =
   if (KV > mostBits * V) {
     const limit = 2 * values.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
     const none = Int32Array.of(0)
-    return { bins: 0, pairs: none, norms: none, order: new Uint16Array(1), shift: 0, unit: 0, target: 0, limit, radius: 0 }
+    return {
+      bins: 0,
+      pairs: none,
+      norms: none,
+      order: new Uint16Array(1),
+      shift: 0,
+      unit: 0,
+      target: 0,
+      limit,
+      radius: 0,
+      symmetric: false,
+    }
   }
   const binOf = distinct(values, V, mostValues(KV / V))
   const order = meetingOrder(L, KV)
@@ -96,6 +109,7 @@ export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan =
     target,
     limit,
     radius,
+    symmetric: L === 16 && binOf.every((bin, s) => bin === binOf[states - 1 - s]),
   }
 }
 

@@ -21,6 +21,7 @@ struct Code {
   const uint16_t* order;  // [2^L] bin of each state as the search meets them: [q][chunk of 16 j][k mod 2^KV][j]; times 8, unless wide
   int shift;              // cost = (norm + rest - 2·value·x) >> shift
   int words;              // pairs of components: 1, or 2 for V = 4
+  bool symmetric;         // states s and 2^L - 1 - s have the same value: then so have paths and their complements
 
   int width() const { return L - KV; }  // bits of a group's number
   int64_t groups() const { return int64_t{1} << (L - KV); }

@@ -97,9 +97,13 @@ struct Step {
   typename U::T least;    // out: least cost after
 };
 
-// One step in place. Back-pointers go to `words`, 16 / tag groups in one, in order of addresses, the first lowest.
-template <class U, int KV, bool Wide, bool Sub, bool Track>
-void step_in_place(Step<U>& step, uint16_t* g, uint16_t* words) {
+// Where the least cost of group p lies when only the lower half of the groups is kept: p and its complement cost the same.
+inline size_t lower(size_t p, size_t groups) { return p < groups / 2 ? p : groups - 1 - p; }
+
+// One step whose costs carry j. Back-pointers go to `words`, 16 / tag groups in one, the first lowest. In place, in order of
+// addresses; or, if Half, the lower half of the groups in their own order, from g to out.
+template <class U, int KV, bool Wide, bool Sub, bool Track, bool Half>
+void step_tagged(Step<U>& step, uint16_t* g, uint16_t* out, uint16_t* words) {
   using T = typename U::T;
   constexpr int R = 1 << KV, tag = KV == 3 ? 4 : KV, per_word = 16 / tag;
   constexpr int turns = R < per_word ? per_word / R : 1, piece = R < per_word ? R : per_word;
@@ -107,21 +111,22 @@ void step_in_place(Step<U>& step, uint16_t* g, uint16_t* words) {
   const uint16_t* const costs = step.costs;
   const Places places(code, step.t);
   size_t place[R];
-  for (int j = 0; j < R; ++j) place[j] = size_t{places.of(uint32_t(j) << (code.width() - KV))} * U::lanes;
-  const uint32_t count = 1u << (code.width() - KV);
+  for (int j = 0; j < R; ++j) place[j] = Half ? size_t(j) * U::lanes : size_t{places.of(uint32_t(j) << (code.width() - KV))} * U::lanes;
+  const size_t groups = size_t(code.groups());
+  const uint32_t count = uint32_t(groups >> KV) / (Half ? 2 : 1);
   const T sub = step.sub;
   T least = U::set(0xffff);
   for (uint32_t r = 0; r < count; r += turns) {
     T word = U::set(0);
 #pragma GCC unroll 8
     for (int turn = 0; turn < turns; ++turn) {
-      const uint32_t base = places.base(r + turn);
-      const uint16_t* order = code.order + (size_t{places.q(base)} << 2 * KV);
-      uint16_t* const at = g + size_t{base} * U::lanes;
+      const uint32_t base = Half ? (r + turn) << KV : places.base(r + turn), q = Half ? r + turn : places.q(base);
+      const uint16_t* order = code.order + (size_t{q} << 2 * KV);
+      uint16_t* const at = (Half ? out : g) + size_t{base} * U::lanes;
       T in[R];
 #pragma GCC unroll 16
       for (int j = 0; j < R; ++j) {
-        T value = U::load(at + place[j]);
+        T value = U::load(Half ? g + lower((size_t(j) * groups >> KV) + q, groups) * U::lanes : at + place[j]);
         if constexpr (Sub) value = U::sub(value, sub);
         in[j] = U::select(U::set((1 << tag) - 1), U::set(j), value);
       }
@@ -142,25 +147,28 @@ void step_in_place(Step<U>& step, uint16_t* g, uint16_t* words) {
   step.least = least;
 }
 
-// One step from g to out, for many branches a group or few groups. j in chunks of C: the tag says which chunk.
-template <class U, int KV, bool Wide, bool Sub, bool Track>
+// One step from g to out, for many branches a group or few groups. j in chunks of C: the tag says which chunk. Half: g and
+// out have the lower half of the groups.
+template <class U, int KV, bool Wide, bool Sub, bool Track, bool Half>
 void step_dense(Step<U>& step, const uint16_t* g, uint16_t* out) {
   using T = typename U::T;
   constexpr int R = 1 << KV, C = R < 16 ? R : 16;
   const Code& code = step.code;
-  const uint32_t groups = uint32_t(code.groups()), outputs = std::min<uint32_t>(R, groups);
-  const uint16_t* order = code.order;
+  const uint32_t groups = uint32_t(code.groups()), outputs = std::min<uint32_t>(R, groups), made = groups / (Half ? 2 : 1);
+  const uint32_t count = std::min(outputs, made);
   T least = U::set(0xffff);
-  for (uint32_t q = 0; q < groups / outputs; ++q, out += size_t{outputs} * U::lanes) {
+  for (uint32_t q = 0; q * outputs < made; ++q, out += size_t{count} * U::lanes) {
     for (int chunk = 0; chunk < R / C; ++chunk) {
+      const uint16_t* order = code.order + (size_t{q} * (R / C) + size_t(chunk)) * outputs * C;
       T in[C];
 #pragma GCC unroll 16
       for (int j = 0; j < C; ++j) {
-        T value = U::load(g + size_t{((chunk * C + j) * groups >> KV) + q} * U::lanes);
+        const size_t p = (size_t(chunk * C + j) * groups >> KV) + q;
+        T value = U::load(g + (Half ? lower(p, groups) : p) * U::lanes);
         if constexpr (Sub) value = U::sub(value, step.sub);
         in[j] = U::select(U::set(15), U::set(chunk), value);
       }
-      for (uint32_t i = 0; i < outputs; ++i, order += C) {
+      for (uint32_t i = 0; i < count; ++i, order += C) {
         T cost = best<U, C, Wide>(in, step.costs, order);
         if (chunk > 0) cost = U::min(cost, U::load(out + size_t{i} * U::lanes));
         U::store(out + size_t{i} * U::lanes, cost);
@@ -197,20 +205,32 @@ struct Pass {
   uint16_t* const g;      // in place: the costs; dense: the costs before step 0, then those after each step
   const size_t words;     // elements of a step's history
   const bool in_place;
+  const bool half;        // nothing but the targets tells groups apart: the lower half of them stands for all
 
-  Pass(const Code& code, const Targets& targets, int first, void* scratch)
+  Pass(const Code& code, const Targets& targets, int first, bool anywhere, void* scratch)
       : code(code), targets(targets), first(first), costs(static_cast<uint16_t*>(scratch)),
-        g(costs + Memory<U>(code).costs), words(Memory<U>(code).words), in_place(code.in_place()) {}
+        g(costs + Memory<U>(code).costs), words(Memory<U>(code).words), in_place(code.in_place()),
+        half(!Wide && anywhere && code.symmetric) {}
 
   int row(int t) const { return (first + t) % code.steps; }
   uint16_t* history(int t) const { return in_place ? g + size_t(code.groups()) * U::lanes + words * t : g + words * (t + 1); }
 
-  template <bool Sub, bool Track>
+  // In place: the costs before step t; of halves there are two, which take turns.
+  uint16_t* current(int t) const { return half && t % 2 ? g + size_t(code.groups()) / 2 * U::lanes : g; }
+
+  template <bool Sub, bool Track, bool Half>
   void step(Step<U>& s) const {
     if constexpr (KV <= 4) {
-      if (in_place) return step_in_place<U, KV, Wide, Sub, Track>(s, g, history(s.t));
+      if (in_place) return step_tagged<U, KV, Wide, Sub, Track, Half>(s, current(s.t), current(s.t + 1), history(s.t));
     }
-    step_dense<U, KV, Wide, Sub, Track>(s, history(s.t - 1), history(s.t));
+    step_dense<U, KV, Wide, Sub, Track, Half>(s, history(s.t - 1), history(s.t));
+  }
+  template <bool Sub, bool Track>
+  void step(Step<U>& s) const {
+    if constexpr (!Wide) {
+      if (half) return step<Sub, Track, true>(s);
+    }
+    step<Sub, Track, false>(s);
   }
 
   void forward(const uint16_t* start) const {
@@ -236,9 +256,9 @@ struct Pass {
   void best_end(uint16_t* end) const {
     const T tags = U::set((1 << code.tag()) - 1);
     T least = U::set(0xffff), group = U::set(0);
-    const uint16_t* const last = in_place ? g : history(code.steps - 1);
-    for (uint32_t k = 0; k < code.groups(); ++k) {
-      const uint32_t place = in_place ? Places(code, code.steps).of(k) : k;
+    const uint16_t* const last = in_place ? current(code.steps) : history(code.steps - 1);
+    for (uint32_t k = 0; k < code.groups() / (half ? 2 : 1); ++k) {
+      const uint32_t place = in_place && !half ? Places(code, code.steps).of(k) : k;
       const T cost = U::select(tags, U::set(0), U::load(last + size_t{place} * U::lanes));
       group = U::choose_less(cost, least, U::set(int(k)), group);
       least = U::min(least, cost);
@@ -251,9 +271,10 @@ struct Pass {
   // The state of step t that leads to group k at least cost, for one lane.
   uint32_t state(int t, uint32_t k, int lane) const {
     const uint32_t groups = uint32_t(code.groups());
+    if (half && k >= groups / 2) return (1u << code.L) - 1 - state(t, groups - 1 - k, lane);
     if (in_place) {
       const Places places(code, t);
-      const uint32_t r = places.rank(places.of(k >> KV));
+      const uint32_t r = half ? k >> KV : places.rank(places.of(k >> KV));
       const uint32_t bit = (((r << KV) | (k & ((1u << KV) - 1))) * code.tag());
       const uint32_t j = history(t)[size_t{bit >> 4} * U::lanes + lane] >> (bit & 15) & ((1u << KV) - 1);
       return j * groups + k;
@@ -268,7 +289,8 @@ struct Pass {
     for (uint32_t j = chunk * C; j < (chunk + 1) * C; ++j) {
       const int bin = order[j - chunk * C] / (Wide ? 1 : 8);
       const uint32_t cost = branch_cost(code, bin, x, U::lanes, targets.rest[at]);
-      const uint32_t sum = (history(t - 1)[size_t{(j * groups >> KV) + q} * U::lanes + lane] & ~15u) + cost;
+      const size_t p = (j * groups >> KV) + q, at = half ? lower(p, groups) : p;
+      const uint32_t sum = (history(t - 1)[at * U::lanes + lane] & ~15u) + cost;
       if (sum < least) least = sum, found = j;
     }
     return found * groups + k;
@@ -295,7 +317,7 @@ struct Pass {
 template <class U, int KV, bool Wide>
 void run_pass(const Code& code, const Targets& targets, int first, const uint16_t* start, const uint16_t* end, int from, void* scratch,
               uint16_t* states) {
-  const Pass<U, KV, Wide> pass(code, targets, first, scratch);
+  const Pass<U, KV, Wide> pass(code, targets, first, start == nullptr, scratch);
   pass.forward(start);
   uint16_t group[U::lanes];
   if (end) std::copy(end, end + U::lanes, group);

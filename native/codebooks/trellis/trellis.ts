@@ -169,7 +169,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   const norms = ops.tensor(plan.norms, [plan.norms.length])
   const meeting = ops.tensor(plan.order, [plan.order.length])
   const tables: Record<string, Tensor> = lookup ? { [lookup.name]: ops.tensor(lookup.entries(), [lookup.rows, V], 'f16') } : {}
-  const { shift, unit, target, limit, radius } = plan
+  const { shift, unit, target, limit, radius, symmetric } = plan
   const order = shape.order && tileOrder(ops, Ty, shape.order)
   const training = lookup && tableTraining(ops, name, shape, lookup)
   return {
@@ -203,6 +203,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
         target,
         limit,
         radius,
+        symmetric,
         hashed,
       })
       if (order === undefined) return { codes, values: out }

@@ -30,12 +30,13 @@ struct TrellisEncodeArgs {
   double target;          // fixed point of z: value·z in both fixed points is 2·value·z·unit
   double limit;           // |z| beyond it counts as it
   double radius;          // the longest value
+  bool symmetric;         // table[s] = table[2^L - 1 - s]
   bool hashed;            // table[s] depends on (s(s+1) >> 6) mod 1024 alone: what a kernel may be made for
   template <class Visitor> void fields(Visitor& v) {
     v("z", z); v("table", table); v("pairs", pairs); v("norms", norms); v("order", order); v("codes", codes); v("values", values);
     v("m", m); v("Tx", Tx); v("Ty", Ty); v("L", L); v("KV", KV); v("V", V); v("bins", bins); v("shift", shift);
     v("unit", unit); v("target", target); v("limit", limit); v("radius", radius);
-    v("hashed", hashed);
+    v("symmetric", symmetric); v("hashed", hashed);
   }
 };
 

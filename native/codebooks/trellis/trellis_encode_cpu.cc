@@ -146,7 +146,7 @@ void trellis_encode(const TrellisEncodeArgs& a) {
     return;
   }
   const trellis::Code code{int(a.L), int(a.KV), int(a.Tx * a.Ty / a.V), int(a.bins), a.pairs, a.norms, a.order, int(a.shift),
-                           int(a.V + 1) / 2};
+                           int(a.V + 1) / 2, a.symmetric};
   const int64_t sequences = a.m / a.Tx;
   const int threads = context().pool ? context().pool->threads() : 1;
   // As many lanes as leave no thread without work.
