@@ -173,3 +173,63 @@ t.test('cast: random numbers of every size', async t => {
     }
   }
 })
+
+t.test('a read gives what is there when it is asked for, whatever is enqueued behind it', async t => {
+  for (const [name, ops] of await everyDevice()) {
+    // On a GPU, into pinned memory; aside on the device; in several pieces.
+    for (const n of [1, 1000, 20_000, ops.device.kind === 'cuda' ? 9_000_000 : 30_000]) {
+      using x = ops.tensor(new Float32Array(n).fill(1), [1, n])
+      using twos = ops.tensor(new Float32Array(n).fill(2), [1, n])
+      const before = x.read()
+      ops.paste(x, twos, {})
+      const after = x.read()
+      const none = ops.finish()
+      const gone = ops.add(x, x)
+      const sum = gone.read()
+      gone[Symbol.dispose]()
+      using other = ops.zeros('f32', [1, n])
+      const zeros = other.read()
+      for (const [read, value] of [
+        [before, 1],
+        [after, 2],
+        [sum, 4],
+        [zeros, 0],
+      ] as const)
+        t.ok(
+          new Float32Array((await read).slice().buffer).every(v => v === value),
+          `${name}, ${n}: ${value}`,
+        )
+      await none
+    }
+    // More reads than there is pinned memory for, none awaited.
+    const many = Array.from({ length: 100 }, (_, i) => ops.tensor(new Float32Array(100).fill(i), [100]))
+    const reads = await Promise.all(many.map(x => x.read()))
+    t.ok(reads.every((bytes, i) => new Float32Array(bytes.slice().buffer)[99] === i))
+    for (const x of many) x[Symbol.dispose]()
+  }
+})
+
+t.test('narrow rectangles: copies whatever their offsets and widths, products of few columns', async t => {
+  for (const [name, ops] of await everyDevice()) {
+    const [m, n] = [70, 52]
+    const numbers = integers(m * n)
+    using x = ops.tensor(
+      Uint16Array.from(numbers, v => v & 0xffff),
+      [m, n],
+    )
+    for (const [from, to] of [
+      [0, 16],
+      [8, 24],
+      [3, 20],
+      [1, 2],
+      [0, 52],
+    ] as const) {
+      using part = ops.copy(x, { rows: [1, m], columns: [from, to] })
+      const got = await values(part)
+      t.ok(
+        got.every((v, i) => v === ((numbers[(1 + Math.floor(i / (to - from))) * n + from + (i % (to - from))] as number) & 0xffff)),
+        `${name}: columns ${from} to ${to}`,
+      )
+    }
+  }
+})
