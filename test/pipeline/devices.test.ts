@@ -69,6 +69,17 @@ t.test('the same bytes on one, two and three devices, and all have work', async 
   }
 })
 
+t.test('--memory is the bound of each device', async t => {
+  const o = devices('a', 'b')
+  const size = 256
+  const memory = 8 * 4 * size // a batch of two rows is let in with three times its bytes
+  await run([{ use: 'numbers', count: 40, size }, { use: 'scale' }], newOut(), { ...o, memory })
+  for (const { device } of [o.ops, ...(o.others ?? [])]) {
+    const { peakBytes } = device
+    t.ok(peakBytes > 0 && peakBytes <= memory, `${peakBytes} of ${memory}`)
+  }
+})
+
 t.test('stopped on three devices, it goes on with one', async t => {
   const one = newOut()
   await run(line, one)

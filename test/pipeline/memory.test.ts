@@ -106,6 +106,21 @@ t.test('a failed op that comes to light while waiting is told', async t => {
   t.match(told, [/op failed/])
 })
 
+t.test('a failure that its own batch will find goes unsaid, and who waits gets in when there is room', async t => {
+  const device = new FakeDevice()
+  const x = device.upload(new Uint8Array(90), 'u8', [90])
+  let failures = 0
+  device.finish = async () => {
+    if (failures++ === 0) throw new Error('memory was out')
+  }
+  const memory = new Memory(device, 100, never, () => undefined)
+  const slot = memory.room('a', 50)
+  t.equal(await soon(slot), 'waits')
+  t.ok(failures > 0)
+  x[Symbol.dispose]()
+  t.equal(await soon(slot), 'in')
+})
+
 t.test('batches also wait for the host, where a GPU has more memory than it', async t => {
   const device = new FakeDevice()
   const memory = new Memory(device, 1000, never, unexpected, undefined, 100)
