@@ -274,13 +274,13 @@ t.test('cut anywhere, or with bytes changed: a sentence, or data; never a crash,
   const path = join(temporary(t), 'x.pt')
   const whole = readFileSync(fixture('kinds-2.pt'))
   let refused = 0
-  for (let cut = 0; cut < whole.length; cut += 97) {
+  for (let cut = 0; cut < whole.length; cut += 197) {
     writeFileSync(path, whole.subarray(0, cut))
     const message = await messageOf(readTorchFile(path).then(plain))
     if (message.startsWith('BUG') || message === 'read') t.fail(`cut at ${cut}: ${message}`)
   }
   const next = uniform(11)
-  for (let i = 0; i < 250; i++) {
+  for (let i = 0; i < 120; i++) {
     const changed = Buffer.from(whole)
     // In the pickle, where it begins, or in the directory at the end.
     for (let n = 0; n < 3; n++) {
@@ -292,5 +292,5 @@ t.test('cut anywhere, or with bytes changed: a sentence, or data; never a crash,
     if (message !== 'read') refused++
     if (message.startsWith('BUG')) t.fail(`change ${i}: ${message}`)
   }
-  t.ok(refused > 40 && refused < 250, `${refused} of 250 refused`)
+  t.ok(refused > 20 && refused < 120, `${refused} of 120 refused`)
 })

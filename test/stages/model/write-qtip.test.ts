@@ -120,10 +120,6 @@ async function logits(folder: string): Promise<Uint8Array> {
 const hyb = { use: 'trellis/hyb', L: 16, K: 2, Q: 9 }
 for (const [settings, expected] of [
   [
-    { ...hyb, order: 'tensor-core' },
-    { L: 16, K: 2, V: 2, tlut_bits: 9, decode_mode: 'quantlut_sym' },
-  ],
-  [
     { ...hyb, K: 3, order: 'tensor-core' },
     { L: 16, K: 3, V: 2, tlut_bits: 9, decode_mode: 'quantlut_sym' },
   ],
@@ -132,8 +128,8 @@ for (const [settings, expected] of [
     { L: 12, K: 2, V: 2, tlut_bits: 9, decode_mode: 'quantlut_sym' },
   ],
   [
-    { use: 'trellis/1mad', L: 16, K: 4 },
-    { L: 16, K: 4, V: 1, tlut_bits: 0, decode_mode: '1mad' },
+    { use: 'trellis/1mad', L: 12, K: 4 },
+    { L: 12, K: 4, V: 1, tlut_bits: 0, decode_mode: '1mad' },
   ],
   [
     { use: 'trellis/3inst', L: 10, K: 3 },
@@ -203,11 +199,11 @@ t.test('a table of a linear of its own goes with it', async t => {
 })
 
 t.test('what that form has no words for', async t => {
-  const mad = { use: 'trellis/1mad', L: 16, K: 2 }
+  const mad = { use: 'trellis/1mad', L: 10, K: 2 }
   const cases: [Json & { use: string }, Parameters<typeof make>[2], string | RegExp][] = [
     [hyb, undefined, /were rounded in the order "rows"/],
     [{ ...hyb, L: 12, order: 'tensor-core' }, undefined, /in the order "rows", and here they were rounded in the order "tensor-core"/],
-    [{ use: 'trellis/mul1', L: 16, K: 2 }, undefined, 'it has no code like trellis/mul1'],
+    [{ use: 'trellis/mul1', L: 10, K: 2 }, undefined, 'it has no code like trellis/mul1'],
     [
       mad,
       (_, modules) => {
@@ -233,7 +229,7 @@ t.test('what that form has no words for', async t => {
 })
 
 t.test("on the command line: the folder of a run goes in; what can't go is said", async t => {
-  const folder = await make(t, { use: 'trellis/1mad', L: 16, K: 2 })
+  const folder = await make(t, { use: 'trellis/1mad', L: 10, K: 2 })
   const hf = join(temporary(t), 'hf')
   const { code, stdout, stderr } = await pipe(['export', join(folder, '..'), '--to', 'qtip-hf', '--out', hf])
   t.equal(code, 0, stderr)
