@@ -27,7 +27,7 @@ const card = { isa: 'sm_90', threads: 132, blas: '', card: 'NVIDIA H100', totalB
 const gpu = () => fakeOps(Object.assign(new FakeDevice(), { kind: 'cuda' as const, name: 'cuda:0', info: () => card }))
 
 /** A source that is only looked at, so that sizes are known before anything runs. */
-const numbers: AnyStage = { ...((await stages.numbers?.()) as { default: AnyStage }).default, cache: false }
+const numbers = { ...(await stages.numbers?.())?.default, cache: false } as AnyStage
 
 const planned = (first: AnyStage, second: AnyStage, memory: number) =>
   plan([{ use: 'numbers', count: 12 }, { use: first.name }, { use: second.name }], newOut(), {
