@@ -31,7 +31,7 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
         error.code === 'ENOENT'
           ? "expected this file and found none: text can't be turned into tokens."
           : `could not be read (${error.code}).`,
-      hint: 'Only tokenizer.json is read; tokenizer.model alone must be converted first.',
+      hint: 'Only tokenizer.json is read: copy that of the original model here, as for published QTIP checkpoints, which have none. A tokenizer.model must be converted.',
     })
   })
   let tokenizer: Tokenizer
