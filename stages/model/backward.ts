@@ -10,6 +10,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { headName, type Step } from './architecture.js'
 import type { ModelConfig } from './config.js'
 import type { Positions } from './forward.js'
+import type { Precision } from './precision.js'
 import type { Parameter, TrainableBlock, TrainableLinear } from './trainable.js'
 
 /** dOut f32, the gradient by what a step made → the gradients by what it read, in that order. Takes over dOut. */
@@ -176,7 +177,7 @@ function runStep(
     }
     case 'attention':
       if (reach === undefined) throw new Error('attention without positions')
-      return attention(ops, config, reach, first, second, third)
+      return attention(ops, config, reach, block.precision ?? 'f32', [first, second, third])
     case 'silu·':
       return {
         out: ops.siluMul(first, second),
@@ -214,16 +215,31 @@ function rmsnorm(ops: Ops, { eps }: ModelConfig, weight: Parameter | undefined, 
   }
 }
 
-function attention(ops: Ops, { sizes }: ModelConfig, { cos, sin, length, window }: Reach, first: Tensor, second: Tensor, v: Tensor) {
+/** Queries and keys turned, and attention; with bf16 they and the values are rounded, on a GPU also the probabilities. */
+function attention(
+  ops: Ops,
+  { sizes }: ModelConfig,
+  reach: Reach,
+  precision: Precision,
+  [first, second, third]: readonly [Tensor, Tensor, Tensor],
+) {
+  const { cos, sin, length, window } = reach
   const { h: heads, g: kvHeads, e } = sizes
   const shape = { heads, kvHeads, length, window, scale: 1 / Math.sqrt(e) }
-  const q = ops.rope(first, cos, sin, undefined, { heads })
-  const k = ops.rope(second, cos, sin, undefined, { heads: kvHeads })
+  /** Takes over x. */
+  const as = (x: Tensor, dtype: Precision): Tensor => {
+    if (x.dtype === dtype) return x
+    using other = x
+    return ops.cast(other, dtype)
+  }
+  const q = as(ops.rope(first, cos, sin, undefined, { heads }), precision)
+  const k = as(ops.rope(second, cos, sin, undefined, { heads: kvHeads }), precision)
+  const v = precision === 'f32' ? third : ops.cast(third, precision)
   return {
-    out: ops.attention(q, k, v, shape),
+    out: as(ops.attention(q, k, v, shape), 'f32'),
     holds: [q, k, v],
     back: (dOut: Tensor) => {
-      using dy = dOut
+      using dy = as(dOut, precision)
       const { dq, dk, dv } = ops.attentionBackward(q, k, v, dy, shape)
       using turnedQ = dq
       using turnedK = dk

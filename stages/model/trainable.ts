@@ -5,7 +5,7 @@
  *   dense      y = x·Wᵀ + b
  *   quantized  y = ((x ⊙ su)·Mᵀ) ⊙ sv + b,  M = scale · H_m · Ŵ · H_nᵀ      su, sv real vectors (QTIP, arXiv:2406.11235, §5)
  *
- * Products of matrices are in f32, or in bf16 with f32 sums and results, the master values of weights and all gradients
+ * Products of matrices (and attention) are in f32, or in bf16 with f32 sums and results, the master values of weights and all gradients
  * staying f32 (mixed precision; bf16 has the range of f32, so losses need no scaling).
  *
  * Gradients are added up until `clear`, so that several batches may go into one step.
@@ -55,6 +55,8 @@ export interface TrainableLinear extends Disposable {
 export interface TrainableBlock {
   readonly norms: ReadonlyMap<string, Parameter>
   readonly linears: ReadonlyMap<string, TrainableLinear>
+  /** Of attention; each linear has its own. Left out: f32. */
+  readonly precision?: Precision
 }
 
 /** Every parameter of a block, each once. */
@@ -85,7 +87,7 @@ export async function openTrainable(
       if (op === 'rmsnorm') norms.set(name, weight)
       else linears.set(name, new DenseLinear(ops, weight, bias ? await parameter(`${block}.${name}.bias`) : undefined, precision))
     }
-    return { norms, linears }
+    return { norms, linears, precision }
   } catch (error) {
     disposeBlock({ norms, linears })
     throw error

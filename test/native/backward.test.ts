@@ -217,6 +217,47 @@ t.test('attentionBackward: lengths around the blocks, groups, windows, several s
   }
 })
 
+t.test('attentionBackward of bf16: f32 sums of rounded inputs', async t => {
+  const cases = [
+    { sequences: 2, length: 33, heads: 4, kvHeads: 2, e: 8 },
+    { sequences: 1, length: 200, heads: 6, kvHeads: 2, e: 32 },
+    { sequences: 2, length: 150, heads: 2, kvHeads: 1, e: 20, window: 37 },
+    { sequences: 1, length: 130, heads: 2, kvHeads: 1, e: 64, window: 64 },
+    { sequences: 1, length: 65, heads: 1, kvHeads: 1, e: 96 },
+    { sequences: 3, length: 64, heads: 2, kvHeads: 2, e: 128 },
+    { sequences: 1, length: 34, heads: 1, kvHeads: 1, e: 136 },
+  ]
+  /** Numbers that bf16 has. */
+  const rounded = (length: number, seed: number): Float32Array => {
+    const bits = new Uint32Array(gaussian(length, seed).buffer).map(x => x & 0xffff0000)
+    return new Float32Array(bits.buffer)
+  }
+  for (const { sequences, ...shape } of cases) {
+    const { length, heads, kvHeads, e } = shape
+    const rows = sequences * length
+    const [q, k, v, dy] = [
+      rounded(rows * heads * e, 1),
+      rounded(rows * kvHeads * e, 2),
+      rounded(rows * kvHeads * e, 3),
+      rounded(rows * heads * e, 4),
+    ]
+    const whole = { ...shape, scale: 1 / Math.sqrt(e) }
+    const { dq, dk, dv } = attentionBackwardReference(q, k, v, dy, whole)
+    const inputs = [q, k, v, dy].map(x => [x, [rows, x.length / rows]] as const)
+    const run = (ops: Ops) => {
+      const out = opened(ops, inputs, (...wide) => {
+        const [a, b, c, d] = wide.map(x => ops.cast(x, 'bf16')) as [Tensor, Tensor, Tensor, Tensor]
+        const gradients = ops.attentionBackward(a, b, c, d, whole)
+        for (const x of [a, b, c, d]) x[Symbol.dispose]()
+        return gradients
+      })
+      return [out.dq, out.dk, out.dv]
+    }
+    // On a GPU P and S have 8 bits: their rounding errors are 2⁻⁹ of them, independent.
+    await check(t, JSON.stringify({ sequences, ...shape }), run, [dq, dk, dv], testDevice === 'cpu' ? 1e-11 : 2e-5)
+  }
+})
+
 t.test('attentionBackward: large scores do not overflow', async t => {
   const [q, k, v, dy] = [
     gaussian(40 * 8, 1).map(x => x * 20),

@@ -6,8 +6,10 @@
 //
 // where dk and dv are summed over the heads that share a key, in order.
 //
-//   q, dy, dq     f32 [t, heads·e]     no output is an input
-//   k, v, dk, dv  f32 [t, kvHeads·e]
+//   q, dy  [t, heads·e]     all f32, or all bf16: everything else is in f32 then, on a GPU with P and S rounded to bf16
+//   k, v   [t, kvHeads·e]   where heads have at most 128 elements
+//   dq     f32 [t, heads·e]
+//   dk, dv f32 [t, kvHeads·e]
 //   length        rows of a sequence; t is a multiple
 //   window        0: none
 //   cost          10·e multiply-adds and one exponential for each query, head and key in reach; on CUDA 18·e and three
@@ -19,23 +21,27 @@
 namespace ops {
 
 struct AttentionBackwardArgs {
-  const float* q;   // [t, heads, e]
-  const float* k;   // [t, kvHeads, e]
-  const float* v;   // [t, kvHeads, e]
-  const float* dy;  // [t, heads, e]
-  float* dq;        // [t, heads, e]
-  float* dk;        // [t, kvHeads, e]
-  float* dv;        // [t, kvHeads, e]
+  const uint8_t* q;   // [t, heads, e]
+  const uint8_t* k;   // [t, kvHeads, e]
+  const uint8_t* v;   // [t, kvHeads, e]
+  const uint8_t* dy;  // [t, heads, e]
+  float* dq;          // [t, heads, e]
+  float* dk;          // [t, kvHeads, e]
+  float* dv;          // [t, kvHeads, e]
   int64_t t, heads, kv_heads, e, length, window;
   float scale;
+  bool bf16;  // q, k, v and dy
   template <class V>
   void fields(V& visit) {
     visit("q", q), visit("k", k), visit("v", v), visit("dy", dy), visit("dq", dq), visit("dk", dk), visit("dv", dv);
     visit("t", t), visit("heads", heads), visit("kvHeads", kv_heads), visit("e", e), visit("length", length);
-    visit("window", window), visit("scale", scale);
+    visit("window", window), visit("scale", scale), visit("bf16", bf16);
   }
 };
 
 void attention_backward(const AttentionBackwardArgs& args);
+
+// attention_backward_bf16_cuda.cu: on tensor cores; heads of at most 128 elements.
+void attention_backward_bf16(const AttentionBackwardArgs& args);
 
 }  // namespace ops

@@ -2,8 +2,8 @@
 
 namespace ops {
 
-void attention_backward_head_avx2(const AttentionBackwardArgs& args, int64_t sequence, int64_t kv) {
-  attention_backward_head<32>(args, sequence, kv);
+void attention_backward_head_avx2(const AttentionBackwardArgs& args, const AttentionBackwardInputs& in, int64_t sequence, int64_t kv) {
+  attention_backward_head<32>(args, in, sequence, kv);
 }
 
 }  // namespace ops

@@ -1,5 +1,6 @@
 #include "attention_backward.h"
 
+#include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
 
@@ -13,11 +14,13 @@ namespace {
 constexpr int kTile = 32, kShare = 8;
 
 // Rows [row0, row0 + kTile) of one head into shared memory, zeros beyond the sequence.
-__device__ void fill(float* into, const float* from, const AttentionBackwardArgs& a, int64_t first, int64_t row0, int64_t heads, int64_t which) {
+template <class T>
+__device__ void fill(float* into, const uint8_t* array, const AttentionBackwardArgs& a, int64_t first, int64_t row0, int64_t heads, int64_t which) {
+  const T* from = reinterpret_cast<const T*>(array);
   const int e = static_cast<int>(a.e);
   for (int i = threadIdx.x; i < kTile * e; i += kThreads) {
     const int64_t r = row0 + i / e;
-    into[i / e * (e + 1) + i % e] = r < a.length ? from[((first + r) * heads + which) * e + i % e] : 0;
+    into[i / e * (e + 1) + i % e] = r < a.length ? widen(from[((first + r) * heads + which) * e + i % e]) : 0;
   }
 }
 
@@ -32,7 +35,7 @@ __device__ bool in_reach(const AttentionBackwardArgs& a, int64_t query, int64_t 
 }
 
 // of_query: [t, heads, 2]: log of the denominator with the largest score, and D.
-template <int COLUMNS>
+template <class T, int COLUMNS>
 __global__ void __launch_bounds__(kThreads) queries_kernel(AttentionBackwardArgs a, int64_t tiles, float* of_query) {
   extern __shared__ float shared[];
   const int e = static_cast<int>(a.e), stride = e + 1;  // + 1: rows start in different banks
@@ -42,15 +45,15 @@ __global__ void __launch_bounds__(kThreads) queries_kernel(AttentionBackwardArgs
   const int64_t begin = blockIdx.x % tiles * kTile, kv = head / (a.heads / a.kv_heads);
   const int row = threadIdx.x / kShare, sub = threadIdx.x % kShare;
   const int64_t query = begin + row;
-  fill(queries, a.q, a, first, begin, a.heads, head);
-  fill(slopes, a.dy, a, first, begin, a.heads, head);
+  fill<T>(queries, a.q, a, first, begin, a.heads, head);
+  fill<T>(slopes, a.dy, a, first, begin, a.heads, head);
   const int64_t oldest = a.window > 0 ? max(int64_t{0}, begin - a.window + 1) / kTile * kTile : 0, end = min(begin + kTile, a.length);
 
   float most = -INFINITY, total = 0, mean = 0;  // of the keys sub, sub + 8, …: Σ e^(score − most), and that times dy·v
   for (int64_t key = oldest; key < end; key += kTile) {
     __syncthreads();
-    fill(keys, a.k, a, first, key, a.kv_heads, kv);
-    fill(values, a.v, a, first, key, a.kv_heads, kv);
+    fill<T>(keys, a.k, a, first, key, a.kv_heads, kv);
+    fill<T>(values, a.v, a, first, key, a.kv_heads, kv);
     __syncthreads();
     for (int j = sub; j < kTile; j += kShare) {
       if (!in_reach(a, query, key + j)) continue;
@@ -77,8 +80,8 @@ __global__ void __launch_bounds__(kThreads) queries_kernel(AttentionBackwardArgs
   float sums[COLUMNS] = {};
   for (int64_t key = oldest; key < end; key += kTile) {
     __syncthreads();
-    fill(keys, a.k, a, first, key, a.kv_heads, kv);
-    fill(values, a.v, a, first, key, a.kv_heads, kv);
+    fill<T>(keys, a.k, a, first, key, a.kv_heads, kv);
+    fill<T>(values, a.v, a, first, key, a.kv_heads, kv);
     __syncthreads();
     for (int j = sub; j < kTile; j += kShare) {
       float weight = 0;
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(kThreads) queries_kernel(AttentionBackwardArgs
   if (sub == 0) of_query[2 * at] = log_total, of_query[2 * at + 1] = mean;
 }
 
-template <int COLUMNS>
+template <class T, int COLUMNS>
 __global__ void __launch_bounds__(kThreads) keys_kernel(AttentionBackwardArgs a, int64_t tiles, const float* of_query) {
   extern __shared__ float shared[];
   const int e = static_cast<int>(a.e), stride = e + 1;
@@ -116,16 +119,16 @@ __global__ void __launch_bounds__(kThreads) keys_kernel(AttentionBackwardArgs a,
   const int64_t begin = blockIdx.x % tiles * kTile, group = a.heads / a.kv_heads;
   const int row = threadIdx.x / kShare, sub = threadIdx.x % kShare;
   const int64_t key = begin + row;
-  fill(keys, a.k, a, first, begin, a.kv_heads, kv);
-  fill(values, a.v, a, first, begin, a.kv_heads, kv);
+  fill<T>(keys, a.k, a, first, begin, a.kv_heads, kv);
+  fill<T>(values, a.v, a, first, begin, a.kv_heads, kv);
   const int64_t end = a.window > 0 ? min(a.length, begin + kTile - 1 + a.window) : a.length;
 
   float of_key[COLUMNS] = {}, of_value[COLUMNS] = {};
   for (int64_t head = kv * group; head < (kv + 1) * group; ++head) {
     for (int64_t query = begin; query < end; query += kTile) {
       __syncthreads();
-      fill(queries, a.q, a, first, query, a.heads, head);
-      fill(slopes, a.dy, a, first, query, a.heads, head);
+      fill<T>(queries, a.q, a, first, query, a.heads, head);
+      fill<T>(slopes, a.dy, a, first, query, a.heads, head);
       __syncthreads();
       for (int i = sub; i < kTile; i += kShare) {
         float p = 0, s = 0;
@@ -157,17 +160,17 @@ __global__ void __launch_bounds__(kThreads) keys_kernel(AttentionBackwardArgs a,
   }
 }
 
-template <int COLUMNS>
+template <class T, int COLUMNS>
 void run(const AttentionBackwardArgs& args) {
   const size_t tile = kTile * (args.e + 1) * sizeof(float);
   const size_t for_queries = 4 * tile + kTile * (kTile + 1) * sizeof(float), for_keys = 4 * tile + kTile * (2 * kTile + 1) * sizeof(float);
-  allow_shared(queries_kernel<COLUMNS>, for_queries);
-  allow_shared(keys_kernel<COLUMNS>, for_keys);
+  allow_shared(queries_kernel<T, COLUMNS>, for_queries);
+  allow_shared(keys_kernel<T, COLUMNS>, for_keys);
   const int64_t tiles = (args.length + kTile - 1) / kTile, sequences = args.t / args.length;
   Scratch<float> of_query(2 * args.t * args.heads);
-  queries_kernel<COLUMNS><<<sequences * args.heads * tiles, kThreads, for_queries, stream()>>>(args, tiles, of_query);
+  queries_kernel<T, COLUMNS><<<sequences * args.heads * tiles, kThreads, for_queries, stream()>>>(args, tiles, of_query);
   launched();
-  keys_kernel<COLUMNS><<<sequences * args.kv_heads * tiles, kThreads, for_keys, stream()>>>(args, tiles, of_query);
+  keys_kernel<T, COLUMNS><<<sequences * args.kv_heads * tiles, kThreads, for_keys, stream()>>>(args, tiles, of_query);
   launched();
 }
 
@@ -176,9 +179,10 @@ void run(const AttentionBackwardArgs& args) {
 void attention_backward(const AttentionBackwardArgs& args) {
   static_assert(kTile * kShare == kThreads && 32 % kShare == 0);
   if (args.t == 0 || args.e == 0) return;
-  if (args.e <= 64) return run<8>(args);
-  if (args.e <= 128) return run<16>(args);
-  if (args.e <= 256) return run<32>(args);
+  if (args.e <= 128 && args.bf16) return attention_backward_bf16(args);
+  if (args.e <= 64) return run<float, 8>(args);
+  if (args.e <= 128) return run<float, 16>(args);
+  if (args.e <= 256) return args.bf16 ? run<uint16_t, 32>(args) : run<float, 32>(args);
   fail("heads of %lld elements; at most 256 on CUDA", (long long)args.e);
 }
 

@@ -12,8 +12,13 @@
 
 namespace ops {
 
-void attention_backward_head_avx2(const AttentionBackwardArgs& args, int64_t sequence, int64_t kv);
-void attention_backward_head_avx512(const AttentionBackwardArgs& args, int64_t sequence, int64_t kv);
+// The op's inputs as f32.
+struct AttentionBackwardInputs {
+  const float *q, *k, *v, *dy;
+};
+
+void attention_backward_head_avx2(const AttentionBackwardArgs& args, const AttentionBackwardInputs& in, int64_t sequence, int64_t kv);
+void attention_backward_head_avx512(const AttentionBackwardArgs& args, const AttentionBackwardInputs& in, int64_t sequence, int64_t kv);
 
 namespace {
 
@@ -25,6 +30,7 @@ struct AttentionBackward {
   static constexpr int64_t kBackQueries = 32;  // of a block: its probabilities are held at once
 
   const AttentionBackwardArgs& args;
+  const AttentionBackwardInputs& in;
   const int64_t sequence, kv;
   const int64_t e = args.e, wide = (e + W - 1) / W * W, room = (args.length + W - 1) / W * W;
   const int64_t q_stride = args.heads * e, kv_stride = args.kv_heads * e;
@@ -45,7 +51,7 @@ struct AttentionBackward {
     shares = take(kBackQueries * room), scores = take(kBackQueries * room);
 
     for (int64_t j = 0; j < args.length; ++j) {
-      const float *key = args.k + kv_at + j * kv_stride, *value = args.v + kv_at + j * kv_stride;
+      const float *key = in.k + kv_at + j * kv_stride, *value = in.v + kv_at + j * kv_stride;
       std::memcpy(keys + j * wide, key, e * sizeof(float));
       for (int64_t l = 0; l < e; ++l) {
         keys_across[(j / W * e + l) * W + j % W] = key[l];
@@ -69,8 +75,8 @@ struct AttentionBackward {
     const int64_t to = (last + W - 1) / W * W;
     const int64_t at = (sequence * args.length + first) * q_stride + head * e;
     for (int64_t i = 0; i < count; ++i) {
-      std::memcpy(queries + i * wide, args.q + at + i * q_stride, e * sizeof(float));
-      std::memcpy(slopes + i * wide, args.dy + at + i * q_stride, e * sizeof(float));
+      std::memcpy(queries + i * wide, in.q + at + i * q_stride, e * sizeof(float));
+      std::memcpy(slopes + i * wide, in.dy + at + i * q_stride, e * sizeof(float));
     }
     for (int64_t i = 0; i < count; i += R) products(i, from, to);
     for (int64_t i = 0; i < count; ++i) {
@@ -148,8 +154,8 @@ struct AttentionBackward {
 };
 
 template <int BYTES>
-void attention_backward_head(const AttentionBackwardArgs& args, int64_t sequence, int64_t kv) {
-  AttentionBackward<BYTES>{args, sequence, kv}.run();
+void attention_backward_head(const AttentionBackwardArgs& args, const AttentionBackwardInputs& in, int64_t sequence, int64_t kv) {
+  AttentionBackward<BYTES>{args, in, sequence, kv}.run();
 }
 
 }  // namespace
