@@ -1,7 +1,7 @@
 /**
  * The other layout of published HYB checkpoints (L = 16, V = 2, Q = 9, tiles of 16 × 16, K = 2…4): weights of a tile in
  * the order in which a tensor-core instruction's operand holds them, bytes in the order in which a warp loads them.
- * To read such a checkpoint: natural words by `fromKernelLayout`, `unpack`, `decode`, then `fromKernelOrder` of the values.
+ * Read by `published.ts`: natural words by `fromKernelLayout`, unpacked, decoded with each weight put in its place.
  */
 
 /** Row·16 + column of the weight at each place of the sequence: the A operand of m16n8k16, two columns a register, lanes of 4 columns. */
@@ -43,18 +43,3 @@ export const fromKernelLayout = (packed: Uint8Array, m: number, n: number, K: nu
 
 /** fromKernelLayout's inverse. */
 export const toKernelLayout = (packed: Uint8Array, m: number, n: number, K: number): Uint8Array => moved(packed, m, n, K, true)
-
-/** Values [m, n] whose tiles were read row-major, though the codes stood in the kernel's order: put where they belong. */
-export const fromKernelOrder = (values: Float32Array, m: number, n: number): Float32Array => {
-  if (values.length !== m * n || m % 16 !== 0 || n % 16 !== 0)
-    throw new RangeError(`[${m}, ${n}] are not tiles of 16 × 16 of ${values.length} values`)
-  const out = new Float32Array(values.length)
-  for (let row = 0; row < m; row += 16) {
-    for (let column = 0; column < n; column += 16) {
-      for (const [p, to] of kernelOrder.entries()) {
-        out[(row + (to >> 4)) * n + column + (to & 15)] = values[(row + (p >> 4)) * n + column + (p & 15)]!
-      }
-    }
-  }
-  return out
-}

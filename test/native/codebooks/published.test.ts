@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { roundHalf } from '../../../native/codebooks/half.js'
 import { codebooks } from '../../../native/codebooks/index.js'
-import { fromKernelLayout, fromKernelOrder, kernelOrder, toKernelLayout } from '../../../native/codebooks/trellis/kernel-layout.js'
+import { fromKernelLayout, kernelOrder, toKernelLayout } from '../../../native/codebooks/trellis/kernel-layout.js'
 import { openBackend } from '../../../native/index.js'
 import type { Ops } from '../../../native/ops.js'
 import type { DType } from '../../../native/tensor.js'
@@ -38,6 +38,21 @@ const readVectors = (name: string) => {
     bytes: (tensor: string) => Uint8Array.from(file.subarray(...entries[tensor]!.data_offsets.map(at => at + 8 + length))),
     shape: (tensor: string) => entries[tensor]!.shape,
   }
+}
+
+/** Values [m, n] whose tiles were read row-major, though the codes stood in the kernel's order: put where they belong. */
+const fromKernelOrder = (values: Float32Array, m: number, n: number): Float32Array => {
+  if (values.length !== m * n || m % 16 !== 0 || n % 16 !== 0)
+    throw new RangeError(`[${m}, ${n}] are not tiles of 16 × 16 of ${values.length} values`)
+  const out = new Float32Array(values.length)
+  for (let row = 0; row < m; row += 16) {
+    for (let column = 0; column < n; column += 16) {
+      for (const [p, to] of kernelOrder.entries()) {
+        out[(row + (to >> 4)) * n + column + (to & 15)] = values[(row + (p >> 4)) * n + column + (p & 15)]!
+      }
+    }
+  }
+  return out
 }
 
 const f32 = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.slice().buffer)
