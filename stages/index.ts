@@ -9,6 +9,7 @@ export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }
   rht: () => import('./rht/rht.js'),
   round: () => import('./round/round.js'),
   finetune: () => import('./finetune/finetune.js'),
+  distill: () => import('./distill/distill.js'),
   pack: () => import('./pack/pack.js'),
   write: () => import('./write/write.js'),
   evaluate: () => import('./evaluate/evaluate.js'),

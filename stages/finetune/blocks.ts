@@ -3,7 +3,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { type Context, type InnerStages, type InnerStage, type NewRow, PipeError, type Row } from '../../pipeline/define.js'
 import type { linears } from '../../schemas/tables/linears.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
-import { batchOf } from '../model/batch.js'
+import { blockBatch } from '../model/batch.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
 import { openWeights } from '../model/quantized.js'
@@ -29,11 +29,6 @@ export interface Params {
   readonly tableRate: number
   readonly validate: number
   readonly patience: number
-}
-
-/** A block is a batch: 'block/3'. The embedding, and the norm and head behind the blocks, are batches of their own. */
-export function blockBatch(row: { readonly role: string; readonly layer: number; readonly shares: string }): string {
-  return row.role === 'kept' && row.shares !== 'block' ? batchOf(row) : `block/${row.layer}`
 }
 
 const carried = ({ hessian: _, ...row }: In, weight: Tensor | undefined = undefined): Out => ({
@@ -116,7 +111,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
       context.note(block.summary())
       for (const row of batch) {
         const out = finished.get(row.linear)
-        yield out === undefined ? carried(row, block.trained(row.linear)) : { ...out, ...(await block.result(row.linear)) }
+        yield out === undefined ? carried(row, block.trained(row.linear)) : { ...out, ...block.result(row.linear) }
       }
     }
   }

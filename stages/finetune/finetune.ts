@@ -18,8 +18,9 @@ import { toArray } from 'rxjs'
 import { defineStage, file, innerStages, spread } from '../../pipeline/define.js'
 import { linears } from '../../schemas/tables/linears.js'
 import { rounded } from '../../schemas/tables/rounded.js'
+import { blockBatch } from '../model/batch.js'
 import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
-import { blockBatch, finetuneBlocks } from './blocks.js'
+import { finetuneBlocks } from './blocks.js'
 
 export const perLinear = innerStages('perLinear', {
   input: linears,

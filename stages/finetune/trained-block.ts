@@ -1,15 +1,14 @@
 /** A block while it is rounded linear by linear: its parameters, and how they are trained against the original block. */
-import type { Codec } from '../../native/codebook.js'
-import { codebookOf } from '../../native/codebooks/settings.js'
 import type { Tensor } from '../../native/tensor.js'
-import { type Context, PipeError, type Row } from '../../pipeline/define.js'
+import type { Context, Row } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockName } from '../model/architecture.js'
 import { backwardBlock, forwardWithTape } from '../model/backward.js'
 import type { ModelConfig } from '../model/config.js'
 import type { Opened, Rotary } from '../model/forward.js'
 import type { Sequences } from '../model/sequences.js'
-import { DenseLinear, disposeBlock, Parameter, QuantizedLinear, type TrainableLinear } from '../model/trainable.js'
+import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
+import { DenseLinear, disposeBlock, Parameter, type TrainableLinear } from '../model/trainable.js'
 import { Adam, type Outcome, shuffled, Snapshot, train } from '../model/training.js'
 import type { In, Params } from './blocks.js'
 
@@ -18,18 +17,11 @@ interface Options extends Omit<Params, 'sequences'> {
   readonly rotary: Rotary
 }
 
-interface Quantized {
-  readonly linear: QuantizedLinear
-  /** What SV was multiplied with for training. */
-  readonly folded: number
-  readonly table?: Parameter
-}
-
 export class TrainedBlock implements Disposable {
   readonly #norms = new Map<string, Parameter>()
   readonly #linears = new Map<string, TrainableLinear>()
-  readonly #quantized = new Map<string, Quantized>()
-  readonly #codecs = new Map<string, Codec>()
+  readonly #quantized = new Map<string, RoundedLinear>()
+  readonly #codecs: Codecs
   readonly #prefix: string
   #first: number | undefined
   #last = Number.NaN
@@ -43,6 +35,7 @@ export class TrainedBlock implements Disposable {
     private readonly o: Options,
   ) {
     const { ops } = context
+    this.#codecs = new Codecs(ops)
     this.#prefix = `${blockName(config.architecture, layer)}.`
     for (const { op, name, bias } of config.steps) {
       if (name === undefined) continue
@@ -77,40 +70,16 @@ export class TrainedBlock implements Disposable {
   async replace(linear: string, row: Row<typeof rounded>): Promise<void> {
     const { ops } = this.context
     const name = this.#nameOf(linear)
-    if (!row.codes || !row.su || !row.sv) throw new Error(`${linear}: the inner stages gave no codes, su or sv`)
-    const codec = this.#codec(row.codebook)
-    const [Tx, Ty] = codec.tile
-    const folded = row.scale > 0 ? row.scale : 1
-    using signs = await row.sv.open(ops, 'f32')
-    const [tableName, entries] = Object.entries(codec.tables)[0] ?? []
-    if (this.o.tableRate > 0 && (codec.training === undefined || tableName === undefined || entries === undefined)) {
-      throw new PipeError('input', {
-        where: `finetune  ${linear}`,
-        message: `"tableRate" is ${this.o.tableRate}, and the code has no table that can be trained: ${row.codebook}`,
-        hint: 'Leave "tableRate" out, or round with "trellis/hyb" or "trellis/lut".',
-      })
-    }
-    const table = this.o.tableRate > 0 && tableName && entries ? Parameter.of(ops, tableName, ops.cast(entries, 'f32')) : undefined
     const before = this.#linears.get(name)
     const bias = before?.parameters.get('bias')
-    const quantized = new QuantizedLinear(ops, {
-      su: Parameter.of(ops, 'SU', await row.su.open(ops, 'f32')),
-      sv: Parameter.of(ops, 'SV', ops.scale(signs, { factor: folded })),
-      scale: row.scale > 0 ? 1 : 0, // it is in SV; a linear of zeros stays one
-      transform: JSON.parse(row.transform) as { m: number; n: number },
-      codes: await row.codes.open(ops),
-      ...(bias && { bias: Parameter.of(ops, 'bias', ops.copy(bias.value)) }),
-      decode:
-        table && codec.training
-          ? { table, training: codec.training }
-          : codes => {
-              using padded = codec.decode(codes, Math.ceil(row.m / Tx) * Tx, Math.ceil(row.n / Ty) * Ty)
-              return ops.copy(padded, { rows: [0, row.m], columns: [0, row.n] })
-            },
+    const quantized = await RoundedLinear.open(ops, this.#codecs, row, {
+      stage: 'finetune',
+      trainTable: this.o.tableRate > 0,
+      bias: bias && Parameter.of(ops, 'bias', ops.copy(bias.value)),
     })
     before?.[Symbol.dispose]()
-    this.#linears.set(name, quantized)
-    this.#quantized.set(name, { linear: quantized, folded, table })
+    this.#linears.set(name, quantized.linear)
+    this.#quantized.set(name, quantized)
   }
 
   /** Trains all there is, as after rounding `linear`. `told` hears of sequences done and the loss. */
@@ -120,7 +89,7 @@ export class TrainedBlock implements Disposable {
     const count = o.sequences.count - o.validation
     const quantized = [...this.#linears.values()].flatMap(one => [...one.parameters.values()])
     const of = (...names: string[]): Parameter[] => quantized.filter(({ name }) => names.includes(name))
-    const tables = [...this.#quantized.values()].flatMap(({ table }) => table ?? [])
+    const tables = quantized.filter(({ name }) => !['weight', 'bias', 'SU', 'SV'].includes(name))
     using adam = new Adam(
       ops,
       [
@@ -149,19 +118,11 @@ export class TrainedBlock implements Disposable {
     this.#tell(linear, outcome)
   }
 
-  /** The columns that training has changed. sv is given without the scale. */
-  async result(linear: string): Promise<{ weight: undefined; su: Tensor; sv: Tensor; table: Tensor | undefined }> {
-    const { ops } = this.context
+  /** The columns that training has changed. */
+  result(linear: string): { weight: undefined; su: Tensor; sv: Tensor; table: Tensor | undefined } {
     const found = this.#quantized.get(this.#nameOf(linear))
     if (found === undefined) throw new Error(`${linear} is not rounded`)
-    const { parameters } = found.linear
-    const [su, sv] = [parameters.get('SU') as Parameter, parameters.get('SV') as Parameter]
-    return {
-      weight: undefined,
-      su: ops.copy(su.value),
-      sv: ops.scale(sv.value, { factor: 1 / found.folded }),
-      table: found.table && ops.copy(found.table.value),
-    }
+    return { weight: undefined, ...found.columns(this.context.ops) }
   }
 
   /** One sentence: what training after the last linears was worth. */
@@ -171,8 +132,8 @@ export class TrainedBlock implements Disposable {
 
   [Symbol.dispose](): void {
     disposeBlock({ norms: this.#norms, linears: this.#linears })
-    for (const { table } of this.#quantized.values()) table?.[Symbol.dispose]()
-    for (const codec of this.#codecs.values()) codec[Symbol.dispose]()
+    for (const quantized of this.#quantized.values()) quantized[Symbol.dispose]()
+    this.#codecs[Symbol.dispose]()
   }
 
   /** Mean squared error of a batch against the original block; with `learn` its gradients are added. */
@@ -212,14 +173,5 @@ export class TrainedBlock implements Disposable {
     const found = this.#linears.get(name)?.parameters.get(ending)
     if (found === undefined) throw new Error(`layer ${this.layer}: no ${ending} of ${name} is trained`)
     return found
-  }
-
-  #codec(settings: string): Codec {
-    const known = this.#codecs.get(settings)
-    if (known !== undefined) return known
-    const { codebook, params } = codebookOf(settings)
-    const codec = codebook.open(this.context.ops, params)
-    this.#codecs.set(settings, codec)
-    return codec
   }
 }

@@ -1,9 +1,16 @@
-/** A random Llama of two small blocks in a folder, with the bundled tokenizer: for tests that train. */
+/** A random Llama of two small blocks in a folder, with the bundled tokenizer, and runs of graphs on it: for tests that train. */
 import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { Subject } from 'rxjs'
+import type { Ops } from '../../native/ops.js'
+import type { Event, RunResult } from '../../pipeline/events.js'
+import { loadGraph } from '../../pipeline/graph.js'
+import { runGraph } from '../../pipeline/run.js'
+import { stages } from '../../stages/index.js'
 import { writeSafetensors } from '../../stages/model/safetensors.js'
 import { root } from '../helpers.js'
 import { normals } from './run-stage.js'
+import { readAll } from './safetensors-reader.js'
 
 const [d, h, g, f, vocab, layers] = [64, 4, 2, 96, 2048, 2]
 
@@ -60,4 +67,47 @@ export async function writeSmallModel(folder: string, { untied = false } = {}): 
     ...(untied ? [matrix('lm_head', vocab, d)] : []),
   ]
   await writeSafetensors(join(folder, 'model.safetensors'), entries, { format: 'pt' })
+}
+
+export const notes = (events: readonly Event[]): string[] => events.flatMap(event => (event.kind === 'note' ? [event.text] : []))
+
+/** Runs of the small model, each in a folder of its own; what they wrote. */
+export function smallRuns(ops: Ops, folder: string, model: string) {
+  const text = join(root, 'fixtures/tiny-llama/calibration.jsonl')
+  const test = join(root, 'fixtures/tiny-llama/test.jsonl')
+  return {
+    text,
+    /** These stages between hessian and pack. `stop`: end the run at this event. */
+    async run(
+      name: string,
+      middle: readonly object[],
+      { stop }: { stop?: (event: Event) => boolean } = {},
+    ): Promise<RunResult & { events: Event[] }> {
+      const list = [
+        { use: 'model', path: model },
+        { use: 'calibrate', text, sequences: 16, length: 32 },
+        { use: 'hessian' },
+        ...middle,
+        { use: 'pack' },
+        { use: 'write' },
+        { use: 'evaluate', text: test, sequences: 16, length: 32 },
+      ]
+      const file = join(folder, `${name}.json`)
+      writeFileSync(file, JSON.stringify({ name: 'small', stages: list }))
+      const graph = await loadGraph(file, { stages })
+      const events = new Subject<Event>()
+      const seen: Event[] = []
+      const abort = new AbortController()
+      events.subscribe(event => {
+        seen.push(event)
+        if (stop?.(event)) abort.abort(new Error('stop'))
+      })
+      const out = join(folder, name)
+      mkdirSync(out, { recursive: true })
+      return { ...(await runGraph(graph, { out, ops, events, memory: 1e9, signal: abort.signal })), events: seen }
+    },
+    /** The tensors of the model a run wrote. */
+    bytesOf: (name: string): Map<string, Buffer> =>
+      new Map([...readAll(join(folder, name, 'model/model.safetensors')).tensors].map(([key, { bytes }]) => [key, bytes])),
+  }
 }

@@ -1,0 +1,68 @@
+/**
+ * distill: train what is left of the whole rounded model against the original's predictions.
+ *
+ *   P = softmax(logits of the original), Q = softmax(logits of the rounded model), all positions but a sequence's last
+ *   minimize  mean of −Σ P·log Q  over SU, SV, norms, biases, the head, and tables where asked for; codes stay
+ *
+ * The original runs once, block by block; what leaves its last block is kept, and its logits are made again from that for
+ * each batch: exact, at d numbers a token in place of as many as the vocabulary has. Of the student only what enters each
+ * block is kept on the way forward; blocks run a second time on the way back.
+ *
+ * QTIP (arXiv:2406.11235) §5, QuIP# (arXiv:2402.04396) §5: end-to-end fine-tuning.
+ * Differs from the published code: tables are trained where asked for (there the option has no effect); the embedding is
+ * not trained, nor a head that is the embedding; both models are on one device.
+ */
+import { Type } from '@sinclair/typebox'
+import { toArray } from 'rxjs'
+import { defineStage, file, spread } from '../../pipeline/define.js'
+import { rounded } from '../../schemas/tables/rounded.js'
+import { blockBatch } from '../model/batch.js'
+import { most, sizesOf } from '../model/sizes.js'
+import { distillModel } from './model.js'
+
+const rate = (description: string, fallback: number) => Type.Number({ default: fallback, minimum: 0, description })
+const params = Type.Object(
+  {
+    text: file('Text to train on: .jsonl with one {"text": …} a line, or plain text; its first sequences are used'),
+    sequences: Type.Integer({ default: 640, minimum: 2, description: 'Sequences of text, those for validation included' }),
+    length: Type.Integer({ default: 2048, minimum: 2, description: 'Tokens of a sequence' }),
+    validation: Type.Integer({ default: 128, minimum: 1, description: 'Sequences, the last ones, that only judge' }),
+    epochs: Type.Integer({ default: 1, minimum: 1, description: 'Passes over the text' }),
+    batch: Type.Integer({ default: 2, minimum: 1, description: 'Sequences of a batch' }),
+    update: Type.Integer({ default: 2, minimum: 1, description: 'Batches whose gradients are added up for a step' }),
+    loss: Type.Union([Type.Literal('cross-entropy'), Type.Literal('kl')], {
+      default: 'cross-entropy',
+      description: 'What is told and compared: they differ by the entropy of the original, and have the same gradients',
+    }),
+    rate: rate('Learning rate of norms, biases and head (Adam)', 1e-5),
+    vectorRate: rate('Learning rate of SU and SV', 1e-5),
+    tableRate: rate("Learning rate of the code's table, of which each linear then has its own; 0: tables stay", 0),
+    validate: Type.Integer({ default: 1, minimum: 1, description: 'Epochs from one look at the validation loss to the next' }),
+    patience: Type.Integer({ default: 3, minimum: 1, description: 'Looks without a better loss that end the training' }),
+  },
+  { additionalProperties: false },
+)
+
+export default defineStage({
+  name: 'distill',
+  version: 1,
+  about: 'Train what is left of the whole rounded model against the predictions of the original.',
+  params,
+  input: rounded,
+  output: rounded,
+  scope: 'stream',
+  batch: blockBatch,
+  estimate(rows, { epochs, sequences, length, validation, batch }) {
+    const { weights, head, groups } = sizesOf(rows)
+    // Forward twice and back twice as much; each epoch also looks at the validation sequences. The original once.
+    const passes = epochs * (4 * (sequences - validation) + validation) + sequences
+    const width = most(groups, ({ n }) => n)
+    const memory = 4 * weights + 16 * head + 4 * batch * length * width * 64
+    return { operations: (weights + 2 * head) * passes * length, memory, disk: 0 }
+  },
+  operator: (params, context) => source =>
+    source.pipe(
+      toArray(),
+      spread(rows => distillModel(rows, params, context)),
+    ),
+})

@@ -1,0 +1,211 @@
+/** The rounded model as it is trained: all its blocks with their parameters on the device, forward and back. */
+import type { Tensor, TensorRef } from '../../native/tensor.js'
+import { type Context, PipeError } from '../../pipeline/define.js'
+import { blockName, headName } from '../model/architecture.js'
+import { backwardBlock, forwardHeadWithTape, forwardWithTape } from '../model/backward.js'
+import type { Checkpoint } from '../model/checkpoint.js'
+import type { Head, Rotary } from '../model/forward.js'
+import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
+import { DenseLinear, disposeBlock, Parameter, parametersOf, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
+import type { Group } from '../model/training.js'
+import type { In, Params } from './model.js'
+
+/** Logits of both models and their gradient are made for so many rows at a time. */
+const logitsBytes = 256 * 2 ** 20
+
+export class Student implements Disposable {
+  readonly #blocks: TrainableBlock[] = []
+  readonly #rounded = new Map<string, RoundedLinear>()
+  /** Norms, biases and the head by their full names. */
+  readonly #dense = new Map<string, Parameter>()
+  #codecs: Codecs | undefined
+  #embedding: Tensor | undefined
+  #head: TrainableBlock | undefined
+
+  private constructor(
+    private readonly context: Context,
+    private readonly checkpoint: Checkpoint,
+    private readonly windows: readonly Int32Array[],
+    private readonly rotary: Rotary,
+    private readonly o: Params,
+  ) {}
+
+  static async open(
+    context: Context,
+    checkpoint: Checkpoint,
+    rows: readonly In[],
+    windows: readonly Int32Array[],
+    rotary: Rotary,
+    o: Params,
+  ): Promise<Student> {
+    const student = new Student(context, checkpoint, windows, rotary, o)
+    try {
+      await student.#open(new Map(rows.map(row => [row.linear, row])))
+      return student
+    } catch (error) {
+      student[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  async #open(rows: ReadonlyMap<string, In>): Promise<void> {
+    const { ops } = this.context
+    const { config } = this.checkpoint
+    const { architecture, tied, sizes } = config
+    const weight = (name: string): TensorRef => {
+      const found = rows.get(name)?.weight
+      if (found !== undefined) return found
+      throw new PipeError('failed', {
+        where: `distill  ${name}`,
+        message: 'No row has this tensor.',
+        hint: 'Put "distill" behind "round" or "finetune", with every row of the model.',
+      })
+    }
+    const parameter = async (name: string): Promise<Parameter> => {
+      const made = Parameter.of(ops, name, await weight(name).open(ops, 'f32'))
+      this.#dense.set(name, made)
+      return made
+    }
+    const codecs = new Codecs(ops)
+    this.#codecs = codecs
+    for (let layer = 0; layer < sizes.layers; layer++) {
+      const [norms, linears] = [new Map<string, Parameter>(), new Map<string, TrainableLinear>()]
+      this.#blocks.push({ norms, linears })
+      for (const { op, name, bias } of config.steps) {
+        if (name === undefined) continue
+        const full = `${blockName(architecture, layer)}.${name}`
+        if (op === 'rmsnorm') {
+          norms.set(name, await parameter(`${full}.weight`))
+          continue
+        }
+        const row = rows.get(full)
+        const added = bias ? await parameter(`${full}.bias`) : undefined
+        if (row === undefined) {
+          linears.set(name, new DenseLinear(ops, await weight(`${full}.weight`).open(ops, 'f32'), added))
+          continue
+        }
+        const rounded = await RoundedLinear.open(ops, codecs, row, { stage: 'distill', trainTable: this.o.tableRate > 0, bias: added })
+        linears.set(name, rounded.linear)
+        this.#rounded.set(full, rounded)
+      }
+    }
+    const head = headName(architecture, tied)
+    this.#embedding = await weight(`${architecture.embed}.weight`).open(ops, 'f32')
+    this.#head = {
+      norms: new Map([[architecture.norm, await parameter(`${architecture.norm}.weight`)]]),
+      // A head that is the embedding stays: the embedding is not trained.
+      linears: new Map([[head, new DenseLinear(ops, tied ? ops.copy(this.#embedding) : await parameter(`${head}.weight`))]]),
+    }
+  }
+
+  /** All that is trained, with its rates. */
+  groups(): Group[] {
+    const { rate, vectorRate, tableRate } = this.o
+    const all = [...this.#blocks, ...(this.#head ? [this.#head] : [])].flatMap(parametersOf)
+    const dense = new Set(this.#dense.values())
+    const vectors = all.filter(({ name }) => name === 'SU' || name === 'SV')
+    const tables = all.filter(parameter => !dense.has(parameter) && !vectors.includes(parameter))
+    const groups = [
+      { parameters: [...dense], rate },
+      { parameters: vectors, rate: vectorRate },
+      { parameters: tables, rate: tableRate },
+    ]
+    return groups.filter(group => group.rate > 0)
+  }
+
+  /** Mean loss of a batch, h f32 [batch · length, d] being what enters the original's head; with `learn` its gradients are added. */
+  async loss(batch: readonly number[], h: Tensor, original: Head, learn: boolean): Promise<number> {
+    const { ops, signal } = this.context
+    const { config } = this.checkpoint
+    const { length } = this.o
+    const positions = this.rotary.of(length, batch.length)
+    const entering: Tensor[] = []
+    try {
+      let x = this.#embed(batch)
+      for (const [layer, block] of this.#blocks.entries()) {
+        signal.throwIfAborted()
+        if (learn) entering.push(ops.copy(x))
+        const { out, tape } = forwardWithTape(ops, config, layer, block, x, positions)
+        tape[Symbol.dispose]()
+        x = out
+      }
+      using last = x
+      const { loss, gradient } = await this.#predict(last, h, original, batch.length, learn)
+      if (gradient === undefined) return loss
+      let dx = gradient
+      for (let layer = this.#blocks.length - 1; layer >= 0; layer--) {
+        const { out, tape } = forwardWithTape(
+          ops,
+          config,
+          layer,
+          this.#blocks[layer] as TrainableBlock,
+          entering.pop() as Tensor,
+          positions,
+        )
+        out[Symbol.dispose]()
+        dx = backwardBlock(ops, tape, dx)
+      }
+      dx[Symbol.dispose]()
+      return loss
+    } finally {
+      for (const x of entering) x[Symbol.dispose]()
+    }
+  }
+
+  /** The columns of a row that training has changed: copies. */
+  columns(row: In): Partial<{ weight: Tensor; su: Tensor; sv: Tensor; table: Tensor | undefined }> {
+    const { ops } = this.context
+    const rounded = this.#rounded.get(row.linear)
+    if (rounded !== undefined) return rounded.columns(ops)
+    const dense = this.#dense.get(row.linear)
+    return dense === undefined ? {} : { weight: ops.copy(dense.value) }
+  }
+
+  [Symbol.dispose](): void {
+    for (const block of [...this.#blocks, ...(this.#head ? [this.#head] : [])]) disposeBlock(block)
+    for (const part of [...this.#rounded.values(), ...this.#dense.values()]) part[Symbol.dispose]()
+    this.#embedding?.[Symbol.dispose]()
+    this.#codecs?.[Symbol.dispose]()
+  }
+
+  #embed(batch: readonly number[]): Tensor {
+    const { ops } = this.context
+    const ids = Int32Array.from(batch.flatMap(i => [...(this.windows[i] ?? [])]))
+    using rows = ops.tensor(ids, [ids.length])
+    return ops.embed(this.#embedding as Tensor, rows)
+  }
+
+  /** The loss by the logits of x and h, and its gradient by x f32 [t, d]; the head's own gradients are added. */
+  async #predict(x: Tensor, h: Tensor, original: Head, sequences: number, learn: boolean): Promise<{ loss: number; gradient?: Tensor }> {
+    const { ops } = this.context
+    const { config } = this.checkpoint
+    const [t = 0, d = 0] = x.shape
+    const { length } = this.o
+    const predictions = sequences * (length - 1)
+    const rows = Math.max(1, Math.floor(logitsBytes / (4 * config.sizes.vocab)))
+    const gradient = learn ? ops.zeros('f32', [t, d]) : undefined
+    let loss = 0
+    for (let from = 0; from < t; from += rows) {
+      const part: [number, number] = [from, Math.min(t, from + rows)]
+      // The last token of a sequence has nothing to predict.
+      const counts = Float32Array.from({ length: part[1] - from }, (_, i) => ((from + i + 1) % length === 0 ? 0 : 1))
+      using mask = ops.tensor(counts, [counts.length])
+      using target = ops.copy(h, { rows: part })
+      using teacher = original.logits(target)
+      const { out, tape } = forwardHeadWithTape(ops, config, this.#head as TrainableBlock, ops.copy(x, { rows: part }))
+      using student = out
+      const { divergence, crossEntropy, gradient: all } = ops.klGradient(teacher, student, { factor: 1 / predictions })
+      using kl = divergence
+      using entropy = crossEntropy
+      using unmasked = all
+      if (gradient === undefined) tape[Symbol.dispose]()
+      else {
+        using dx = backwardBlock(ops, tape, ops.scale(unmasked, { rows: mask }))
+        ops.paste(gradient, dx, { row: from })
+      }
+      const losses = new Float32Array((await (this.o.loss === 'kl' ? kl : entropy).read()).slice().buffer)
+      loss += losses.reduce((sum, x, i) => sum + (counts[i] === 0 ? 0 : x), 0)
+    }
+    return { loss: loss / predictions, ...(gradient && { gradient }) }
+  }
+}
