@@ -2,8 +2,8 @@
  * The trellis search: Mweights/s a core for each code and rate, cycles a state, and the share of the instruction bound.
  * The bound: two vector instructions a state and vector (an addition, a minimum), two of them a cycle; two passes.
  */
+import { codebookOf } from '../native/codebooks/settings.js'
 import { openBackend } from '../native/index.js'
-import { codebooks } from '../native/codebooks/index.js'
 import type { Row } from './table.js'
 
 const sequences = 64
@@ -19,10 +19,10 @@ export const run = async (): Promise<Row[]> => {
   const lanes = { avx512: 32, avx2: 16, portable: 8 }[isa] ?? 8
   const clock = cyclesASecond()
   const rows: Row[] = []
-  for (const code of ['hyb', 'mul1', '1mad', '3inst', 'lut']) {
+  for (const code of ['hyb', 'mul1', '1mad', '2mad', '3inst', 'mcg', 'lut']) {
     for (const K of [2, 3, 4]) {
-      const params = { L: 16, K, Tx: 16, Ty: 16, Q: 9, V: 1, seed: 0 }
-      const codec = codebooks[`trellis/${code}`]!.open(ops, params)
+      const { codebook, params } = codebookOf({ use: `trellis/${code}`, K })
+      const codec = codebook.open(ops, params)
       const V = code === 'hyb' ? 2 : 1
       const scale = codec.rms * scales[K]!
       const z = ops.tensor(

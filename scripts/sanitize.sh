@@ -26,7 +26,11 @@ for file in $(find dist/test/native -name '*.test.js' ! -name parity.test.js ! -
   for check in ${SANITIZE_TOOLS:-memcheck racecheck}; do
     start=$SECONDS
     code=0
-    timeout -k 5 "$seconds" "$tool" --tool "$check" --error-exitcode 86 "$node" "$file" > "$log" 2>&1 || code=$?
+    # Calls that report an error are the backend's to judge: it asks whether an event is over, and hears "not ready".
+    api=
+    [ "$check" = memcheck ] && api='--report-api-errors no'
+    # shellcheck disable=SC2086
+    timeout -k 5 "$seconds" "$tool" --tool "$check" $api --error-exitcode 86 "$node" "$file" > "$log" 2>&1 || code=$?
     ran=$((ran + 1))
     if [ $code = 0 ]; then
       echo "$check $file: clean, $((SECONDS - start)) s"

@@ -10,6 +10,7 @@
 //
 //   cost    2 passes × 2^L states / V a weight; 2 vector instructions a state for 32 (AVX-512), 16 or 8 sequences
 //   memory  a thread: lanes × steps × (KV ≤ 4: 2^(L-KV)·KV/8 bytes; else 2^(L-KV)·2 bytes), 8…32 MiB at L = 16
+//          and 256 weights, four times that at 1024; in f32 (steps + 1)·2^(L-KV)·4 bytes
 #pragma once
 #include <cstdint>
 
