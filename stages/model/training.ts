@@ -132,8 +132,9 @@ export async function train(o: Training, at?: Readonly<Progress>): Promise<Outco
   const { adam, best, schedule } = o
   const first = at?.first ?? (await o.validate())
   const progress: Progress = { epoch: 0, batch: 0, worse: 0, first, best: first, ...at }
+  const epochs = adam.parameters.length > 0 ? schedule.epochs : 0 // all rates may be 0
   let diverged: number | undefined
-  while (progress.epoch < schedule.epochs && diverged === undefined) {
+  while (progress.epoch < epochs && diverged === undefined) {
     const batches = o.batches(progress.epoch)
     while (progress.batch < batches.length && diverged === undefined) {
       const loss = await o.learn(batches[progress.batch] ?? [])
@@ -147,7 +148,7 @@ export async function train(o: Training, at?: Readonly<Progress>): Promise<Outco
     if (diverged !== undefined) break
     progress.batch = 0
     progress.epoch++
-    if (progress.epoch % schedule.validate !== 0 && progress.epoch < schedule.epochs) continue
+    if (progress.epoch % schedule.validate !== 0 && progress.epoch < epochs) continue
     const loss = await o.validate()
     if (!Number.isFinite(loss)) diverged = progress.epoch
     else if (loss < progress.best) {

@@ -71,43 +71,44 @@ export async function writeSmallModel(folder: string, { untied = false } = {}): 
 
 export const notes = (events: readonly Event[]): string[] => events.flatMap(event => (event.kind === 'note' ? [event.text] : []))
 
-/** Runs of the small model, each in a folder of its own; what they wrote. */
+export interface SmallRun extends RunResult {
+  readonly events: readonly Event[]
+  /** Of the model it wrote, by name. */
+  readonly tensors: ReadonlyMap<string, Buffer>
+}
+
+/** Runs of the small model. They share what is stored, but for those that name a folder of their own. */
 export function smallRuns(ops: Ops, folder: string, model: string) {
   const text = join(root, 'fixtures/tiny-llama/calibration.jsonl')
   const test = join(root, 'fixtures/tiny-llama/test.jsonl')
-  return {
-    text,
-    /** These stages between hessian and pack. `stop`: end the run at this event. */
-    async run(
-      name: string,
-      middle: readonly object[],
-      { stop }: { stop?: (event: Event) => boolean } = {},
-    ): Promise<RunResult & { events: Event[] }> {
-      const list = [
-        { use: 'model', path: model },
-        { use: 'calibrate', text, sequences: 16, length: 32 },
-        { use: 'hessian' },
-        ...middle,
-        { use: 'pack' },
-        { use: 'write' },
-        { use: 'evaluate', text: test, sequences: 16, length: 32 },
-      ]
-      const file = join(folder, `${name}.json`)
-      writeFileSync(file, JSON.stringify({ name: 'small', stages: list }))
-      const graph = await loadGraph(file, { stages })
-      const events = new Subject<Event>()
-      const seen: Event[] = []
-      const abort = new AbortController()
-      events.subscribe(event => {
-        seen.push(event)
-        if (stop?.(event)) abort.abort(new Error('stop'))
-      })
-      const out = join(folder, name)
-      mkdirSync(out, { recursive: true })
-      return { ...(await runGraph(graph, { out, ops, events, memory: 1e9, signal: abort.signal })), events: seen }
-    },
-    /** The tensors of the model a run wrote. */
-    bytesOf: (name: string): Map<string, Buffer> =>
-      new Map([...readAll(join(folder, name, 'model/model.safetensors')).tensors].map(([key, { bytes }]) => [key, bytes])),
+  /** These stages between hessian and pack. `stop`: end the run at this event. */
+  const run = async (
+    middle: readonly object[],
+    { apart = 'shared', stop }: { apart?: string; stop?: (event: Event) => boolean } = {},
+  ): Promise<SmallRun> => {
+    const list = [
+      { use: 'model', path: model },
+      { use: 'calibrate', text, sequences: 16, length: 32 },
+      { use: 'hessian' },
+      ...middle,
+      { use: 'pack' },
+      { use: 'write' },
+      { use: 'evaluate', text: test, sequences: 16, length: 32 },
+    ]
+    const out = join(folder, apart)
+    mkdirSync(out, { recursive: true })
+    writeFileSync(join(folder, 'graph.json'), JSON.stringify({ name: 'small', stages: list }))
+    const graph = await loadGraph(join(folder, 'graph.json'), { stages })
+    const events = new Subject<Event>()
+    const seen: Event[] = []
+    const abort = new AbortController()
+    events.subscribe(event => {
+      seen.push(event)
+      if (stop?.(event)) abort.abort(new Error('stop'))
+    })
+    const result = await runGraph(graph, { out, ops, events, memory: 1e9, signal: abort.signal })
+    const { tensors } = readAll(join(out, 'model/model.safetensors'))
+    return { ...result, events: seen, tensors: new Map([...tensors].map(([name, { bytes }]) => [name, Buffer.from(bytes)])) }
   }
+  return { text, run }
 }
