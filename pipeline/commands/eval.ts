@@ -34,7 +34,7 @@ export const register: Register = (program: Command, wiring) => {
     .option('--sequences <n>', 'only the last n windows', count(1))
     .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
     .addOption(
-      new Option('--precision <name>', 'f32, or bf16 with sums in f32; auto: bf16 on a GPU where the model is stored in 16 bits')
+      new Option('--precision <name>', 'f32, or bf16 with sums in f32; auto: bf16 on a GPU for a large model stored in 16 bits')
         .choices(['auto', 'f32', 'bf16'])
         .default('auto'),
     )
