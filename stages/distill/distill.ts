@@ -17,6 +17,7 @@ import { toArray } from 'rxjs'
 import { defineStage, file, spread } from '../../pipeline/define.js'
 import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
+import { trainingPrecision } from '../model/precision.js'
 import { most, sizesOf } from '../model/sizes.js'
 import { distillModel } from './model.js'
 
@@ -37,6 +38,7 @@ const params = Type.Object(
     rate: rate('Learning rate of norms, biases and head (Adam)', 1e-5),
     vectorRate: rate('Learning rate of SU and SV', 1e-5),
     tableRate: rate("Learning rate of the code's table, of which each linear then has its own; 0: tables stay", 0),
+    precision: trainingPrecision,
     validate: Type.Integer({ default: 1, minimum: 1, description: 'Epochs from one look at the validation loss to the next' }),
     patience: Type.Integer({ default: 3, minimum: 1, description: 'Looks without a better loss that end the training' }),
   },

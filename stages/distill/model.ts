@@ -5,6 +5,7 @@ import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, Head, openBlock, Rotary } from '../model/forward.js'
+import { type Precision, precisionOf } from '../model/precision.js'
 import { openWeights, type Weights } from '../model/quantized.js'
 import { Sequences } from '../model/sequences.js'
 import { modelWindows } from '../model/text.js'
@@ -26,6 +27,7 @@ export interface Params {
   readonly rate: number
   readonly vectorRate: number
   readonly tableRate: number
+  readonly precision: 'auto' | Precision
   readonly validate: number
   readonly patience: number
 }
@@ -50,6 +52,7 @@ export async function* distillModel(rows: readonly In[], params: Params, context
       message: `The text gives ${windows.length} sequences of ${params.length} tokens, and ${params.validation} are for validation: none is left to train on.`,
       hint: 'Give more text, shorter sequences ("length"), or a smaller "validation".',
     })
+  const precision = precisionOf(params.precision, ops, checkpoint)
   using rotary = new Rotary(ops, checkpoint.config)
   using weights = await openWeights(ops, checkpoint)
   using teacher = await runOriginal(weights, checkpoint, windows, rotary, context)
@@ -59,7 +62,9 @@ export async function* distillModel(rows: readonly In[], params: Params, context
     0,
   )
   const slot = await context.room(own)
-  using student = await Student.open(context, checkpoint, rows, windows, rotary, params).finally(() => slot[Symbol.dispose]())
+  using student = await Student.open(context, checkpoint, rows, windows, rotary, { ...params, precision }).finally(() =>
+    slot[Symbol.dispose](),
+  )
 
   using adam = new Adam(ops, student.groups())
   using best = new Snapshot(ops, adam.parameters)

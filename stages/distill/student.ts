@@ -5,10 +5,13 @@ import { blockName, headName } from '../model/architecture.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape } from '../model/backward.js'
 import type { Checkpoint } from '../model/checkpoint.js'
 import type { Head, Rotary } from '../model/forward.js'
+import type { Precision } from '../model/precision.js'
 import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
 import { DenseLinear, disposeBlock, Parameter, parametersOf, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
 import type { Group } from '../model/training.js'
 import type { In, Params } from './model.js'
+
+type Options = Omit<Params, 'precision'> & { readonly precision: Precision }
 
 /** Logits of both models and their gradient are made for so many rows at a time. */
 const logitsBytes = 256 * 2 ** 20
@@ -27,7 +30,7 @@ export class Student implements Disposable {
     private readonly checkpoint: Checkpoint,
     private readonly windows: readonly Int32Array[],
     private readonly rotary: Rotary,
-    private readonly o: Params,
+    private readonly o: Options,
   ) {}
 
   static async open(
@@ -36,7 +39,7 @@ export class Student implements Disposable {
     rows: readonly In[],
     windows: readonly Int32Array[],
     rotary: Rotary,
-    o: Params,
+    o: Options,
   ): Promise<Student> {
     const student = new Student(context, checkpoint, windows, rotary, o)
     try {
@@ -117,6 +120,7 @@ export class Student implements Disposable {
   async loss(batch: readonly number[], h: Tensor, original: Head, learn: boolean): Promise<number> {
     const { ops, signal } = this.context
     const { config } = this.checkpoint
+    const precision = learn ? this.o.precision : 'f32'
     const { length } = this.o
     const positions = this.rotary.of(length, batch.length)
     const entering: Tensor[] = []
@@ -125,7 +129,7 @@ export class Student implements Disposable {
       for (const [layer, block] of this.#blocks.entries()) {
         signal.throwIfAborted()
         if (learn) entering.push(ops.copy(x))
-        const { out, tape } = forwardWithTape(ops, config, layer, block, x, positions)
+        const { out, tape } = forwardWithTape(ops, config, layer, block, x, positions, precision)
         tape[Symbol.dispose]()
         x = out
       }
@@ -141,6 +145,7 @@ export class Student implements Disposable {
           this.#blocks[layer] as TrainableBlock,
           entering.pop() as Tensor,
           positions,
+          precision,
         )
         out[Symbol.dispose]()
         dx = backwardBlock(ops, tape, dx)
@@ -192,7 +197,8 @@ export class Student implements Disposable {
       using mask = ops.tensor(counts, [counts.length])
       using target = ops.copy(h, { rows: part })
       using teacher = original.logits(target)
-      const { out, tape } = forwardHeadWithTape(ops, config, this.#head as TrainableBlock, ops.copy(x, { rows: part }))
+      const entering = ops.copy(x, { rows: part })
+      const { out, tape } = forwardHeadWithTape(ops, config, this.#head as TrainableBlock, entering, learn ? this.o.precision : 'f32')
       using student = out
       const { divergence, crossEntropy, gradient: all } = ops.klGradient(teacher, student, { factor: 1 / predictions })
       using kl = divergence

@@ -6,6 +6,7 @@ import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
+import { type Precision, precisionOf } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
 import { Sequences } from '../model/sequences.js'
 import { modelWindows } from '../model/text.js'
@@ -27,6 +28,7 @@ export interface Params {
   readonly rate: number
   readonly vectorRate: number
   readonly tableRate: number
+  readonly precision: 'auto' | Precision
   readonly validate: number
   readonly patience: number
 }
@@ -67,6 +69,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
       hint: 'Give more text, shorter sequences ("length"), or a smaller "validation".',
     })
   }
+  const precision = precisionOf(params.precision, ops, checkpoint)
   using rotary = new Rotary(ops, config)
   using sequences = await Sequences.open(context, windows.length, Math.min(...layers), 4 * config.sizes.d * length * windows.length)
   if (sequences.layer === 0) sequences.start(await embed(ops, weights, windows))
@@ -96,7 +99,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
         return forwardBlock(ops, config, at, original, x, rotary.of(length, 1))
       })
       if (at < layer) continue
-      using block = new TrainedBlock(context, config, layer, original, { ...params, sequences, rotary })
+      using block = new TrainedBlock(context, config, layer, original, { ...params, precision, sequences, rotary })
       const finished = new Map<string, Out>()
       for (const row of block.inOrder(batch.filter(isLinear))) {
         const [out] = await context.inner(perLinear, [{ ...row, weight: ops.copy(block.weight(row.linear)) }])

@@ -19,6 +19,7 @@ import { defineStage, file, innerStages, spread } from '../../pipeline/define.js
 import { linears } from '../../schemas/tables/linears.js'
 import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
+import { trainingPrecision } from '../model/precision.js'
 import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { finetuneBlocks } from './blocks.js'
 
@@ -47,6 +48,7 @@ const params = Type.Object(
     rate: rate('Learning rate of weights, norms and biases (Adam)', 3e-6),
     vectorRate: rate('Learning rate of SU and SV', 3e-6),
     tableRate: rate("Learning rate of the code's table, of which each linear then has its own; 0: the table stays", 0),
+    precision: trainingPrecision,
     validate: Type.Integer({ default: 1, minimum: 1, description: 'Epochs from one look at the validation loss to the next' }),
     patience: Type.Integer({ default: 5, minimum: 1, description: 'Looks without a better loss that end the training of a linear' }),
   },

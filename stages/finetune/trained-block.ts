@@ -6,13 +6,15 @@ import { blockName } from '../model/architecture.js'
 import { backwardBlock, forwardWithTape } from '../model/backward.js'
 import type { ModelConfig } from '../model/config.js'
 import type { Opened, Rotary } from '../model/forward.js'
+import type { Precision } from '../model/precision.js'
 import type { Sequences } from '../model/sequences.js'
 import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
 import { DenseLinear, disposeBlock, Parameter, type TrainableLinear } from '../model/trainable.js'
 import { Adam, type Outcome, shuffled, Snapshot, train } from '../model/training.js'
 import type { In, Params } from './blocks.js'
 
-interface Options extends Omit<Params, 'sequences'> {
+interface Options extends Omit<Params, 'sequences' | 'precision'> {
+  readonly precision: Precision
   readonly sequences: Sequences
   readonly rotary: Rotary
 }
@@ -144,7 +146,7 @@ export class TrainedBlock implements Disposable {
     const x = await o.sequences.gather('entering', batch)
     using target = await o.sequences.gather('leaving', batch)
     const block = { norms: this.#norms, linears: this.#linears }
-    const { out, tape } = forwardWithTape(ops, config, layer, block, x, o.rotary.of(o.length, batch.length))
+    const { out, tape } = forwardWithTape(ops, config, layer, block, x, o.rotary.of(o.length, batch.length), learn ? o.precision : 'f32')
     using y = out
     const { sum, gradient } = ops.meanSquaredError(y, target)
     using total = sum

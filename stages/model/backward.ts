@@ -61,7 +61,8 @@ export class Tape implements Disposable {
 
 /**
  * One block, as forwardBlock: takes over x f32 [sequences·length, d] that enters, gives the one that leaves, and a tape
- * that is to be disposed or given to backwardBlock. Positions and block must live as long as the tape.
+ * that is to be disposed or given to backwardBlock. Positions and block must live as long as the tape. precision: of products
+ * and attention, there and back; x and what leaves are f32.
  */
 export function forwardWithTape(
   ops: Ops,
@@ -70,18 +71,25 @@ export function forwardWithTape(
   block: TrainableBlock,
   x: Tensor,
   positions: Positions,
+  precision: Precision = 'f32',
 ): { out: Tensor; tape: Tape } {
-  return walk(ops, config.steps, config, block, x, { ...positions, window: config.windows[layer] })
+  return walk(ops, config.steps, config, block, x, precision, { ...positions, window: config.windows[layer] })
 }
 
 /** The final norm and the head, as a block of two steps: takes over the residual stream f32 [t, d], gives logits f32 [t, vocab]. */
-export function forwardHeadWithTape(ops: Ops, config: ModelConfig, head: TrainableBlock, x: Tensor): { out: Tensor; tape: Tape } {
+export function forwardHeadWithTape(
+  ops: Ops,
+  config: ModelConfig,
+  head: TrainableBlock,
+  x: Tensor,
+  precision: Precision = 'f32',
+): { out: Tensor; tape: Tape } {
   const { architecture, tied } = config
   const steps: Step[] = [
     { op: 'rmsnorm', out: 'a', reads: ['x'], name: architecture.norm, bias: false, dies: [{ value: 'x' }] },
     { op: 'linear', out: 'x', reads: ['a'], name: headName(architecture, tied), bias: false, dies: [{ value: 'a' }] },
   ]
-  return walk(ops, steps, config, head, x, undefined)
+  return walk(ops, steps, config, head, x, precision, undefined)
 }
 
 /** What attention must know besides its inputs. */
@@ -93,6 +101,7 @@ function walk(
   config: ModelConfig,
   block: TrainableBlock,
   x: Tensor,
+  precision: Precision,
   reach: Reach | undefined,
 ): { out: Tensor; tape: Tape } {
   const tape = new Tape()
@@ -108,7 +117,7 @@ function walk(
       if (value === undefined) throw new Error(`step ${step.out}: "${name}" is gone`)
       return value
     })
-    const { out, holds, back } = runStep(ops, config, block, step, inputs, reach)
+    const { out, holds, back } = runStep(ops, config, block, step, inputs, precision, reach)
     tape.push(step, holds, back)
     for (const { value } of step.dies) letGo(value)
     values.set(step.out, out)
@@ -153,6 +162,7 @@ function runStep(
   block: TrainableBlock,
   step: Step,
   inputs: readonly Tensor[],
+  precision: Precision,
   reach: Reach | undefined,
 ): { out: Tensor; holds: readonly Tensor[]; back: Back } {
   const [first, second, third] = inputs as [Tensor, Tensor, Tensor]
@@ -160,7 +170,7 @@ function runStep(
     case 'rmsnorm':
       return rmsnorm(ops, config, block.norms.get(step.name ?? ''), step, first)
     case 'linear': {
-      const { y, holds, back } = linear(linearOf(block, step), first)
+      const { y, holds, back } = linear(linearOf(block, step), first, precision)
       return {
         out: y,
         holds,
@@ -171,13 +181,13 @@ function runStep(
       }
     }
     case 'add linear': {
-      const { y, holds, back } = linear(linearOf(block, step), second)
+      const { y, holds, back } = linear(linearOf(block, step), second, precision)
       using product = y
       return { out: ops.add(first, product), holds, back: dOut => [dOut, back(dOut)] }
     }
     case 'attention':
       if (reach === undefined) throw new Error('attention without positions')
-      return attention(ops, config, reach, block.precision ?? 'f32', [first, second, third])
+      return attention(ops, config, reach, precision, [first, second, third])
     case 'silu·':
       return {
         out: ops.siluMul(first, second),
@@ -198,9 +208,13 @@ function linearOf(block: TrainableBlock, step: Step): TrainableLinear {
 }
 
 /** y of a linear, and the way back to its input, which leaves dy to the caller. */
-function linear(through: TrainableLinear, x: Tensor): { y: Tensor; holds: readonly Tensor[]; back: (dy: Tensor) => Tensor } {
-  const { y, kept } = through.forward(x)
-  return { y, holds: [x, ...kept], back: dy => through.backward(dy, x, kept) }
+function linear(
+  through: TrainableLinear,
+  x: Tensor,
+  precision: Precision,
+): { y: Tensor; holds: readonly Tensor[]; back: (dy: Tensor) => Tensor } {
+  const { y, kept } = through.forward(x, precision)
+  return { y, holds: [x, ...kept], back: dy => through.backward(dy, x, kept, precision) }
 }
 
 function rmsnorm(ops: Ops, { eps }: ModelConfig, weight: Parameter | undefined, step: Step, x: Tensor) {

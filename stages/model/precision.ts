@@ -26,3 +26,9 @@ export function precisionOf(asked: Static<typeof precisionParameter>, ops: Ops, 
   const weights = expected.reduce((sum, { role, shape }) => (role === 'linear' ? sum + elements(shape) : sum), 0)
   return ops.device.kind === 'cuda' && (dtype === 'bf16' || dtype === 'f16') && weights >= large ? 'bf16' : 'f32'
 }
+
+/** The parameter of stages that train. Validation, by which states are kept, is in f32 whatever it says. */
+export const trainingPrecision = Type.Union([Type.Literal('auto'), Type.Literal('f32'), Type.Literal('bf16')], {
+  default: 'f32',
+  description: 'Products and attention while training: f32, or bf16 with sums, gradients and trained values in f32; auto: as in calibrate',
+})

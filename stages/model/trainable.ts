@@ -45,18 +45,19 @@ export class Parameter implements Disposable {
 export interface TrainableLinear extends Disposable {
   /** By the tensor's name below the linear: weight, bias, SU, SV, or the table's. */
   readonly parameters: ReadonlyMap<string, Parameter>
-  /** x f32 [t, n] → y f32 [t, m], and what `backward` needs besides x. x stays the caller's, who disposes y and `kept`. */
-  forward(x: Tensor): { y: Tensor; kept: readonly Tensor[] }
+  /**
+   * x f32 [t, n] → y f32 [t, m], and what `backward` needs besides x. x stays the caller's, who disposes y and `kept`.
+   * precision: of the products; f32, if left out.
+   */
+  forward(x: Tensor, precision?: Precision): { y: Tensor; kept: readonly Tensor[] }
   /** dy f32 [t, m] → dx f32 [t, n]; adds the parameters' gradients. Disposes nothing it is given. */
-  backward(dy: Tensor, x: Tensor, kept: readonly Tensor[]): Tensor
+  backward(dy: Tensor, x: Tensor, kept: readonly Tensor[], precision?: Precision): Tensor
 }
 
 /** What a block is trained by. Keys are the steps' names: 'input_layernorm', 'self_attn.q_proj'. */
 export interface TrainableBlock {
   readonly norms: ReadonlyMap<string, Parameter>
   readonly linears: ReadonlyMap<string, TrainableLinear>
-  /** Of attention; each linear has its own. Left out: f32. */
-  readonly precision?: Precision
 }
 
 /** Every parameter of a block, each once. */
@@ -75,7 +76,6 @@ export async function openTrainable(
   config: ModelConfig,
   layer: number,
   open: (name: string) => Promise<Tensor>,
-  precision: Precision = 'f32',
 ): Promise<TrainableBlock> {
   const [norms, linears] = [new Map<string, Parameter>(), new Map<string, TrainableLinear>()]
   const block = blockName(config.architecture, layer)
@@ -85,9 +85,9 @@ export async function openTrainable(
       if (name === undefined) continue
       const weight = await parameter(`${block}.${name}.weight`)
       if (op === 'rmsnorm') norms.set(name, weight)
-      else linears.set(name, new DenseLinear(ops, weight, bias ? await parameter(`${block}.${name}.bias`) : undefined, precision))
+      else linears.set(name, new DenseLinear(ops, weight, bias ? await parameter(`${block}.${name}.bias`) : undefined))
     }
-    return { norms, linears, precision }
+    return { norms, linears }
   } catch (error) {
     disposeBlock({ norms, linears })
     throw error
@@ -95,17 +95,12 @@ export async function openTrainable(
 }
 
 /** The final norm and the head as a block of their own, for forwardHeadWithTape. */
-export async function openTrainableHead(
-  ops: Ops,
-  config: ModelConfig,
-  open: (name: string) => Promise<Tensor>,
-  precision: Precision = 'f32',
-): Promise<TrainableBlock> {
+export async function openTrainableHead(ops: Ops, config: ModelConfig, open: (name: string) => Promise<Tensor>): Promise<TrainableBlock> {
   const [norm, head] = [config.architecture.norm, headName(config.architecture, config.tied)]
   const norms = new Map([[norm, Parameter.of(ops, `${norm}.weight`, await open(`${norm}.weight`))]])
   try {
     const weight = Parameter.of(ops, `${head}.weight`, await open(`${head}.weight`))
-    return { norms, linears: new Map([[head, new DenseLinear(ops, weight, undefined, precision)]]) }
+    return { norms, linears: new Map([[head, new DenseLinear(ops, weight)]]) }
   } catch (error) {
     disposeBlock({ norms, linears: new Map() })
     throw error
@@ -120,18 +115,17 @@ export class DenseLinear implements TrainableLinear {
     private readonly ops: Ops,
     private readonly weight: Tensor | Parameter,
     private readonly bias?: Tensor | Parameter,
-    private readonly precision: Precision = 'f32',
   ) {
     this.parameters = named({ weight, bias })
   }
 
-  forward(x: Tensor): { y: Tensor; kept: readonly Tensor[] } {
-    const { ops, weight, bias, precision } = this
+  forward(x: Tensor, precision: Precision = 'f32'): { y: Tensor; kept: readonly Tensor[] } {
+    const { ops, weight, bias } = this
     return { y: biased(ops, product(ops, precision, x, tensorOf(weight), { transposeB: true }), bias), kept: [] }
   }
 
-  backward(dy: Tensor, x: Tensor): Tensor {
-    const { ops, weight, bias, precision } = this
+  backward(dy: Tensor, x: Tensor, _kept: readonly Tensor[], precision: Precision = 'f32'): Tensor {
+    const { ops, weight, bias } = this
     if (weight instanceof Parameter) addProduct(ops, precision, weight.gradient, dy, x)
     if (bias instanceof Parameter) ops.addColumnDots(bias.gradient, dy)
     return product(ops, precision, dy, tensorOf(weight))
@@ -154,7 +148,6 @@ export interface QuantizedParts {
   /** u16 [tiles, steps], tiles row-major over [m, n] padded to whole tiles. */
   readonly codes: Tensor
   readonly bias?: Tensor | Parameter
-  readonly precision?: Precision
   /** How codes become values: f32 [m, n] (padding cut off) with the entries of a table that stays the caller's, or once and for all. */
   readonly decode: ((codes: Tensor) => Tensor) | { readonly table: Parameter; readonly training: TableTraining }
 }
@@ -162,32 +155,30 @@ export interface QuantizedParts {
 /** See the file's head. With a trained table M is made anew by every forward pass, and kept by its tape. */
 export class QuantizedLinear implements TrainableLinear {
   readonly parameters: ReadonlyMap<string, Parameter>
-  readonly #precision: Precision
   readonly #fixed: Tensor | undefined
 
   constructor(
     private readonly ops: Ops,
     private readonly parts: QuantizedParts,
   ) {
-    const { su, sv, bias, codes, decode, precision = 'f32' } = parts
-    this.#precision = precision
+    const { su, sv, bias, codes, decode } = parts
     this.parameters = named({ SU: su, SV: sv, bias, ...('table' in decode && { [decode.table.name]: decode.table }) })
     if ('table' in decode) return
     using values = decode(codes)
     this.#fixed = this.#spread(values)
   }
 
-  forward(x: Tensor): { y: Tensor; kept: readonly Tensor[] } {
+  forward(x: Tensor, precision: Precision = 'f32'): { y: Tensor; kept: readonly Tensor[] } {
     const { ops } = this
     const { su, sv, bias } = this.parts
     const dense = this.#fixed ?? this.#decoded()
     using scaled = ops.scale(x, { columns: su.value })
-    const u = product(ops, this.#precision, scaled, dense, { transposeB: true })
+    const u = product(ops, precision, scaled, dense, { transposeB: true })
     const y = biased(ops, ops.scale(u, { columns: sv.value }), bias)
     return { y, kept: dense === this.#fixed ? [u] : [u, dense] }
   }
 
-  backward(dy: Tensor, x: Tensor, kept: readonly Tensor[]): Tensor {
+  backward(dy: Tensor, x: Tensor, kept: readonly Tensor[], precision: Precision = 'f32'): Tensor {
     const { ops } = this
     const { su, sv, bias, decode, codes, transform, scale } = this.parts
     const [u, dense = this.#fixed] = kept
@@ -195,11 +186,11 @@ export class QuantizedLinear implements TrainableLinear {
     if (bias instanceof Parameter) ops.addColumnDots(bias.gradient, dy)
     ops.addColumnDots(sv.gradient, dy, u)
     using du = ops.scale(dy, { columns: sv.value })
-    using dScaled = product(ops, this.#precision, du, dense)
+    using dScaled = product(ops, precision, du, dense)
     ops.addColumnDots(su.gradient, dScaled, x)
     if ('table' in decode) {
       using scaled = ops.scale(x, { columns: su.value })
-      using dM = product(ops, this.#precision, du, scaled, { transposeA: true, alpha: scale })
+      using dM = product(ops, precision, du, scaled, { transposeA: true, alpha: scale })
       using right = ops.hadamard(dM, { side: 'right', block: transform.n })
       using dValues = ops.hadamard(right, { side: 'left', block: transform.m }) // H_mᵀ·dM·H_n
       decode.training.addGradient(decode.table.gradient, codes, dValues)

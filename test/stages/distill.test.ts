@@ -35,6 +35,12 @@ t.test('the loss on other text falls; vectors, norms and the head are trained, c
   }
 })
 
+t.test('mixed precision trains as well', async t => {
+  const [, after = 1] = losses(await small.run('mixed', [...inner, { ...tuning, loss: 'kl', precision: 'bf16' }]))
+  const [, exact = 0] = losses(tuned)
+  t.ok(after !== exact && Math.abs(after / exact - 1) < 0.05, `KL on the validation sequences ${after}, in f32 ${exact}`)
+})
+
 t.test('cross-entropy has the same gradients, so it ends with the same bits', async t => {
   t.strictSame((await small.run([...inner, tuning])).tensors, tuned.tensors)
 })

@@ -3,7 +3,10 @@ import { expectMatrix, expectWhole } from '../../expect.js'
 import type { Tensor } from '../../tensor.js'
 import type { AttentionOptions } from '../attention/attention.js'
 
-/** The gradients by q, k and v of attention(q, k, v, o), f32, from dy of q's shape; inputs all f32 or all bf16. The probabilities are made again, a block of queries at a time. */
+/**
+ * The gradients by q, k and v of attention(q, k, v, o), f32, from dy of q's shape; inputs all f32 or all bf16. The
+ * probabilities are made again, a block of queries at a time.
+ */
 export const attentionBackward =
   (device: Device) =>
   (q: Tensor, k: Tensor, v: Tensor, dy: Tensor, o: AttentionOptions): { dq: Tensor; dk: Tensor; dv: Tensor } => {

@@ -118,16 +118,16 @@ for (const { name: backend, skip, open } of backends) {
         using weights = await openWeights(ops, checkpoint)
         using rotary = new Rotary(ops, config)
         const layers = Array.from({ length: config.sizes.layers }, (_, layer) => layer)
-        const blocks = await Promise.all(layers.map(layer => openTrainable(ops, config, layer, name => weights.open(name), precision)))
-        const head = await openTrainableHead(ops, config, name => weights.open(name), precision)
+        const blocks = await Promise.all(layers.map(layer => openTrainable(ops, config, layer, name => weights.open(name))))
+        const head = await openTrainableHead(ops, config, name => weights.open(name))
         const tapes: Tape[] = []
         let [x] = (await embed(ops, weights, [ids])) as [Tensor]
         for (const [layer, block] of blocks.entries()) {
-          const { out, tape } = forwardWithTape(ops, config, layer, block, x, rotary.of(length, sequences))
+          const { out, tape } = forwardWithTape(ops, config, layer, block, x, rotary.of(length, sequences), precision)
           tapes.push(tape)
           x = out
         }
-        const { out: logits, tape } = forwardHeadWithTape(ops, config, head, x)
+        const { out: logits, tape } = forwardHeadWithTape(ops, config, head, x, precision)
         const targets = ids.map((_, i) => ((i + 1) % length === 0 ? -1 : ids[i + 1]!))
         using labels = ops.tensor(targets, [targets.length])
         const count = sequences * (length - 1)
