@@ -5,8 +5,8 @@
  *   dense      y = x·Wᵀ + b
  *   quantized  y = ((x ⊙ su)·Mᵀ) ⊙ sv + b,  M = scale · H_m · Ŵ · H_nᵀ      su, sv real vectors (QTIP, arXiv:2406.11235, §5)
  *
- * Products of matrices (and attention) are in f32, or in bf16 with f32 sums and results, the master values of weights and all gradients
- * staying f32 (mixed precision; bf16 has the range of f32, so losses need no scaling).
+ * The precision of a pass is that of its products of matrices: f32, or operands rounded to bf16 with sums and results in
+ * f32. Values and gradients are f32 always; bf16 has the range of f32, so losses need no scaling.
  *
  * Gradients are added up until `clear`, so that several batches may go into one step.
  */
