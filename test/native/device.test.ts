@@ -114,7 +114,7 @@ t.test('a GPU that is not there; cuBLAS that is not where PIPE_CUDA_LIBS says; -
   const script = `
     import { openBackend } from '${join(root, 'dist/native/index.js')}'
     const ops = await openBackend('cuda:0')
-    const x = ops.tensor(new Float32Array(4), [2, 2])
+    const x = ops.tensor(new Float32Array(1024), [32, 32]) // small products do without
     const product = await ops.matmul(x, x).read().then(() => 'no error', error => error.message)
     console.log(JSON.stringify({ product, auto: (await openBackend('auto')).device.info().noGpu }))`
   const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {

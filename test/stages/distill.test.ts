@@ -26,7 +26,7 @@ t.test('the loss on other text falls; vectors, norms and the head are trained, c
   flat = await small.run(inner)
   tuned = await small.run([...inner, { ...tuning, loss: 'kl' }])
   const [before = 0, after = 1] = losses(tuned)
-  t.ok(after < 0.8 * before, `KL on the validation sequences ${before} → ${after}`)
+  t.ok(after < 0.9 * before, `KL on the validation sequences ${before} → ${after}`)
   t.ok(Number(tuned.results.kl) < 0.9 * Number(flat.results.kl), `KL on other text ${flat.results.kl} → ${tuned.results.kl}`)
   const [old, now] = [flat.tensors, tuned.tensors]
   for (const [name, bytes] of now) {

@@ -7,18 +7,19 @@ import { testDevice } from '../../helpers.js'
 import { contextWith, memoryCheckpoint } from '../context.js'
 
 const ops = await openBackend(testDevice)
-/** The same verbs on a GPU of 80 GB, as far as one can tell. */
-const gpu: Ops = {
+/** The same verbs on a device of this kind with 80 GB, as far as one can tell. */
+const as = (kind: 'cpu' | 'cuda'): Ops => ({
   ...ops,
   device: new Proxy(ops.device, {
     get(target, key) {
-      if (key === 'kind') return 'cuda'
+      if (key === 'kind') return kind
       if (key === 'info') return () => ({ ...target.info(), totalBytes: 80e9 })
       const value: unknown = Reflect.get(target, key, target)
       return typeof value === 'function' ? value.bind(target) : value
     },
   }),
-}
+})
+const gpu = as('cuda')
 
 /** Passes two chunks through blocks 0 to 3, adding 1 in each; the names saved after each block. */
 async function passed(on: Ops, checkpoint: ReturnType<typeof memoryCheckpoint>, bytes: number): Promise<string[][]> {
@@ -48,7 +49,7 @@ t.test('a small stream is saved after every block, a large one on a GPU once com
 
 t.test('a stream that does not fit is read back from where it was saved', async t => {
   for (const [where, on, bytes] of [
-    ['CPU', ops, 9e9],
+    ['CPU', as('cpu'), 9e9],
     ['GPU', gpu, 50e9],
   ] as const) {
     const checkpoint = memoryCheckpoint()
