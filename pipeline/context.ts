@@ -56,7 +56,8 @@ export function contextOf(engine: Engine, node: Node, { lane, batch, wanted, che
     },
     wanted,
     checkpoint: checkpoint ?? noCheckpoint,
-    progress: (done, total, unit) => engine.emit({ kind: 'stage-progress', ...at, device: lane.name, done, total, unit }),
+    progress: (done, total, unit, about) =>
+      engine.emit({ kind: 'stage-progress', ...at, device: lane.name, done, total, unit, ...(about === undefined ? {} : { about }) }),
     note: text => engine.emit({ kind: 'note', ...at, text }),
     out,
     recipe: recipeOf(engine, node),

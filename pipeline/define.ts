@@ -155,8 +155,8 @@ export interface Context {
   wanted(batch: string): boolean
   /** Stream scope: state kept on disk, so that a killed run need not start over; dropped when the stage is done. */
   readonly checkpoint: Checkpoint
-  /** How far the current batch (or stream) is, in the unit of the stage's own choice, e.g. 'weights', 'tokens'. */
-  progress(done: number, total: number, unit: string): void
+  /** How far the current batch (or stream) is, in the unit of the stage's own choice, e.g. 'weights', 'tokens'. `about`: what it is at just now, in a few words. */
+  progress(done: number, total: number, unit: string, about?: string): void
   /** One sentence worth telling: shown in the terminal and kept in events.jsonl. */
   note(text: string): void
   /** The folder of this run's outputs (for stages that write files); a stage writes only below it. */

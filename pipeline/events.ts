@@ -21,6 +21,8 @@ export type Happening =
       readonly done: number
       readonly total: number
       readonly unit: string
+      /** What it is at just now, in a few words. */
+      readonly about?: string
     }
   | { readonly kind: 'stage-finished'; readonly stage: string; readonly usage: StageUsage }
   | { readonly kind: 'batch-started'; readonly stage: string; readonly batch: string; readonly device: string }

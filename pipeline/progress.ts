@@ -29,6 +29,8 @@ interface Line {
   /** Of a stage that sees the whole stream. */
   whole: { done: number; total: number } | undefined
   unit: string
+  /** What it is at just now. */
+  about?: string | undefined
   took: number
 }
 
@@ -87,6 +89,7 @@ export class Progress {
       case 'stage-progress': {
         const line = this.#line(event.stage)
         line.unit = event.unit
+        line.about = event.about
         if (event.batch === undefined) line.whole = { done: event.done, total: event.total }
         else line.under.set(event.batch, { done: event.done, total: event.total })
         this.#at(event.device).set(workOf(event), { done: event.done, total: event.total })
@@ -197,7 +200,7 @@ export class Progress {
     if (line.state === 'waiting') return this.#paint(2, `${name}  ·`.slice(0, width))
     if (line.state === 'done') return `${this.#paint(32, name)}  ${finished(line).slice(0, width - pad - 2)}`
     const done = fraction(line)
-    const words = [batches(line), ...this.#pace(line)].filter(word => word !== '').join('  ')
+    const words = [batches(line), ...this.#pace(line), line.about ?? ''].filter(word => word !== '').join('  ')
     const room = Math.min(24, width - pad - words.length - 11)
     if (done === undefined || room < 5) return `${name}  ${words}`.slice(0, width)
     const full = Math.round(done * room)

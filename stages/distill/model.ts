@@ -91,7 +91,7 @@ export async function* distillModel(rows: readonly In[], params: Params, context
       },
       stepped: async (progress, loss) => {
         const done = progress.epoch * count + Math.min(progress.batch * params.batch, count)
-        context.progress(done, epochs * count, `sequences, loss ${loss.toFixed(4)}`)
+        context.progress(done, epochs * count, 'sequences', `loss ${loss.toFixed(4)}`)
         if (adam.steps % saveEvery === 0) await save(context, adam, best, progress)
       },
     },
@@ -132,7 +132,7 @@ async function runOriginal(
         context.signal.throwIfAborted()
         return forwardBlock(ops, config, sequences.layer, block, x, rotary.of(length, 1))
       })
-      context.progress(sequences.layer + 1, layers, 'blocks of the original')
+      context.progress(sequences.layer + 1, layers, 'blocks', 'the original')
     }
     return sequences
   } catch (error) {

@@ -106,7 +106,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
         if (out === undefined) throw new Error(`${row.linear}: the inner stages gave no row`)
         await block.replace(row.linear, out)
         await block.train(row.linear, (sequence, loss) =>
-          context.progress(done + sequence, perBlock * layers.length, `sequences, ${row.linear} at ${loss.toExponential(2)}`),
+          context.progress(done + sequence, perBlock * layers.length, 'sequences', `${row.linear}, loss ${loss.toExponential(2)}`),
         )
         done += params.epochs * (windows.length - params.validation)
         finished.set(row.linear, out)

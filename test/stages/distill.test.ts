@@ -47,7 +47,7 @@ t.test('cross-entropy has the same gradients, so it ends with the same bits', as
 
 t.test('stopped in the middle of an epoch, it goes on from there, to the same bits', async t => {
   let steps = 0
-  const stop = (event: Event): boolean => event.kind === 'stage-progress' && /loss/.test(event.unit) && ++steps === 18
+  const stop = (event: Event): boolean => event.kind === 'stage-progress' && /loss/.test(event.about ?? '') && ++steps === 18
   const list = [...inner, { ...tuning, loss: 'kl' }]
   await t.rejects(small.run(list, { apart: 'stopped', stop }), { code: 'stopped' })
   const kept = join(folder, 'stopped/cache/checkpoints')
@@ -56,7 +56,7 @@ t.test('stopped in the middle of an epoch, it goes on from there, to the same bi
     'the state was saved',
   )
   const again = await small.run(list, { apart: 'stopped' })
-  const seen = again.events.filter(event => event.kind === 'stage-progress' && /loss/.test(event.unit)).length
+  const seen = again.events.filter(event => event.kind === 'stage-progress' && /loss/.test(event.about ?? '')).length
   t.equal(seen, 24 - 16, 'steps after the saved one')
   t.strictSame(again.tensors, tuned.tensors)
 })
