@@ -8,6 +8,7 @@ import { addBias } from './ops/add-bias/add-bias.js'
 import { add } from './ops/add/add.js'
 import { attentionBackward } from './ops/attention-backward/attention-backward.js'
 import { assign } from './ops/assign/assign.js'
+import { argmax } from './ops/argmax/argmax.js'
 import { attention } from './ops/attention/attention.js'
 import { blockLdl } from './ops/block-ldl/block-ldl.js'
 import { cast } from './ops/cast/cast.js'
@@ -78,6 +79,7 @@ const verbs = {
   siluMul,
   crossEntropy,
   klDivergence,
+  argmax,
   // training: gradients, and the step they are for
   rmsnormBackward,
   attentionBackward,

@@ -4,7 +4,15 @@ import { score } from '../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { type Precision, precisionOf } from '../../stages/model/precision.js'
 import { openWeights } from '../../stages/model/quantized.js'
-import { checkLength, documentWindows, modelWindows, openTokenizer } from '../../stages/model/text.js'
+import {
+  checkLength,
+  documentWindows,
+  modelWindows,
+  openTokenizer,
+  type Protocol,
+  protocolNames,
+  protocols,
+} from '../../stages/model/text.js'
 import { deviceOption, examples, openDevice, type Register } from './wiring.js'
 
 interface Options {
@@ -12,6 +20,7 @@ interface Options {
   length?: number
   sequences?: number
   lines?: number
+  protocol?: Protocol
   device: string
   precision: 'auto' | Precision
   json: boolean
@@ -34,6 +43,11 @@ export const register: Register = (program: Command, wiring) => {
     .option('--sequences <n>', 'only the last n windows', count(1))
     .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
     .addOption(
+      new Option('--protocol <name>', "rows joined to one text as for published tables; Hugging Face's rows as .jsonl, or the joined text")
+        .choices(protocolNames)
+        .conflicts(['sequences', 'lines']),
+    )
+    .addOption(
       new Option('--precision <name>', 'f32, or bf16 with sums in f32; auto: bf16 on a GPU for a large model stored in 16 bits')
         .choices(['auto', 'f32', 'bf16'])
         .default('auto'),
@@ -50,6 +64,10 @@ export const register: Register = (program: Command, wiring) => {
           'Each of the last 200 stories by itself, cut off at 256 tokens',
           'pipe eval stories260K --text stories.jsonl --lines 200 --length 256',
         ],
+        [
+          'As in published tables: rows joined by two newlines, windows of 4096 tokens',
+          'pipe eval Llama-2-7b --text wikitext2-test.jsonl --protocol wikitext2 --length 4096',
+        ],
         ['What a run has written', 'pipe eval out/qtip-2bit/model --text test.txt'],
       ),
     )
@@ -64,7 +82,14 @@ export const register: Register = (program: Command, wiring) => {
       }
       const windows =
         o.lines === undefined
-          ? await modelWindows(checkpoint, o.text, { length, count: o.sequences, from: o.sequences === undefined ? 'start' : 'end' }, note)
+          ? await modelWindows(
+              checkpoint,
+              o.text,
+              o.protocol === undefined
+                ? { length, count: o.sequences, from: o.sequences === undefined ? 'start' : 'end' }
+                : { length, ...protocols[o.protocol] },
+              note,
+            )
           : (await documentWindows(await openTokenizer(dir, sizes.vocab), o.text, { length, lines: o.lines })).windows
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)

@@ -17,5 +17,9 @@ export const metrics = checkpoint.and({
   perplexityOriginal: f64('exp of the mean negative log-likelihood of the next token, original model'),
   perplexityQuantized: f64('the same of the quantized model'),
   kl: f64('mean over tokens of KL(original ‖ quantized), nats'),
+  klMedian: f64('median of the same'),
+  kl90: f64('90th percentile of the same'),
+  kl99: f64('99th percentile of the same'),
+  agreement: f64('share of tokens where both models find the same token the most likely'),
   tokens: i64('predictions measured'),
 })

@@ -2,23 +2,54 @@
  * perplexity: how well models predict text, and how far apart they are, block by block.
  *
  *   NLL = −Σ log P(token | the tokens before it in its window)      perplexity = exp(NLL / predictions)
- *   KL  = Σ KL(P_first ‖ P_second)                                  over the same positions, nats
+ *   KL  = KL(P_first ‖ P_second) at each of the same positions, nats: mean and percentiles
+ *   agreement = share of positions where both find the same token the most likely
  *
  * One block's weights are open at a time. Windows go through in passes whose residual streams fit in memory, and
- * logits are made for a few tokens at a time, so that neither the text nor the vocabulary sets the memory needed.
+ * logits are made for a few tokens at a time, so that neither the text nor the vocabulary sets the memory needed; of a
+ * prediction its divergence is kept, 8 bytes.
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { embed, forwardBlock, Head, openBlock, Rotary } from '../model/forward.js'
+import { Head } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
+import { type Chunk, logitsBytes, residualBytes, runModels, size, stack, tokensAtOnce } from '../model/streams.js'
 
 export interface Score {
   /** Of each model: sum over predictions, nats. */
   readonly nll: readonly number[]
-  /** Of the second model from the first, summed over predictions; 0 when there is one. */
-  readonly kl: number
+  /** Of the second model from the first; absent when there is one. */
+  readonly against?: Against
   readonly predictions: number
+}
+
+/** How far the second model's predictions are from the first's. */
+export interface Against {
+  /** Nats. */
+  readonly kl: Spread
+  /** Share of predictions, 0 … 1, whose most likely token is the same; of equal logits the token of lowest id counts. */
+  readonly agreement: number
+}
+
+/** Of values x₀ ≤ … ≤ x_N−1 the mean, and the percentiles: p at position p·(N−1), between neighbours linearly. */
+export interface Spread {
+  readonly mean: number
+  readonly median: number
+  readonly p90: number
+  readonly p99: number
+}
+
+/** Raises nothing; all NaN for no values. Sorts in place. */
+export function spread(values: Float64Array): Spread {
+  const mean = values.reduce((sum, x) => sum + x, 0) / values.length
+  values.sort()
+  const at = (p: number): number => {
+    const position = p * (values.length - 1)
+    const [low, high] = [values[Math.floor(position)] ?? Number.NaN, values[Math.ceil(position)] ?? Number.NaN]
+    return low + (position - Math.floor(position)) * (high - low)
+  }
+  return { mean, median: at(0.5), p90: at(0.9), p99: at(0.99) }
 }
 
 export interface ScoreOptions {
@@ -28,17 +59,13 @@ export interface ScoreOptions {
   progress?(done: number, total: number): void
 }
 
-/** Tokens that go through a block at a time: enough for the matrix products to run at full speed. */
-const tokensAtOnce = 2048
-const residualBytes = 512 * 2 ** 20
-const logitsBytes = 64 * 2 ** 20
-
 /** Scores one model, or two side by side, on windows of token ids; every token of a window but its first is predicted. */
 export async function score(ops: Ops, models: readonly Weights[], windows: readonly Int32Array[], o: ScoreOptions = {}): Promise<Score> {
   const width = Math.max(...models.map(({ checkpoint }) => checkpoint.config.sizes.d))
   const chunks = stack(windows, Math.min(tokensAtOnce, residualBytes / (4 * width * models.length)))
   const total = windows.reduce((sum, window) => sum + window.length, 0)
-  let [kl, predictions, done] = [0, 0, 0]
+  let [agreed, predictions, done] = [0, 0, 0]
+  const kl: Float64Array[] = []
   const nll = models.map(() => 0)
   for (let from = 0; from < chunks.length; ) {
     let tokens = 0
@@ -53,62 +80,21 @@ export async function score(ops: Ops, models: readonly Weights[], windows: reado
     })
     const result = await scorePass(ops, models, pass, streams, o.precision)
     for (const [i, value] of result.nll.entries()) nll[i] = (nll[i] ?? 0) + value
-    kl += result.kl
+    kl.push(...result.kl)
+    agreed += result.agreed
     predictions += result.predictions
     done += tokens
     from = to
   }
   o.progress?.(total, total)
-  return { nll, kl, predictions }
-}
-
-/** Windows of one length that go through together. */
-type Chunk = readonly Int32Array[]
-const size = (chunk: Chunk | undefined): number => chunk?.reduce((sum, window) => sum + window.length, 0) ?? 0
-
-function stack(windows: readonly Int32Array[], tokens: number): Chunk[] {
-  const chunks: Int32Array[][] = []
-  for (const window of windows) {
-    const last = chunks[chunks.length - 1]
-    if (last !== undefined && last[0]?.length === window.length && (last.length + 1) * window.length <= tokens) last.push(window)
-    else chunks.push([window])
+  if (models.length < 2) return { nll, predictions }
+  const divergences = new Float64Array(predictions)
+  let at = 0
+  for (const part of kl) {
+    divergences.set(part, at)
+    at += part.length
   }
-  return chunks
-}
-
-/** The residual stream that leaves the last block: for each model, for each chunk. */
-async function runModels(
-  ops: Ops,
-  models: readonly Weights[],
-  chunks: readonly Chunk[],
-  o: { precision?: Precision; signal?: AbortSignal; progress(share: number): void },
-): Promise<Tensor[][]> {
-  const streams: Tensor[][] = []
-  try {
-    for (const [m, weights] of models.entries()) {
-      const { config } = weights.checkpoint
-      using rotary = new Rotary(ops, config)
-      const stream = await embed(
-        ops,
-        weights,
-        chunks.map(chunk => Int32Array.from(chunk.flatMap(window => [...window]))),
-      )
-      streams.push(stream)
-      for (let layer = 0; layer < config.sizes.layers; layer++) {
-        using block = await openBlock(ops, weights, layer, o.precision)
-        for (const [i, chunk] of chunks.entries()) {
-          o.signal?.throwIfAborted()
-          stream[i] = forwardBlock(ops, config, layer, block, stream[i] as Tensor, rotary.of(chunk[0]?.length ?? 0, chunk.length))
-          await ops.finish() // so that a chunk's temporary tensors are gone before the next has any
-          o.progress((m + (layer + (i + 1) / chunks.length) / config.sizes.layers) / models.length)
-        }
-      }
-    }
-    return streams
-  } catch (error) {
-    for (const x of streams.flat()) x[Symbol.dispose]()
-    throw error
-  }
+  return { nll, against: { kl: spread(divergences), agreement: agreed / predictions }, predictions }
 }
 
 async function scorePass(
@@ -117,10 +103,11 @@ async function scorePass(
   chunks: readonly Chunk[],
   streams: readonly Tensor[][],
   precision?: Precision,
-): Promise<Score> {
+): Promise<{ nll: readonly number[]; kl: readonly Float64Array[]; agreed: number; predictions: number }> {
   const heads: Head[] = []
   const nll = models.map(() => 0)
-  let [kl, predictions] = [0, 0]
+  const kl: Float64Array[] = []
+  let [agreed, predictions] = [0, 0]
   try {
     for (const weights of models) heads.push(await Head.open(ops, weights, precision))
     const vocab = Math.max(...models.map(({ checkpoint }) => checkpoint.config.sizes.vocab))
@@ -144,14 +131,18 @@ async function scorePass(
           const [p, q] = logits
           if (p !== undefined && q !== undefined) {
             using divergence = ops.klDivergence(p, q)
-            kl += (await floats(divergence)).reduce((sum, x, t) => sum + ((part[t] ?? -1) >= 0 ? x : 0), 0)
+            using first = ops.argmax(p)
+            using second = ops.argmax(q)
+            const [a, b] = [await integers(first), await integers(second)]
+            kl.push((await floats(divergence)).filter((_, t) => (part[t] ?? -1) >= 0))
+            agreed += part.reduce((sum, target, t) => sum + (target >= 0 && a[t] === b[t] ? 1 : 0), 0)
           }
         } finally {
           for (const tensor of logits) tensor[Symbol.dispose]()
         }
       }
     }
-    return { nll, kl, predictions }
+    return { nll, kl, agreed, predictions }
   } finally {
     for (const head of heads) head[Symbol.dispose]()
     for (const x of streams.flat()) x[Symbol.dispose]()
@@ -159,3 +150,4 @@ async function scorePass(
 }
 
 const floats = async (x: Tensor): Promise<Float64Array> => Float64Array.from(new Float32Array((await x.read()).slice().buffer))
+const integers = async (x: Tensor): Promise<Int32Array> => new Int32Array((await x.read()).slice().buffer)

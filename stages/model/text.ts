@@ -7,6 +7,8 @@
  *   concatenated  documents one after the other, cut into windows of `length` tokens; what is left over is dropped.
  *                 The usual protocol for perplexity (GPTQ, QuIP#, QTIP).
  *   documents     each line a window of its own, cut off at `length` tokens.
+ *   a protocol    documents joined into one text before it is tokenized, so that there is one begin-of-sequence token,
+ *                 and which windows of it count: what published tables of perplexity were made with.
  */
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -20,6 +22,31 @@ export interface Windows {
   /** Tokens found; what was not needed is not counted. */
   readonly tokens: number
 }
+
+/** Which windows of a file. */
+export interface Cut {
+  readonly length: number
+  /** All, if left out. */
+  readonly count?: number
+  readonly from?: 'start' | 'end'
+  /** Documents are put together with this in between, and tokenized as one text. */
+  readonly join?: string
+  /** Only so many documents, the first; all, if left out. */
+  readonly documents?: number
+}
+
+/**
+ * What GPTQ (arXiv:2210.17323), QuIP#, QTIP and others measure perplexity on; of C4 and PTB the variants that GPTQ's
+ * program calls c4-new and ptb-new. Rows of the data sets' test split (C4: of the first file of its validation split),
+ * as .jsonl; or plain text, already joined.
+ */
+export const protocols = {
+  wikitext2: { join: '\n\n' },
+  c4: { join: ' ', documents: 1100, count: 256 },
+  ptb: { join: ' ' },
+} as const satisfies Readonly<Record<string, Omit<Cut, 'length' | 'from'>>>
+export type Protocol = keyof typeof protocols
+export const protocolNames = Object.keys(protocols) as readonly Protocol[]
 
 /** The tokenizer of a model's folder. Raises PipeError when there is none, or it has more tokens than the embedding has rows. */
 export async function openTokenizer(folder: string, vocab: number): Promise<Tokenizer> {
@@ -57,9 +84,10 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
 export async function concatenated(
   tokenizer: Tokenizer,
   path: string,
-  { length, count, from = 'start' }: { length: number; count?: number; from?: 'start' | 'end' },
+  { length, count, from = 'start', join, documents: most }: Cut,
 ): Promise<Windows> {
-  const documents = await readDocuments(path, 'whole')
+  const rows = (await readDocuments(path, 'whole')).slice(0, most)
+  const documents = join === undefined ? rows : [rows.join(join)]
   if (from === 'end') documents.reverse()
   const needed = count === undefined ? Number.POSITIVE_INFINITY : count * length
   const found: number[][] = []
@@ -130,7 +158,8 @@ async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<stri
     if (line.trim() === '') return []
     try {
       const value: unknown = JSON.parse(line)
-      const found = (value as { text?: unknown } | null)?.text
+      const { text, sentence } = (value ?? {}) as { text?: unknown; sentence?: unknown }
+      const found = text ?? sentence // PTB has sentences
       return typeof found === 'string' ? [found] : fail(`line ${i + 1} has no "text".`)
     } catch (error) {
       return error instanceof PipeError ? fail(error.message) : fail(`line ${i + 1} is not valid JSON.`)
@@ -142,7 +171,7 @@ async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<stri
 export async function modelWindows(
   { path: folder, config }: Checkpoint,
   path: string,
-  o: { length: number; count?: number; from?: 'start' | 'end' },
+  o: Cut,
   note: (text: string) => void,
 ): Promise<readonly Int32Array[]> {
   checkLength(folder, config, o.length)

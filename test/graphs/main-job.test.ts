@@ -11,6 +11,8 @@ interface Result {
   bytes: { original: number; quantized: number }
   perplexity: { original: number; quantized: number }
   kl: number
+  klPercentiles: Record<50 | 90 | 99, number>
+  top1Agreement: number
   proxyError: { mean: number; max: number; byLinear: Record<string, number> }
   seconds: number
   peakRssBytes: number
@@ -53,6 +55,9 @@ t.test('the main job: result.json, the checkpoint, the events, the table', { tim
     `${result.perplexity.quantized}`,
   )
   t.ok(result.kl > 0 && result.kl < 0.3, `KL ${result.kl}`)
+  const { 50: half, 90: most, 99: nearlyAll } = result.klPercentiles
+  t.ok(half > 0 && half < result.kl && result.kl < most && most < nearlyAll, `percentiles of KL ${half}, ${most}, ${nearlyAll}`)
+  t.ok(result.top1Agreement > 0.8 && result.top1Agreement < 1, `top-1 agreement ${result.top1Agreement}`)
   t.equal(Object.keys(result.proxyError.byLinear).length, linears)
   t.ok(result.proxyError.mean > 0 && result.proxyError.mean <= result.proxyError.max)
   t.ok(result.peakRssBytes < 1.5e9, `${result.peakRssBytes} bytes at most`)

@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import { openBackend } from '../../native/index.js'
 import { addBiasReference } from '../../native/ops/add-bias/reference.js'
+import { argmaxReference } from '../../native/ops/argmax/reference.js'
 import { attentionReference } from '../../native/ops/attention/reference.js'
 import { crossEntropyReference } from '../../native/ops/cross-entropy/reference.js'
 import { embedReference } from '../../native/ops/embed/reference.js'
@@ -292,6 +293,24 @@ t.test('crossEntropy and klDivergence', async t => {
       new Float64Array(n),
       0,
     )
+  }
+})
+
+t.test('argmax: of equal elements the first, NaN never', async t => {
+  for (const [n, v] of [
+    [1, 1],
+    [3, 2],
+    [70, 515],
+    [3, 40_000],
+  ] as const) {
+    const x = gaussian(n * v, 1).map(z => Math.round(4 * z)) // many are equal
+    const special = n > 1
+    if (special) {
+      x.fill(Number.NaN, 0, v)
+      x.fill(Number.NEGATIVE_INFINITY, v, 2 * v)
+      x[2 * v] = Number.NaN
+    }
+    await check(t, `[${n}, ${v}]`, ops => withTensors(ops, [[x, [n, v]]], a => ops.argmax(a!)), argmaxReference(x, v), 0)
   }
 })
 

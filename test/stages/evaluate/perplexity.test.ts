@@ -1,16 +1,17 @@
 /** Negative log-likelihood and KL divergence against their definitions on logits of Hugging Face transformers. */
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../../native/index.js'
+import { argmaxReference } from '../../../native/ops/argmax/reference.js'
 import { crossEntropyReference } from '../../../native/ops/cross-entropy/reference.js'
 import { klDivergenceReference } from '../../../native/ops/kl-divergence/reference.js'
 import { fileTensor } from '../../../pipeline/define.js'
-import { score } from '../../../stages/evaluate/perplexity.js'
+import { score, spread } from '../../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
-import { pipe, root, testDevice } from '../../helpers.js'
+import { pipe, root, temporary, testDevice } from '../../helpers.js'
 import { floats } from '../run-stage.js'
 
 const ops = await openBackend(testDevice)
@@ -38,17 +39,33 @@ t.test('sums over the predictions, of one model and of two', async t => {
   const expected = sum(crossEntropyReference(p.logits, p.targets))
   t.equal(one.predictions, p.targets.filter(target => target >= 0).length)
   t.ok(Math.abs(one.nll[0]! / expected - 1) < 1e-5, `${one.nll[0]} for ${expected}`)
-  t.equal(one.kl, 0)
+  t.equal(one.against, undefined)
 
   const same = p.windows.every((window, i) => String(window) === String(q.windows[i]))
   t.ok(same, 'both references are of the same tokens')
   const two = await score(ops, [first, second], p.windows)
-  const kl = sum(klDivergenceReference(p.logits, q.logits, 256), i => p.targets[i]! >= 0)
+  const kl = [...klDivergenceReference(p.logits, q.logits, 256)].filter((_, i) => p.targets[i]! >= 0)
+  const [a, b] = [argmaxReference(p.logits, 256), argmaxReference(q.logits, 256)]
+  const agreed = p.targets.filter((target, i) => target >= 0 && a[i] === b[i]).length
   t.equal(two.nll[0], one.nll[0])
   t.ok(Math.abs(two.nll[1]! / sum(crossEntropyReference(q.logits, q.targets)) - 1) < 1e-5)
-  t.ok(Math.abs(two.kl / kl - 1) < 1e-4, `KL ${two.kl} for ${kl}`)
+  const found = two.against!
+  const close = (value: number, wanted: number, label: string) =>
+    t.ok(Math.abs(value / wanted - 1) < 1e-4, `${label} ${value} for ${wanted}`)
+  close(found.kl.mean, sum(kl) / kl.length, 'mean KL')
+  const sorted = kl.sort((x, y) => x - y)
+  for (const [name, share] of [
+    ['median', 0.5],
+    ['p90', 0.9],
+    ['p99', 0.99],
+  ] as const) {
+    const below = Math.floor(share * (kl.length - 1))
+    const rest = share * (kl.length - 1) - below
+    close(found.kl[name], (1 - rest) * sorted[below]! + rest * sorted[below + 1]!, `${name} of KL`)
+  }
+  t.equal(found.agreement, agreed / kl.length)
   const own = await score(ops, [first, first], p.windows)
-  t.equal(own.kl, 0, 'a model against itself')
+  t.strictSame(own.against, { kl: { mean: 0, median: 0, p90: 0, p99: 0 }, agreement: 1 }, 'a model against itself')
 })
 
 t.test('windows of different lengths, and how they are stacked, change nothing', async t => {
@@ -68,6 +85,14 @@ t.test('windows of different lengths, and how they are stacked, change nothing',
   t.equal(ops.device.liveBytes, 0, 'nothing is left on the device')
 })
 
+t.test('percentiles', t => {
+  const hundred = Float64Array.from({ length: 101 }, (_, i) => (i * 37) % 101)
+  t.strictSame(spread(hundred), { mean: 50, median: 50, p90: 90, p99: 99 })
+  t.strictSame(spread(Float64Array.of(3)), { mean: 3, median: 3, p90: 3, p99: 3 })
+  t.strictSame(spread(Float64Array.of(4, 2)), { mean: 3, median: 3, p90: 3.8, p99: 3.98 })
+  t.end()
+})
+
 t.test('stopping', async t => {
   const { windows } = await reference('llama-gqa')
   using weights = await openWeights(ops, await openCheckpoint(family('llama-gqa')))
@@ -84,6 +109,36 @@ t.test('pipe eval: the bundled model has the perplexity that PyTorch measured wh
   const { nll, predictions } = JSON.parse(stdout) as { nll: number; predictions: number }
   t.equal(predictions, expected.predictions)
   t.ok(Math.abs(nll - expected.nll) < 1e-3, `${nll} for ${expected.nll}`)
+})
+
+t.test('pipe eval --protocol: rows joined by two newlines are one text', async t => {
+  const folder = join(root, 'fixtures/tiny-llama')
+  const rows = readFileSync(join(folder, 'test.jsonl'), 'utf8').trim().split('\n').slice(0, 12)
+  const here = temporary(t)
+  writeFileSync(join(here, 'rows.jsonl'), rows.join('\n'))
+  writeFileSync(join(here, 'joined.txt'), rows.map(row => (JSON.parse(row) as { text: string }).text).join('\n\n'))
+  const results = []
+  for (const file of ['rows.jsonl', 'joined.txt']) {
+    const { code, stdout, stderr } = await pipe([
+      'eval',
+      folder,
+      '--text',
+      join(here, file),
+      '--length',
+      '64',
+      '--protocol',
+      'wikitext2',
+      '--json',
+    ])
+    t.equal(code, 0, stderr)
+    const { perplexity, windows } = JSON.parse(stdout) as { perplexity: number; windows: number }
+    results.push({ perplexity, windows })
+  }
+  t.ok(results[0]!.windows > 1)
+  t.strictSame(results[0], results[1])
+  const both = await pipe(['eval', folder, '--text', join(here, 'joined.txt'), '--protocol', 'c4', '--sequences', '2'])
+  t.equal(both.code, 2)
+  t.match(both.stderr, /--protocol <name>' cannot be used with option '--sequences/)
 })
 
 t.test('pipe eval: mistakes', async t => {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Tokenizer } from 'tokenizers'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
-import { concatenated, documentWindows, modelWindows, openTokenizer } from '../../../stages/model/text.js'
+import { concatenated, documentWindows, modelWindows, openTokenizer, protocols } from '../../../stages/model/text.js'
 import { root, temporary } from '../../helpers.js'
 
 const model = join(root, 'fixtures/tiny-llama')
@@ -44,6 +44,28 @@ t.test('documents are concatenated and cut into windows', async t => {
     'the last, up to the last token',
   )
   t.equal((await concatenated(tokenizer, path, { length, count: 1000 })).windows.length, whole, 'fewer than asked for')
+})
+
+t.test('protocols join rows before they are tokenized', async t => {
+  const rows = [...stories, '', stories[0]!]
+  const sentences = rows.map(sentence => JSON.stringify({ sentence })).join('\n')
+  for (const [name, path, joined] of [
+    ['wikitext2', write(t, 'a.jsonl', lines(rows)), rows.join('\n\n')],
+    ['ptb', write(t, 'b.jsonl', sentences), rows.join(' ')],
+    ['wikitext2', write(t, 'joined.txt', rows.join('\n\n')), rows.join('\n\n')],
+  ] as const) {
+    const ids = await encode(joined)
+    const { windows, tokens } = await concatenated(tokenizer, path, { length: 5, ...protocols[name] })
+    t.equal(tokens, ids.length, name)
+    t.strictSame(
+      windows.flatMap(window => [...window]),
+      ids.slice(0, 5 * Math.floor(ids.length / 5)),
+    )
+  }
+  const many = Array.from({ length: 1200 }, (_, i) => `${i}`)
+  const { windows, tokens } = await concatenated(tokenizer, write(t, 'c.jsonl', lines(many)), { length: 4, ...protocols.c4 })
+  t.equal(tokens, (await encode(many.slice(0, 1100).join(' '))).length, 'c4: 1100 documents')
+  t.equal(windows.length, 256)
 })
 
 t.test('first and last windows do not meet in a text long enough for both', async t => {

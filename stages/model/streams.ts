@@ -1,0 +1,66 @@
+/**
+ * streams: what leaves the last block, for texts of any number and models side by side. One block's weights are open at a
+ * time; windows go through in chunks large enough for the matrix products.
+ */
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+import { embed, forwardBlock, openBlock, Rotary } from './forward.js'
+import type { Precision } from './precision.js'
+import type { Weights } from './quantized.js'
+
+/** Tokens that go through a block at a time: enough for the matrix products to run at full speed. */
+export const tokensAtOnce = 2048
+/** Bytes of residual streams alive at a time. */
+export const residualBytes = 512 * 2 ** 20
+/** Bytes of logits alive at a time. */
+export const logitsBytes = 64 * 2 ** 20
+
+/** Windows of one length that go through together. */
+export type Chunk = readonly Int32Array[]
+export const size = (chunk: Chunk | undefined): number => chunk?.reduce((sum, window) => sum + window.length, 0) ?? 0
+
+/** Neighbours of equal length in chunks of at most so many tokens. */
+export function stack(windows: readonly Int32Array[], tokens: number): Chunk[] {
+  const chunks: Int32Array[][] = []
+  for (const window of windows) {
+    const last = chunks[chunks.length - 1]
+    if (last !== undefined && last[0]?.length === window.length && (last.length + 1) * window.length <= tokens) last.push(window)
+    else chunks.push([window])
+  }
+  return chunks
+}
+
+/** The residual stream that leaves the last block: for each model, for each chunk. */
+export async function runModels(
+  ops: Ops,
+  models: readonly Weights[],
+  chunks: readonly Chunk[],
+  o: { precision?: Precision; signal?: AbortSignal; progress(share: number): void },
+): Promise<Tensor[][]> {
+  const streams: Tensor[][] = []
+  try {
+    for (const [m, weights] of models.entries()) {
+      const { config } = weights.checkpoint
+      using rotary = new Rotary(ops, config)
+      const stream = await embed(
+        ops,
+        weights,
+        chunks.map(chunk => Int32Array.from(chunk.flatMap(window => [...window]))),
+      )
+      streams.push(stream)
+      for (let layer = 0; layer < config.sizes.layers; layer++) {
+        using block = await openBlock(ops, weights, layer, o.precision)
+        for (const [i, chunk] of chunks.entries()) {
+          o.signal?.throwIfAborted()
+          stream[i] = forwardBlock(ops, config, layer, block, stream[i] as Tensor, rotary.of(chunk[0]?.length ?? 0, chunk.length))
+          await ops.finish() // so that a chunk's temporary tensors are gone before the next has any
+          o.progress((m + (layer + (i + 1) / chunks.length) / config.sizes.layers) / models.length)
+        }
+      }
+    }
+    return streams
+  } catch (error) {
+    for (const x of streams.flat()) x[Symbol.dispose]()
+    throw error
+  }
+}
