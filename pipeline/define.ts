@@ -9,10 +9,11 @@ import { Type } from '@sinclair/typebox'
 import type { OperatorFunction } from 'rxjs'
 import type { Ops } from '../native/ops.js'
 import type { DType, Tensor, TensorRef } from '../native/tensor.js'
+import type { Mistake } from './error.js'
 import type { Random } from './random.js'
 
 export { Type } from '@sinclair/typebox'
-export { PipeError } from './error.js'
+export { type Mistake, nearest, PipeError } from './error.js'
 export { hashOfFile } from './hashing.js'
 export { bytesTensor, fileTensor } from './lazy.js'
 export { each, fold, runs, spread } from './rows.js'
@@ -35,10 +36,21 @@ export type Columns = Readonly<Record<string, Column<any, any>>>
 
 type ReadOf<C> = C extends Column<infer R, infer _> ? R : never
 type WriteOf<C> = C extends Column<infer _, infer W> ? W : never
+type MayBeAbsent<C, K extends keyof C> = undefined extends ReadOf<C[K]> ? K : never
 /** A row of table T as a stage finds it. */
-export type Row<T> = T extends Table<infer C> ? { readonly [K in keyof C]: ReadOf<C[K]> } : never
+export type Row<T> =
+  T extends Table<infer C>
+    ? { readonly [K in keyof C as Exclude<K, MayBeAbsent<C, K>>]: ReadOf<C[K]> } & {
+        readonly [K in keyof C as MayBeAbsent<C, K>]?: ReadOf<C[K]>
+      }
+    : never
 /** A row of table T as a stage may return it: tensors as they came or as live tensors. */
-export type NewRow<T> = T extends Table<infer C> ? { readonly [K in keyof C]: WriteOf<C[K]> } : never
+export type NewRow<T> =
+  T extends Table<infer C>
+    ? { readonly [K in keyof C as Exclude<K, MayBeAbsent<C, K>>]: WriteOf<C[K]> } & {
+        readonly [K in keyof C as MayBeAbsent<C, K>]?: WriteOf<C[K]>
+      }
+    : never
 
 /** A named, versioned list of columns: what flows over an edge. */
 export class Table<C extends Columns = Columns> {
@@ -203,6 +215,8 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   readonly inner?: readonly InnerStages<any, any>[]
   /** What working on these rows will take, within a factor of 3: for `pipe plan`, while the stage has not run here. */
   estimate?(rows: readonly KnownRow[], params: Static<P>): Estimate
+  /** What is wrong with its parameters for a model of these rows, all that the source gives: told before anything runs. */
+  check?(rows: readonly KnownRow[], params: Static<P>, where: string): readonly Mistake[]
   /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */
   intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
   /** For stages that end a graph: what goes into result.json, and the lines of the results table. */

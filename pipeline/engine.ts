@@ -7,6 +7,7 @@ import type { AnyRow } from './arrow.js'
 import { Cache } from './cache.js'
 import type { Engine } from './context.js'
 import type { Report } from './define.js'
+import { checkParameters } from './checks.js'
 import { Contents } from './contents.js'
 import { readJson } from './disk.js'
 import { didYouMean, PipeError } from './error.js'
@@ -88,6 +89,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const sources = new Map<Node, Promise<SourceRows>>()
   const intact = new Map<string, Promise<boolean>>()
   const done = new Set<string>()
+  let checked: Promise<void> | undefined
   const unstored = new Map<Node, Map<string, Report[]>>()
   let finishedBatches = 0
   const before = part.from === undefined ? new Set<Node>() : beforeOf(nodes, part.from)
@@ -150,8 +152,10 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       if (place === undefined || (node.kind === 'stored' && !(await cache.has(place.key)))) return []
       return engine.rowsOf(node, place)
     },
-    survey: () =>
-      survey(nodes, {
+    survey: async () => {
+      checked ??= checkParameters(nodes, source)
+      await checked
+      await survey(nodes, {
         cache,
         rowsOf: source,
         isForced: (node, place) => engine.isForced(node, place.id),
@@ -165,7 +169,8 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
           )
           return known
         },
-      }),
+      })
+    },
     abandon: () => over.abort(new Error('the run is over')),
     [Symbol.asyncDispose]: async () => {
       await contents.save().catch(() => {})

@@ -6,6 +6,8 @@ import { didYouMean } from './error.js'
 export interface Schema {
   readonly type?: string
   readonly properties?: Readonly<Record<string, Schema>>
+  /** Of an object with any names: one, for all. */
+  readonly patternProperties?: Readonly<Record<string, Schema>>
   readonly items?: Schema
   readonly anyOf?: readonly Schema[]
   readonly const?: unknown
@@ -31,7 +33,7 @@ export function checkParams(owner: string, schema: Schema, params: Record<string
 
 /**
  * A choice between objects that differ in "use" becomes the one the value names: so that defaults are filled in, and
- * the mistakes told are those of that one.
+ * the mistakes told are those of that one. So does a choice between one object and words; and an object of any names, the names it has.
  */
 function narrow(schema: Schema, value: unknown, path: string, mistakes: string[]): Schema {
   if (schema.anyOf?.every(branch => branch.properties?.use?.const !== undefined)) {
@@ -45,7 +47,18 @@ function narrow(schema: Schema, value: unknown, path: string, mistakes: string[]
     mistakes.push(`${path}: ${came}${typeof use === 'string' ? didYouMean(use, uses) : ''}\nKnown: ${uses.join(', ')}`)
     return {}
   }
-  if (schema.properties === undefined || typeof value !== 'object' || value === null) return schema
+  const variants = schema.anyOf?.filter(({ type }) => type === 'object') ?? []
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    const others = schema.anyOf?.filter(branch => !variants.includes(branch)) ?? []
+    return value === undefined || variants.length === 0 || others.length === 0 ? schema : { ...schema, anyOf: others }
+  }
+  if (variants.length === 1) return narrow(variants[0] as Schema, value, path, mistakes)
+  const [each] = Object.values(schema.patternProperties ?? {})
+  if (each !== undefined) {
+    const properties = Object.entries(value).map(([name, one]) => [name, narrow(each, one, `${path}.${name}`, mistakes)])
+    return { ...schema, patternProperties: {}, properties: Object.fromEntries(properties) }
+  }
+  if (schema.properties === undefined) return schema
   const properties = Object.entries(schema.properties).map(([name, property]) => {
     const inner = (value as Record<string, unknown>)[name]
     return [name, narrow(property, inner ?? (property as { default?: unknown }).default, path === '' ? name : `${path}.${name}`, mistakes)]

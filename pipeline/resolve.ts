@@ -76,7 +76,7 @@ function faultsOf(value: unknown): string[] {
   expect('operator', typeof stage.operator === 'function', 'a function')
   expect('scope', [undefined, 'batch', 'stream'].includes(stage.scope as undefined), '"batch" or "stream"')
   optional('cache', 'boolean')
-  for (const field of ['batch', 'memory', 'estimate', 'intact', 'report']) optional(field, 'function')
+  for (const field of ['batch', 'memory', 'estimate', 'check', 'intact', 'report']) optional(field, 'function')
   for (const field of Object.keys(stage)) {
     if (!fields.includes(field)) faults.push(`${field}: a stage has no such field.${didYouMean(field, fields)}`)
   }
@@ -95,6 +95,7 @@ const fields = [
   'memory',
   'inner',
   'estimate',
+  'check',
   'intact',
   'report',
   'operator',

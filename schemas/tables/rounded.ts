@@ -4,6 +4,7 @@ import { linears } from './linears.js'
 
 /** Signs of the randomized Hadamard transform, and which transform it was. */
 export const incoherent = linears.and({
+  dense: optional(tensor('float', 'm n', 'W as it came, for a linear that is left alone')),
   su: optional(tensor('f32', 'n', 'input signs ±1, common to all linears that share the input; real numbers when trained')),
   sv: optional(tensor('f32', 'm', 'output signs ±1; real numbers when trained')),
   transform: utf8(
@@ -12,7 +13,7 @@ export const incoherent = linears.and({
 })
 
 const { weight } = linears.columns
-export const rounded = incoherent.without('hessian').and({
+export const rounded = incoherent.without('hessian', 'K', 'dense').and({
   weight: optional(weight),
   codes: optional(tensor('u16', 'tiles codes', 'codes of the tiles, row-major over (row tile, column tile)')),
   codebook: utf8('JSON of the codebook with all its parameters; empty for kept'),

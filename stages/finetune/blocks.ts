@@ -104,17 +104,20 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
       for (const row of block.inOrder(batch.filter(isLinear))) {
         const [out] = await context.inner(perLinear, [{ ...row, weight: ops.copy(block.weight(row.linear)) }])
         if (out === undefined) throw new Error(`${row.linear}: the inner stages gave no row`)
+        finished.set(row.linear, out)
+        if (out.role === 'kept') continue // left alone: it is trained as long as the block is
         await block.replace(row.linear, out)
         await block.train(row.linear, (sequence, loss) =>
           context.progress(done + sequence, perBlock * layers.length, 'sequences', `${row.linear}, loss ${loss.toExponential(2)}`),
         )
         done += params.epochs * (windows.length - params.validation)
-        finished.set(row.linear, out)
       }
       context.note(block.summary())
       for (const row of batch) {
         const out = finished.get(row.linear)
-        yield out === undefined ? carried(row, block.trained(row.linear)) : { ...out, ...block.result(row.linear) }
+        if (out === undefined) yield carried(row, block.trained(row.linear))
+        else if (out.role === 'kept') yield { ...out, weight: ops.cast(block.weight(row.linear), row.weight.dtype) }
+        else yield { ...out, ...block.result(row.linear) }
       }
     }
   }
@@ -136,7 +139,7 @@ const isLinear = (row: In): boolean => row.role === 'linear'
 async function roundOnly(batch: readonly In[], perLinear: PerLinear, context: Context): Promise<Out[]> {
   const out = new Map<string, Out>()
   for (const rows of grouped(batch.filter(isLinear), row => row.shares)) {
-    for (const row of await context.inner(perLinear, rows)) out.set(row.linear, row)
+    for (const [i, row] of (await context.inner(perLinear, rows)).entries()) out.set(rows[i]?.linear ?? row.linear, row)
     context.signal.throwIfAborted()
   }
   return batch.map(row => out.get(row.linear) ?? carried(row))

@@ -7,7 +7,9 @@
  * { linear: { m, n, transform: { m, n } } } }, the transform being the orders of H_m and H_n (repeated along the diagonal
  * where smaller than m, n). A linear P is stored as P.trellis i16 [tiles, words], P.SU [n], P.SV [m] with the scale
  * folded in, where they were trained real vectors and f32; the code's tables once, as codebook.NAME. Version 2: a module may
- * say "table": NAME, and then has its own, P.NAME, in place of the code's. Everything else is stored as in the dense model.
+ * say "table": NAME, and then has its own, P.NAME, in place of the code's. Version 3: "more": [{ use, … }, …] are further
+ * codes, with tables codebook.1.NAME and so on, and a module may say "code": 1 and so on in place of the first. Everything else is stored
+ * as in the dense model.
  */
 import { type Static, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
@@ -26,11 +28,19 @@ import { decodeQtip, expectedQtip, type QtipQuantization, readQtip, type StoredT
 import type { Entry } from './safetensors.js'
 
 const size = Type.Integer({ minimum: 1 })
-const transformed = Type.Object({ m: size, n: size, transform: Type.Object({ m: size, n: size }), table: Type.Optional(Type.String()) })
+const code = Type.Object({ use: Type.String() })
+const transformed = Type.Object({
+  m: size,
+  n: size,
+  transform: Type.Object({ m: size, n: size }),
+  code: Type.Optional(Type.Integer({ minimum: 1 })),
+  table: Type.Optional(Type.String()),
+})
 const schema = Type.Object({
   quant_method: Type.Literal('pipe'),
-  version: Type.Union([Type.Literal(1), Type.Literal(2)]),
-  codebook: Type.Object({ use: Type.String() }),
+  version: Type.Union([Type.Literal(1), Type.Literal(2), Type.Literal(3)]),
+  codebook: code,
+  more: Type.Optional(Type.Array(code, { maxItems: 1000 })),
   modules: Type.Record(Type.String(), transformed),
 })
 
@@ -39,8 +49,15 @@ export type PipeQuantization = Static<typeof schema>
 /** In this project's form, or in that of a published program. */
 export type Quantization = PipeQuantization | QtipQuantization
 
-/** Tensors of a quantized checkpoint that hold the code's tables begin with this. */
+/** With this begins every tensor that holds a code's table; and those of code nr. i, the first being 0. */
 const tablePrefix = 'codebook.'
+export const tablesOf = (i: number): string => (i === 0 ? tablePrefix : `${tablePrefix}${i}.`)
+/** A further code's number begins the rest of a table's name, and no table's own name has a dot. */
+const tableNames = (checkpoint: Checkpoint, i: number): string[] =>
+  [...checkpoint.tensors.keys()]
+    .filter(name => name.startsWith(tablesOf(i)))
+    .map(name => name.slice(tablesOf(i).length))
+    .filter(name => !name.includes('.'))
 
 /** What config.json says of the model's quantization, checked against its linears; undefined when it says nothing. */
 export function readQuantization(config: ModelConfig, expected: readonly ExpectedTensor[], where: string): Quantization | undefined {
@@ -55,10 +72,11 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
     const first = Value.Errors(schema, value).First()
     return fail(`"quantization_config"${first?.path ?? ''}: ${first?.message ?? 'malformed'}.`)
   }
-  const { use } = value.codebook
-  if (!Object.hasOwn(codebooks, use)) fail(`the codebook "${use}" is not known.`, `Known: ${Object.keys(codebooks).join(', ')}.`)
+  for (const { use } of [value.codebook, ...(value.more ?? [])])
+    if (!Object.hasOwn(codebooks, use)) fail(`the codebook "${use}" is not known.`, `Known: ${Object.keys(codebooks).join(', ')}.`)
   const linears = new Map(expected.filter(({ role }) => role === 'linear').map(({ name, shape }) => [name, shape]))
-  for (const [name, { m, n, transform }] of Object.entries(value.modules)) {
+  for (const [name, { m, n, transform, code = 0 }] of Object.entries(value.modules)) {
+    if (code > (value.more?.length ?? 0)) fail(`"${name}" has code ${code}, and "more" has ${value.more?.length ?? 0}.`)
     const shape = linears.get(`${name}.weight`)
     if (shape === undefined) fail(`"${name}" is no linear of this model.`)
     else if (shape[0] !== m || shape[1] !== n) fail(`"${name}" is said to be [${m}, ${n}] but is [${shape}] by the sizes of the model.`)
@@ -109,19 +127,28 @@ export interface Weights extends Disposable {
 export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Weights> {
   const { quantization } = checkpoint
   if (quantization?.quant_method === 'qtip') return openQtip(ops, checkpoint, quantization)
-  const codec = quantization === undefined ? undefined : await openCodec(ops, checkpoint, quantization)
+  const codecs: Codec[] = []
+  const dispose = (): void => {
+    for (const codec of codecs.splice(0)) codec[Symbol.dispose]()
+  }
+  try {
+    for (const i of quantization === undefined ? [] : [quantization.codebook, ...(quantization.more ?? [])].keys())
+      codecs.push(await openCodec(ops, checkpoint, quantization as PipeQuantization, i))
+  } catch (error) {
+    dispose()
+    throw error
+  }
   return {
     checkpoint,
     open(name, dtype = 'f32') {
       const linear = name.replace(/\.weight$/, '')
       const module = quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
+      const codec = codecs[module?.code ?? 0]
       return codec === undefined || module === undefined
         ? checkpoint.ref(name).open(ops, dtype)
         : decode(ops, checkpoint, codec, quantization as PipeQuantization, linear, module).then(dense => as(ops, dense, dtype))
     },
-    [Symbol.dispose]() {
-      codec?.[Symbol.dispose]()
-    },
+    [Symbol.dispose]: dispose,
   }
 }
 
@@ -147,18 +174,19 @@ function as(ops: Ops, x: Tensor, dtype: 'f32' | 'bf16'): Tensor {
   return ops.cast(wide, dtype)
 }
 
-/** The codec with the checkpoint's tables; with the linear's own in place of the code's, where it has one. */
+/** Code nr. i with the checkpoint's tables; with the linear's own in place of the code's, where it has one. */
 async function openCodec(
   ops: Ops,
   checkpoint: Checkpoint,
   quantization: PipeQuantization,
+  i: number,
   own?: { linear: string; table: string },
 ): Promise<Codec> {
-  const shared = [...checkpoint.tensors.keys()].filter(name => name.startsWith(tablePrefix)).map(name => name.slice(tablePrefix.length))
-  const place = (name: string): string => (name === own?.table ? `${own.linear}.${name}` : `${tablePrefix}${name}`)
+  const shared = tableNames(checkpoint, i)
+  const place = (name: string): string => (name === own?.table ? `${own.linear}.${name}` : `${tablesOf(i)}${name}`)
   const tables = await Promise.all(shared.map(async name => [name, await checkpoint.ref(place(name)).open(ops)] as const))
   try {
-    const { codebook, params } = codebookOf(quantization.codebook)
+    const { codebook, params } = codebookOf((i === 0 ? quantization.codebook : quantization.more?.[i - 1]) ?? quantization.codebook)
     const codec = codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined) // takes over its tables
     for (const [name, table] of tables) if (codec.tables[name] !== table) table[Symbol.dispose]()
     return codec
@@ -178,9 +206,9 @@ async function decode(
   common: Codec,
   quantization: PipeQuantization,
   linear: string,
-  { m, n, transform, table }: PipeQuantization['modules'][string],
+  { m, n, transform, code = 0, table }: PipeQuantization['modules'][string],
 ): Promise<Tensor> {
-  using own = table === undefined ? undefined : await openCodec(ops, checkpoint, quantization, { linear, table })
+  using own = table === undefined ? undefined : await openCodec(ops, checkpoint, quantization, code, { linear, table })
   const codec = own ?? common
   const stored = checkpoint.ref(`${linear}.trellis`)
   const [Tx, Ty] = codec.tile

@@ -14,10 +14,10 @@ export interface RoundedRow {
   readonly transform: string
   readonly codebook: string
   readonly scale: number
-  readonly codes: TensorRef | undefined
-  readonly su: TensorRef | undefined
-  readonly sv: TensorRef | undefined
-  readonly table: TensorRef | undefined
+  readonly codes?: TensorRef | undefined
+  readonly su?: TensorRef | undefined
+  readonly sv?: TensorRef | undefined
+  readonly table?: TensorRef | undefined
 }
 
 /** Codecs by their settings, each opened once; rows of one run mostly have the same. */

@@ -48,3 +48,7 @@ export function mostOfLayer(groups: readonly Group[], f: (group: Group) => numbe
 }
 export const most = (groups: readonly Group[], f: (group: Group) => number): number => Math.max(0, ...groups.map(f))
 export const sum = (groups: readonly Group[], f: (group: Group) => number): number => groups.reduce((total, group) => total + f(group), 0)
+
+/** Of the linears' codes when they are packed; round says of each row how many bits a weight that is. */
+export const bytesOfCodes = (rows: readonly KnownRow[]): number =>
+  rows.reduce((total, { role, m, n, bits }) => total + (role === 'linear' ? (Number(m) * Number(n) * Number(bits ?? 16)) / 8 : 0), 0)

@@ -60,7 +60,8 @@ export async function writeQtip(
 type Refuse = (message: string, hint?: string) => never
 
 /** The code in the published program's words. */
-function codeOf({ codebook }: PipeQuantization, refuse: Refuse): PublishedCode {
+function codeOf({ codebook, more = [] }: PipeQuantization, refuse: Refuse): PublishedCode {
+  if (more.length > 0) refuse(`its linears have ${more.length + 1} codes, and there is one for all`, 'Export it with --to dense.')
   const { params } = codebookOf(codebook)
   const { L, K, V = 1, Q = 0, Tx, Ty, order = 'rows' } = params as Record<string, number> & { order?: string }
   const mode = Object.hasOwn(modes, codebook.use) ? modes[codebook.use] : undefined

@@ -12,7 +12,7 @@ import { Type } from '@sinclair/typebox'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import { defineStage, each } from '../../pipeline/define.js'
 import { packed, rounded } from '../../schemas/tables/rounded.js'
-import { most, sizesOf } from '../model/sizes.js'
+import { bytesOfCodes, most, sizesOf } from '../model/sizes.js'
 
 const params = Type.Object({}, { additionalProperties: false })
 
@@ -26,8 +26,7 @@ export default defineStage({
   condenses: true,
   estimate(rows) {
     const { groups, weights } = sizesOf(rows)
-    const bits = Number(rows[0]?.bits ?? 16) // known from round
-    return { operations: 16 * weights, memory: 6 * most(groups, ({ m, n }) => m * n), disk: (weights * bits) / 8 }
+    return { operations: 16 * weights, memory: 6 * most(groups, ({ m, n }) => m * n), disk: bytesOfCodes(rows) }
   },
   operator: (_, { ops }) =>
     each({}, async ({ codes, ...row }) => {

@@ -38,7 +38,7 @@ export default defineStage({
   version: 1,
   about: 'Make W and H incoherent with a randomized Hadamard transform.',
   params,
-  input: linears.with('weight', 'hessian'),
+  input: linears.with('weight', 'hessian', 'K'),
   output: incoherent,
   cache: false,
   estimate(rows) {
@@ -53,7 +53,7 @@ export default defineStage({
       concatMap(async (rows): Promise<NewRow<typeof incoherent>[]> => {
         const first = rows[0]
         if (!first || first.role === 'kept')
-          return rows.map(row => ({ ...row, hessian: undefined, su: undefined, sv: undefined, transform: '' }))
+          return rows.map(row => ({ ...row, dense: undefined, hessian: undefined, su: undefined, sv: undefined, transform: '' }))
 
         const columns = hadamardBlock(first.n, block)
         const su = ops.tensor(rng('su', first.layer, first.shares).signs(first.n), [first.n])
@@ -70,7 +70,7 @@ export default defineStage({
           using w = await row.weight.open(ops, 'f32')
           using right = ops.hadamard(w, { side: 'right', signs: su, block: columns })
           const weight = ops.hadamard(right, { side: 'left', signs: sv, block: outputs })
-          out.push({ ...row, weight, hessian, su, sv, transform: JSON.stringify({ m: outputs, n: columns }) })
+          out.push({ ...row, dense: row.weight, weight, hessian, su, sv, transform: JSON.stringify({ m: outputs, n: columns }) })
           for (const [size, order] of [
             [row.m, outputs],
             [row.n, columns],

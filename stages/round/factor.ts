@@ -4,8 +4,8 @@
  *   H̃ + damp·mean(diag H̃)·I = (L + I)·D·(L + I)ᵀ
  */
 import type { Ops } from '../../native/ops.js'
-import type { Tensor } from '../../native/tensor.js'
-import { PipeError } from '../../pipeline/define.js'
+import type { Tensor, TensorRef } from '../../native/tensor.js'
+import { type Context, PipeError } from '../../pipeline/define.js'
 
 /** The least damping tried after none, the factor between tries, and the last: beyond it H̃ is mostly the identity. */
 const ladder = { first: 1e-3, factor: 10, last: 1 } as const
@@ -43,6 +43,43 @@ export async function factor(
           ? 'Calibrate with more tokens than n, or round with "feedback": false.'
           : 'H holds NaN or infinite values: check the checkpoint and the calibration text.',
       })
+  }
+}
+
+/** The factors of one H̃ for codes whose tiles differ in width: each made once. */
+export class Factors implements Disposable {
+  readonly #made = new Map<number, Factored>()
+
+  constructor(
+    private readonly row: { readonly linear: string; readonly hessian?: TensorRef | undefined },
+    private readonly o: { readonly damp: number; readonly feedback: boolean },
+    private readonly context: Context,
+  ) {}
+
+  async of(block: number): Promise<Factored> {
+    const known = this.#made.get(block)
+    if (known !== undefined) return known
+    const { linear, hessian } = this.row
+    const where = `round  ${linear}`
+    if (hessian === undefined) {
+      throw new PipeError('failed', {
+        where,
+        message: 'The row has no hessian.',
+        hint: 'Every linear must carry "hessian" when it reaches "round".',
+      })
+    }
+    const { ops, note } = this.context
+    using h = await hessian.open(ops, 'f32')
+    const made = await factor(ops, h, { ...this.o, block, where, note })
+    this.#made.set(block, made)
+    return made
+  }
+
+  [Symbol.dispose](): void {
+    for (const { damped, l } of this.#made.values()) {
+      damped[Symbol.dispose]()
+      l?.[Symbol.dispose]()
+    }
   }
 }
 

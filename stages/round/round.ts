@@ -13,19 +13,21 @@
 import { Type } from '@sinclair/typebox'
 import { concatMap, pipe } from 'rxjs'
 import type { Codec } from '../../native/codebook.js'
-import { codebookOf, codebookSchema } from '../../native/codebooks/settings.js'
+import { codebookOf, codebookSchema, type Settings as CodeSettings } from '../../native/codebooks/settings.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { type Context, defineStage, type NewRow, PipeError, type Row, runs } from '../../pipeline/define.js'
 import { incoherent, rounded } from '../../schemas/tables/rounded.js'
 import { type Group, most, sizesOf, sum } from '../model/sizes.js'
-import { factor } from './factor.js'
+import { type Factored, Factors } from './factor.js'
 import { ldlq } from './ldlq.js'
+import { type Choice, codeFor, mistakesOf, overridesSchema } from './overrides.js'
 import { number, points, searchScale } from './scale.js'
 
 const params = Type.Object(
   {
     codebook: codebookSchema,
+    overrides: overridesSchema,
     damp: Type.Number({
       default: 0.01,
       minimum: 0,
@@ -73,44 +75,96 @@ export default defineStage({
   params,
   input: incoherent,
   output: rounded,
+  check: (rows, params, where) =>
+    mistakesOf(
+      params,
+      rows.filter(row => row.role === 'linear').map(row => String(row.linear)),
+      where,
+    ),
   memory: (_bytes, _params, rows) => most(sizesOf(rows).groups, memoryOf),
-  estimate(rows, { codebook: settings, scale, feedback }) {
-    const { groups, weights } = sizesOf(rows)
-    const { codebook, params } = codebookOf(settings)
-    const { Tx = 16, Ty = 16, V = 1 } = params as { Tx?: number; Ty?: number; V?: number }
-    // Sample tiles that the scale is tried on; then each weight once.
-    const tried = scale === 'search' ? sum(groups, ({ m, n }) => points * Math.min(sampleTiles * Tx * Ty, m * n)) : 0
+  estimate(rows, params) {
+    const { scale, feedback } = params
+    const { groups } = sizesOf(rows)
     const algebra = feedback ? sum(groups, ({ m, n }) => (n ** 3 + m * n ** 2) / 2) : 0 // the factor, and errors times it
-    return {
-      operations: (weights + tried) * codebook.operations(params) + algebra,
-      memory: most(groups, memoryOf),
-      disk: (2 * weights) / V, // a state of 16 bits a step
-      rows: rows.map(row => ({ ...row, bits: codebook.bits(params) })),
-    }
+    let [operations, disk] = [algebra, 0]
+    const told = rows.map(row => {
+      const settings = row.role === 'linear' ? codeFor(String(row.linear), row.K as number | undefined, params) : 'leave'
+      if (settings === 'leave') return { ...row, role: 'kept' }
+      const { codebook, params: of } = codebookOf(settings)
+      const { Tx = 16, Ty = 16, V = 1 } = of as { Tx?: number; Ty?: number; V?: number }
+      const weights = Number(row.m) * Number(row.n)
+      // Sample tiles of the linears of an input that the scale is tried on; then each weight once.
+      const sample = (sampleTiles * Tx * Ty * groups.length) / rows.filter(({ role }) => role === 'linear').length
+      operations += (weights + (scale === 'search' ? points * Math.min(sample, weights) : 0)) * codebook.operations(of)
+      disk += (2 * weights) / V // a state of 16 bits a step
+      return { ...row, bits: codebook.bits(of) }
+    })
+    return { operations, memory: most(groups, memoryOf), disk, rows: told }
   },
-  operator: ({ codebook: settings, damp, scale, feedback }, context) =>
+  operator: (params, context) =>
     pipe(
       runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
       concatMap(async (rows): Promise<Out[]> => {
-        if (rows[0]?.role === 'kept')
-          return rows.map(row => ({ ...row, codes: undefined, codebook: '', scale: 0, table: undefined, proxyError: 0 }))
-        const { codebook, params } = codebookOf(settings)
-        using codec = codebook.open(context.ops, params)
-        return await roundTogether(rows, codec, { json: JSON.stringify({ use: codebook.name, ...params }), damp, scale, feedback }, context)
+        if (rows[0]?.role === 'kept') return rows.map(kept)
+        using factors = new Factors(rows[0] as In, params, context)
+        const out = new Map<In, Out>()
+        for (const [json, alike] of grouped(rows, params)) {
+          if (json === 'leave') {
+            for (const row of alike) out.set(row, leftAlone(row))
+            continue
+          }
+          const { codebook, params: code } = codebookOf(json)
+          using codec = codebook.open(context.ops, code)
+          const done = await roundTogether(alike, codec, { ...params, json }, await factors.of(codec.tile[1]), context)
+          for (const [i, row] of alike.entries()) out.set(row, done[i] as Out)
+        }
+        return rows.map(row => out.get(row) as Out)
       }),
       concatMap(rows => rows),
     ),
 })
 
+const kept = ({ hessian: _, K: __, dense: ___, ...row }: In): Out => ({ ...row, codebook: '', scale: 0, proxyError: 0 })
+
+/** A linear that is not rounded is one of the tensors that are carried along, of its block. */
+function leftAlone(row: In): Out {
+  const weight = required(row.dense, row, 'dense')
+  return kept({
+    ...row,
+    role: 'kept',
+    linear: `${row.linear}.weight`,
+    shares: 'block',
+    weight,
+    su: undefined,
+    sv: undefined,
+    transform: '',
+  })
+}
+
+/** Rows that are rounded with the same code, by its JSON with all parameters; or 'leave'. */
+function grouped(rows: readonly In[], choice: Choice): Map<string, In[]> {
+  const groups = new Map<string, In[]>()
+  for (const row of rows) {
+    const settings = codeFor(row.linear, row.K, choice)
+    const json = settings === 'leave' ? settings : fullSettings(settings)
+    groups.set(json, [...(groups.get(json) ?? []), row])
+  }
+  return groups
+}
+
+function fullSettings(settings: CodeSettings): string {
+  const { codebook, params } = codebookOf(settings)
+  return JSON.stringify({ use: codebook.name, ...params })
+}
+
 interface Settings {
   json: string
-  damp: number
   scale: 'search' | number
   feedback: boolean
 }
 
-/** Rounds linears that share H̃ as one matrix [Σ m, n], padded to whole tiles. */
-async function roundTogether(rows: readonly In[], codec: Codec, settings: Settings, context: Context): Promise<Out[]> {
+/** Rounds linears that share H̃ and the code as one matrix [Σ m, n], padded to whole tiles. */
+async function roundTogether(rows: readonly In[], codec: Codec, settings: Settings, h: Factored, context: Context): Promise<Out[]> {
   const { ops } = context
   const [Tx, Ty] = codec.tile
   const first = rows[0]
@@ -124,7 +178,6 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     m += Math.ceil(row.m / Tx) * Tx
   }
 
-  using h = await damped(first, settings, Ty, context)
   using stack = ops.zeros('f32', [m, n]) // every linear at unit rms
   const sigma: number[] = []
   for (const [i, row] of rows.entries()) {
@@ -144,7 +197,7 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
   stack[Symbol.dispose]()
   const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)
   const enqueued: Promise<void>[] = []
-  const result = await ldlq(ops, codec, scaled, settings.feedback ? h.l : undefined, async columns => {
+  const result = await ldlq(ops, codec, scaled, h.l, async columns => {
     enqueued.push(settledLater(ops.finish()))
     if (enqueued.length > ahead) await enqueued.shift()
     context.signal.throwIfAborted()
@@ -164,14 +217,12 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     using v = ops.copy(values, { rows: [from, from + row.m], columns: [0, row.n] })
     using traces = ops.proxyError(w, v, h.damped)
     const [error = Number.NaN, total = Number.NaN] = new Float64Array((await traces.read()).slice().buffer)
-    const { hessian: _, weight: __, ...rest } = row
     out.push({
-      ...rest,
+      ...kept(row),
       weight: undefined,
       codes: ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] }),
       codebook: settings.json,
       scale: unit,
-      table: undefined,
       proxyError: total > 0 ? error / total : 0,
     })
   }
@@ -182,24 +233,6 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
       hint: 'The weights or the Hessian hold NaN or infinite values: check the checkpoint.',
     })
   return out
-}
-
-/** H̃ damped and, if there is feedback, its factor, padded to whole tiles. */
-async function damped(
-  row: In,
-  settings: Settings,
-  block: number,
-  { ops, note }: Context,
-): Promise<{ damped: Tensor; l: Tensor | undefined } & Disposable> {
-  using h = await required(row.hessian, row, 'hessian').open(ops, 'f32')
-  const result = await factor(ops, h, { block, damp: settings.damp, where: `round  ${row.linear}`, feedback: settings.feedback, note })
-  return {
-    ...result,
-    [Symbol.dispose]() {
-      result.damped[Symbol.dispose]()
-      result.l?.[Symbol.dispose]()
-    },
-  }
 }
 
 async function rootMeanSquare(ops: Ops, w: Tensor, row: In): Promise<number> {
@@ -230,6 +263,7 @@ function sampleOf(ops: Ops, stack: Tensor, [Tx, Ty]: readonly [number, number], 
   return sample
 }
 
+/** Raises where a linear came without what rounding needs. */
 function required(ref: TensorRef | undefined, row: In, column: string): TensorRef {
   if (ref) return ref
   throw new PipeError('failed', {

@@ -4,7 +4,7 @@
  *   model/config.json         of the original, plus "quantization_config"
  *   model/*.safetensors       for each linear P:  P.trellis i16 [tiles, words], P.SU f16 [n] = su (f32 where no longer signs),
  *                             P.SV f32 [m] = sv·scale, P.<name> its own table where it was trained;
- *                             the codebook's tables once, as codebook.<name>; every other tensor as it was
+ *                             a codebook's tables once, as codebook.<name>; every other tensor as it was
  *   model/tokenizer*, …       copied
  *
  *   W = diag(SV)·Hₘ·decode(trellis)·Hₙᵀ·diag(SU)        orders of Hₘ and Hₙ in quantization_config.modules
@@ -20,7 +20,8 @@ import { defineStage, PipeError, type Row } from '../../pipeline/define.js'
 import { checkpoint } from '../../schemas/tables/checkpoint.js'
 import { packed } from '../../schemas/tables/rounded.js'
 import { openCheckpoint } from '../model/checkpoint.js'
-import { sizesOf } from '../model/sizes.js'
+import { tablesOf } from '../model/quantized.js'
+import { bytesOfCodes, sizesOf } from '../model/sizes.js'
 import { type Entry, entryBytes, folderHash, writeCheckpoint } from './folder.js'
 
 const params = Type.Object(
@@ -43,8 +44,8 @@ export default defineStage({
   batch: () => 'all',
   intact: async (row, { out }) => (await folderHash(`${out}/${row.path}`).catch(() => '')) === row.sha256,
   estimate(rows) {
-    const { weights, keptBytes, head } = sizesOf(rows)
-    const disk = (weights * Number(rows[0]?.bits ?? 16)) / 8 + keptBytes // bits known from round
+    const { keptBytes, head } = sizesOf(rows)
+    const disk = bytesOfCodes(rows) + keptBytes
     return { operations: 3e9 + 200 * disk, memory: 4 * head, disk } // files to sync; bytes read, written and hashed by one thread
   },
   report: row => ({
@@ -72,12 +73,11 @@ export default defineStage({
       concatMap(async rows => {
         const linears = rows.filter(row => row.role === 'linear')
         const first = rows[0]
-        const settings = onlyCodebook(linears)
+        const codes = await codesOf(ops, linears)
         const source = await openCheckpoint(first?.source ?? '')
 
         const modules: Record<string, unknown> = {}
-        const quantized = await tableEntries(ops, settings)
-        const tableName = quantized[0]?.name.slice('codebook.'.length)
+        const quantized = codes.flatMap(code => code.tables)
         for (const row of linears) {
           if (!row.trellis || !row.su || !row.sv)
             throw new PipeError('failed', {
@@ -86,6 +86,8 @@ export default defineStage({
               hint: 'Put "rht", "round" and "pack" before "write".',
             })
           const { trellis, su, sv, scale, table } = row
+          const code = codes.findIndex(({ settings }) => settings === row.codebook)
+          const tableName = codes[code]?.tableName
           const suType = areSigns(await su.read()) ? 'f16' : 'f32'
           quantized.push(
             { name: `${row.linear}.trellis`, dtype: trellis.dtype, shape: trellis.shape, read: () => trellis.read() },
@@ -109,7 +111,13 @@ export default defineStage({
               },
             },
           )
-          modules[row.linear] = { m: row.m, n: row.n, transform: JSON.parse(row.transform) as unknown, ...(table && { table: tableName }) }
+          modules[row.linear] = {
+            m: row.m,
+            n: row.n,
+            transform: JSON.parse(row.transform) as unknown,
+            ...(code > 0 && { code }),
+            ...(table && { table: tableName }),
+          }
           if (table === undefined) continue
           if (tableName === undefined) throw new Error(`${row.linear} has a table, and its code reads none`)
           quantized.push({
@@ -135,8 +143,9 @@ export default defineStage({
           recipe,
           config: {
             quant_method: 'pipe',
-            version: linears.some(row => row.table) ? 2 : 1,
-            codebook: JSON.parse(settings) as unknown,
+            version: codes.length > 1 ? 3 : linears.some(row => row.table) ? 2 : 1,
+            codebook: codes[0]?.json,
+            ...(codes.length > 1 && { more: codes.slice(1).map(({ json }) => json) }),
             modules,
           },
           progress: (done, total) => progress(done, total, 'bytes'),
@@ -158,31 +167,37 @@ export default defineStage({
     ),
 })
 
-/** The one codebook all linears were rounded with, as JSON. */
-function onlyCodebook(linears: readonly In[]): string {
+interface Code {
+  /** JSON of the codebook, as rows have it; and what it says. */
+  readonly settings: string
+  readonly json: unknown
+  /** What decoding needs besides the codes, as tensors of the checkpoint: codebook.<name>, of further codes codebook.<nr>.<name>. */
+  readonly tables: readonly Entry[]
+  readonly tableName: string | undefined
+}
+
+/** The codes that linears were rounded with, the one of the first linear first. */
+async function codesOf(ops: Ops, linears: readonly In[]): Promise<Code[]> {
   const all = [...new Set(linears.map(row => row.codebook))]
-  if (all.length === 1 && all[0]) return all[0]
-  throw new PipeError('failed', {
-    where: 'write',
-    message:
-      all.length === 0
-        ? 'No quantized linear came in.'
-        : `The linears were rounded with ${all.length} different codebooks; a checkpoint holds one.`,
-    hint: 'Put "model" … "round", "pack" before "write", with one "round".',
-  })
+  if (all.length === 0 || all.includes(''))
+    throw new PipeError('failed', {
+      where: 'write',
+      message: all.length === 0 ? 'No quantized linear came in.' : 'A linear came in that was not rounded.',
+      hint: 'Put "model" … "round", "pack" before "write".',
+    })
+  const codes: Code[] = []
+  for (const [i, settings] of all.entries()) {
+    const { codebook, params } = codebookOf(settings)
+    using codec = codebook.open(ops, params)
+    const tables: Entry[] = []
+    for (const [name, table] of Object.entries(codec.tables)) {
+      const bytes = await table.read()
+      tables.push({ name: `${tablesOf(i)}${name}`, dtype: table.dtype, shape: table.shape, read: () => Promise.resolve(bytes) })
+    }
+    codes.push({ settings, json: JSON.parse(settings) as unknown, tables, tableName: Object.keys(codec.tables)[0] })
+  }
+  return codes
 }
 
 /** f32, each 1 or −1: exact in f16. */
 const areSigns = (su: Uint8Array): boolean => new Float32Array(su.slice().buffer).every(x => x === 1 || x === -1)
-
-/** What decoding needs besides the codes, as tensors of the checkpoint. */
-async function tableEntries(ops: Ops, settings: string): Promise<Entry[]> {
-  const { codebook, params } = codebookOf(settings)
-  using codec = codebook.open(ops, params)
-  const entries: Entry[] = []
-  for (const [name, table] of Object.entries(codec.tables)) {
-    const bytes = await table.read()
-    entries.push({ name: `codebook.${name}`, dtype: table.dtype, shape: table.shape, read: () => Promise.resolve(bytes) })
-  }
-  return entries
-}

@@ -134,11 +134,17 @@ for (const { name, skip, open } of backends) {
     t.notOk(existsSync(join(out, 'model/half')))
   })
 
-  t.test(`${name}: two codebooks in one checkpoint are refused`, { skip }, async t => {
+  t.test(`${name}: two codes in one checkpoint: each linear says which, each code has its tables`, { skip }, async t => {
     const [a, b] = rows()
-    const mixed = [a, { ...b, codebook: '{"use":"scalar"}' }] as Row<typeof packed>[]
-    await t.rejects(runStage(write, {}, mixed, contextOf(await open(), undefined, { out: temporary(t) })), {
-      message: /2 different codebooks/,
-    })
+    const out = temporary(t)
+    const mixed = [{ ...a, codebook: '{"use":"scalar"}' }, b] as Row<typeof packed>[]
+    await runStage(write, {}, mixed, contextOf(await open(), undefined, { out }))
+    const { quantization_config: config } = JSON.parse(readFileSync(join(out, 'model/config.json'), 'utf8'))
+    t.match(config, { version: 3, codebook: { use: 'scalar' }, more: [{ use: 'trellis/hyb' }], modules: { 'a.k': { code: 1 } } })
+    t.notOk('code' in config.modules['a.q'])
+    const tables = [...readAll(join(out, 'model/model.safetensors')).tensors.keys()].filter(tensor => tensor.startsWith('codebook.'))
+    t.strictSame(tables, ['codebook.1.tlut'])
+    const unrounded = [{ ...a, codebook: '' }] as Row<typeof packed>[]
+    await t.rejects(runStage(write, {}, unrounded, contextOf(await open(), undefined, { out })), { message: /was not rounded/ })
   })
 }
