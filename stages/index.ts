@@ -6,6 +6,7 @@ export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }
   calibrate: () => import('./calibrate/calibrate.js'),
   hessian: () => import('./hessian/hessian.js'),
   'hessian-files': () => import('./hessian-files/hessian-files.js'),
+  allocate: () => import('./allocate/allocate.js'),
   rht: () => import('./rht/rht.js'),
   round: () => import('./round/round.js'),
   finetune: () => import('./finetune/finetune.js'),

@@ -1,0 +1,75 @@
+/** allocate: the target is met, bits go where they are worth most; tr(D) against its definition; the model that comes of it. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { openBackend } from '../../native/index.js'
+import { choleskyReference } from '../../native/ops/block-ldl/reference.js'
+import type { PipeError } from '../../pipeline/error.js'
+import { allocate } from '../../stages/allocate/greedy.js'
+import { traceOfD } from '../../stages/allocate/sensitivity.js'
+import { temporary, testDevice } from '../helpers.js'
+import { correlated, normals } from './run-stage.js'
+import { notes, smallRuns, writeSmallModel } from './small-model.js'
+
+const ops = await openBackend(testDevice)
+
+t.test('a hundred linears and more: within 0.01 bits, never above; the optimum of all that use as many', async t => {
+  const noise = normals(224, 'errors')
+  const candidates = [...noise].map((x, i) => ({ weights: [4096, 11008, 1024][i % 3] as number, error: Math.exp(2 * x) }))
+  const weights = candidates.reduce((sum, one) => sum + one.weights, 0)
+  for (const bits of [2, 2.25, 2.5, 3.1, 4]) {
+    const given = allocate(candidates, bits, [4, 2, 3])
+    const average = candidates.reduce((sum, one, i) => sum + one.weights * (given[i] ?? 0), 0) / weights
+    t.ok(average <= bits + 1e-9 && average > bits - 0.01, `${average} for ${bits}`)
+  }
+})
+
+t.test('of few linears every choice is tried: none within what was used has less error', async t => {
+  const candidates = [...normals(7, 'few')].map(x => ({ weights: 100, error: Math.exp(2 * x) }))
+  const errorOf = (rates: readonly number[]): number => rates.reduce((sum, K, i) => sum + (candidates[i]?.error ?? 0) * 2 ** (-2 * K), 0)
+  const given = allocate(candidates, 20 / 7, [2, 3, 4])
+  t.equal(
+    given.reduce((a, b) => a + b, 0),
+    20,
+  )
+  let least = Number.POSITIVE_INFINITY
+  for (let code = 0; code < 3 ** 7; code++) {
+    const rates = Array.from({ length: 7 }, (_, i) => 2 + (Math.floor(code / 3 ** i) % 3))
+    if (rates.reduce((a, b) => a + b, 0) <= 20) least = Math.min(least, errorOf(rates))
+  }
+  t.ok(errorOf(given) <= least * (1 + 1e-12), `${errorOf(given)}, the least is ${least}`)
+})
+
+t.test('tr(D) is that of the block LDL', async t => {
+  for (const n of [64, 40]) {
+    const { h } = correlated(n, 400, 'trace', n)
+    const c = choleskyReference(h, n)
+    const width = n % 16 === 0 ? 16 : 1
+    let trace = 0 // D of a block is C·Cᵀ of the block of the Cholesky factor
+    for (let i = 0; i < n; i++) for (let j = i - (i % width); j <= i; j++) trace += (c[i * n + j] ?? 0) ** 2
+    using tensor = ops.tensor(h, [n, n])
+    const measured = await traceOfD(ops, tensor, normals(4000 * n, 'rows'))
+    t.ok(Math.abs((measured ?? 0) / trace - 1) < 0.02, `n = ${n}: ${measured}, exactly ${trace}`)
+  }
+})
+
+t.test('a model at 2.5 bits: between 2 and 3, each linear as it was given', async t => {
+  const folder = temporary(t)
+  const model = join(folder, 'model')
+  await writeSmallModel(model)
+  const small = smallRuns(ops, folder, model)
+  const round = { use: 'round', codebook: { use: 'trellis/hyb', L: 8, K: 2, Q: 8 } }
+  const result = await small.run([{ use: 'allocate', bits: 2.5 }, { use: 'rht' }, round])
+  t.match(notes(result.events), [/^allocate: \d+ linears at 2, \d+ linears at 3, \d+ linears at 4 bits; 2\.\d+ bits a weight$/])
+  const config = JSON.parse(readFileSync(join(folder, 'shared/model/config.json'), 'utf8')).quantization_config
+  const codes = [config.codebook, ...config.more] as { K: number }[]
+  let [bits, weights] = [0, 0]
+  for (const { m, n, code = 0 } of Object.values(config.modules) as { m: number; n: number; code?: number }[]) {
+    bits += m * n * (codes[code]?.K ?? 0)
+    weights += m * n
+  }
+  const largest = 64 * 96
+  t.ok(bits <= 2.5 * weights && bits > 2.5 * weights - largest, `${bits / weights} bits a weight`)
+  const wrong = await small.run([{ use: 'allocate', bits: 1.5 }, { use: 'rht' }, round]).catch((error: unknown) => error)
+  t.match((wrong as PipeError).text, /bits: 1\.5 bits a weight can't be made of 2, 3, 4\.\n.*A target from 2 to 4/)
+})
