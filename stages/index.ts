@@ -14,4 +14,5 @@ export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }
   pack: () => import('./pack/pack.js'),
   write: () => import('./write/write.js'),
   evaluate: () => import('./evaluate/evaluate.js'),
+  tasks: () => import('./tasks/tasks.js'),
 }

@@ -1,4 +1,4 @@
-/** pipe eval: perplexity of a checkpoint, dense or quantized. */
+/** pipe eval: perplexity or zero-shot accuracy of a checkpoint, dense or quantized. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { score } from '../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
@@ -13,10 +13,16 @@ import {
   protocolNames,
   protocols,
 } from '../../stages/model/text.js'
-import { deviceOption, examples, openDevice, type Register } from './wiring.js'
+import { readItems, type TaskName, taskNames } from '../../stages/tasks/formulation.js'
+import { ask, type Measured, mark } from '../../stages/tasks/score.js'
+import { didYouMean, PipeError } from '../error.js'
+import { deviceOption, examples, openDevice, type Register, type Wiring } from './wiring.js'
 
 interface Options {
-  text: string
+  text?: string
+  tasks?: readonly TaskName[]
+  data?: string
+  limit?: number
   length?: number
   sequences?: number
   lines?: number
@@ -35,13 +41,25 @@ const count =
     return value
   }
 
+/** Parser of a list of tasks. */
+const taskList = (text: string): readonly TaskName[] =>
+  text.split(',').map(word => {
+    const name = taskNames.find(one => one === word.trim())
+    if (name === undefined)
+      throw new InvalidArgumentError(`There is no task "${word}".${didYouMean(word, taskNames)} Known: ${taskNames.join(', ')}.`)
+    return name
+  })
+
 export const register: Register = (program: Command, wiring) => {
   deviceOption(program.command('eval <dir>'))
-    .description('Perplexity of a checkpoint, original or quantized, on a text.')
-    .requiredOption('--text <file>', 'UTF-8: .jsonl with one {"text": …} a line, or plain text')
+    .description('Perplexity of a checkpoint, original or quantized, on a text; or its zero-shot accuracy on tasks.')
+    .option('--text <file>', 'UTF-8: .jsonl with one {"text": …} a line, or plain text')
     .option('--length <tokens>', 'tokens of a window (default: 2048, or what the model was made for)', count(2))
     .option('--sequences <n>', 'only the last n windows', count(1))
     .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
+    .addOption(new Option('--tasks <names>', `instead: ${taskNames.join(', ')}; commas between`).argParser(taskList).conflicts('text'))
+    .option('--data <folder>', 'of the tasks: one .jsonl each, the name of the task in its own')
+    .option('--limit <n>', 'only the first n items of each task', count(1))
     .addOption(
       new Option('--protocol <name>', "rows joined to one text as for published tables; Hugging Face's rows as .jsonl, or the joined text")
         .choices(protocolNames)
@@ -68,29 +86,33 @@ export const register: Register = (program: Command, wiring) => {
           'As in published tables: rows joined by two newlines, windows of 4096 tokens',
           'pipe eval Llama-2-7b --text wikitext2-test.jsonl --protocol wikitext2 --length 4096',
         ],
+        ['Zero-shot accuracy on the first 100 items of two tasks', 'pipe eval Llama-3.2-1B --tasks arc_easy,piqa --data tasks --limit 100'],
         ['What a run has written', 'pipe eval out/qtip-2bit/model --text test.txt'],
       ),
     )
     .action(async (dir: string, o: Options) => {
+      if (o.tasks !== undefined) return await evalTasks(dir, o.tasks, o, wiring)
+      const { text } = o
+      if (text === undefined) throw missing('--text FILE or --tasks NAMES')
       const started = performance.now()
       const checkpoint = await openCheckpoint(dir)
       const { positions, sizes } = checkpoint.config
       const length = o.length ?? Math.min(2048, positions ?? 2048)
       checkLength(dir, checkpoint.config, length)
-      const note = (text: string): void => {
-        wiring.stderr.write(`${text}\n`)
+      const note = (line: string): void => {
+        wiring.stderr.write(`${line}\n`)
       }
       const windows =
         o.lines === undefined
           ? await modelWindows(
               checkpoint,
-              o.text,
+              text,
               o.protocol === undefined
                 ? { length, count: o.sequences, from: o.sequences === undefined ? 'start' : 'end' }
                 : { length, ...protocols[o.protocol] },
               note,
             )
-          : (await documentWindows(await openTokenizer(dir, sizes.vocab), o.text, { length, lines: o.lines })).windows
+          : (await documentWindows(await openTokenizer(dir, sizes.vocab), text, { length, lines: o.lines })).windows
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
       const { nll, predictions } = await score(ops, [weights], windows, {
@@ -113,4 +135,34 @@ export const register: Register = (program: Command, wiring) => {
         ].join('\n'),
       )
     })
+}
+
+const missing = (what: string): PipeError =>
+  new PipeError('graph', { where: 'pipe eval', message: `expected ${what}.`, hint: 'pipe eval --help has examples.' })
+
+async function evalTasks(dir: string, tasks: readonly TaskName[], o: Options, wiring: Wiring): Promise<void> {
+  const { data } = o
+  if (data === undefined) throw missing('--data FOLDER with the items of the tasks')
+  const checkpoint = await openCheckpoint(dir)
+  const found = []
+  for (const task of tasks) found.push({ task, items: await readItems(data, task, o.limit) })
+  const ops = await openDevice(wiring, o.device)
+  using weights = await openWeights(ops, checkpoint)
+  const results: Record<string, unknown> = {}
+  for (const { task, items } of found) {
+    const answers = await ask(ops, weights, task, items, {
+      precision: precisionOf(o.precision, ops, checkpoint),
+      signal: wiring.signal,
+      note: line => {
+        wiring.stderr.write(`${line}\n`)
+      },
+    })
+    const score = mark(task, items, answers)
+    results[task] = { ...score, logLikelihoods: answers.map(item => item.map(({ logLikelihood }) => logLikelihood)) }
+    if (o.json) continue
+    const { items: count, ...measured } = score
+    for (const [metric, [value, stderr]] of Object.entries(measured) as [string, Measured][])
+      wiring.print(`${task.padEnd(14)} ${metric.padEnd(10)} ${value.toFixed(4)} ± ${stderr.toFixed(4)}   ${count} items\n`)
+  }
+  if (o.json) wiring.print(`${JSON.stringify(results)}\n`)
 }

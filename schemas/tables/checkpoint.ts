@@ -1,4 +1,4 @@
-/** checkpoint: a model written to disk; metrics: what was measured on it. */
+/** checkpoint: a model written to disk; metrics, taskScores: what was measured on it. */
 import { defineTable, f64, i64, utf8 } from '../../pipeline/define.js'
 
 export const checkpoint = defineTable('checkpoint', 1, {
@@ -22,4 +22,8 @@ export const metrics = checkpoint.and({
   kl99: f64('99th percentile of the same'),
   agreement: f64('share of tokens where both models find the same token the most likely'),
   tokens: i64('predictions measured'),
+})
+
+export const taskScores = checkpoint.and({
+  tasks: utf8('JSON: task → original and quantized → items, and acc, accNorm, perplexity with their standard errors'),
 })

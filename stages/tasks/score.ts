@@ -1,0 +1,102 @@
+/**
+ * score: items, asked and marked.
+ *
+ *   acc         share of items whose right choice has the largest log-likelihood (LAMBADA: whose last word greedy decoding finds)
+ *   acc_norm    the same of log-likelihood / characters of the choice
+ *   perplexity  exp(−mean log-likelihood of the last word), LAMBADA alone
+ *   stderr      s/√N, s² = Σ(x − mean)²/(N − 1); of the perplexity by its derivative: perplexity · stderr of the mean
+ *
+ * As the lm-evaluation-harness 0.4.3, which finds the perplexity's standard error by bootstrap instead.
+ */
+import type { Ops } from '../../native/ops.js'
+import type { Precision } from '../model/precision.js'
+import type { Weights } from '../model/quantized.js'
+import { openTokenizer } from '../model/text.js'
+import type { Item, TaskName } from './formulation.js'
+import { type Answer, answer, toRequests } from './likelihood.js'
+
+/** A number and its standard error. */
+export type Measured = readonly [value: number, stderr: number]
+export interface TaskScore {
+  readonly items: number
+  readonly acc: Measured
+  readonly accNorm?: Measured
+  readonly perplexity?: Measured
+}
+
+/** Items asked together: enough of them that opening the weights does not count, few enough that a killed run loses little. */
+const together = 512
+/** The harness takes 2048 for models that don't say. */
+const usualPositions = 2048
+
+export interface AskOptions {
+  readonly precision?: Precision
+  readonly signal?: AbortSignal
+  /** Answers of a part that are known already; undefined: ask. */
+  known?(part: number): Promise<readonly (readonly Answer[])[] | undefined>
+  done?(part: number, answers: readonly (readonly Answer[])[]): Promise<void>
+  note(text: string): void
+  progress?(done: number, total: number): void
+}
+
+/** Of each item the answers to its questions. */
+export async function ask(ops: Ops, weights: Weights, task: TaskName, items: readonly Item[], o: AskOptions): Promise<Answer[][]> {
+  const { path, config } = weights.checkpoint
+  const positions = config.positions ?? usualPositions
+  const tokenizer = await openTokenizer(path, config.sizes.vocab)
+  const answers: Answer[][] = []
+  let cut = 0
+  for (let from = 0; from < items.length; from += together) {
+    const part = items.slice(from, from + together)
+    let found = await o.known?.(from / together)
+    if (found === undefined) {
+      const requests = await toRequests(
+        tokenizer,
+        part.flatMap(({ questions }) => questions),
+        positions,
+      )
+      cut += requests.filter(({ lost }) => lost > 0).length
+      const flat = await answer(ops, weights, requests, {
+        precision: o.precision,
+        signal: o.signal,
+        progress: share => o.progress?.(from + Math.floor(share * part.length), items.length),
+      })
+      const left = flat.values()
+      found = part.map(({ questions }) => questions.map(() => left.next().value as Answer))
+      await o.done?.(from / together, found)
+    }
+    answers.push(...found.map(one => [...one]))
+  }
+  if (cut > 0) o.note(`${task}: ${cut} questions are longer than the model's ${positions} positions and lose tokens on the left.`)
+  o.progress?.(items.length, items.length)
+  return answers
+}
+
+export function mark(task: TaskName, items: readonly Item[], answers: readonly (readonly Answer[])[]): TaskScore {
+  if (task === 'lambada') {
+    const likelihoods = answers.map(([one]) => one?.logLikelihood ?? Number.NaN)
+    const [mean, stderr] = measured(likelihoods)
+    const perplexity = Math.exp(-mean)
+    return {
+      items: items.length,
+      acc: measured(answers.map(([one]) => Number(one?.greedy))),
+      perplexity: [perplexity, perplexity * stderr],
+    }
+  }
+  const right = (divided: boolean): number[] =>
+    items.map(({ gold, lengths }, i) => {
+      const values = answers[i]?.map(({ logLikelihood }, c) => (divided ? logLikelihood / (lengths[c] ?? 1) : logLikelihood)) ?? []
+      return Number(values.indexOf(Math.max(...values)) === gold)
+    })
+  const acc = measured(right(false))
+  return task === 'winogrande' || task === 'boolq'
+    ? { items: items.length, acc }
+    : { items: items.length, acc, accNorm: measured(right(true)) }
+}
+
+/** The mean and its standard error, NaN for one value. */
+export function measured(values: readonly number[]): Measured {
+  const mean = values.reduce((sum, x) => sum + x, 0) / values.length
+  const squares = values.reduce((sum, x) => sum + (x - mean) ** 2, 0)
+  return [mean, Math.sqrt(squares / (values.length - 1) / values.length)]
+}
