@@ -39,7 +39,7 @@ export async function run(options: Options): Promise<Figures> {
   const repeats = Number(options.repeat ?? 3)
   const rows: Row[] = []
   for (const [what, m, n, code, K] of device.kind === 'cpu' ? small : large) {
-    const settings = { codebook: { use: code, K }, overrides: {}, damp: 0.01, scale: 'search', feedback: true } as const
+    const settings = { codebook: { use: code, K }, overrides: {}, rowScale: false, damp: 0.01, scale: 'search', feedback: true } as const
     using held = new HeldTensors()
     const linears = m.map((outputs, i) => linear(ops, held, `${what} ${i}`, outputs, n))
     const seconds: number[] = []

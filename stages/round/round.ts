@@ -22,6 +22,7 @@ import { type Group, most, sizesOf, sum } from '../model/sizes.js'
 import { type Factored, Factors } from './factor.js'
 import { ldlq } from './ldlq.js'
 import { type Choice, codeFor, mistakesOf, overridesSchema } from './overrides.js'
+import { rowScaled } from './row-scale.js'
 import { number, points, searchScale } from './scale.js'
 
 const params = Type.Object(
@@ -38,6 +39,7 @@ const params = Type.Object(
       default: 'search',
       description: 'Source scale s: rms of W in units of the code before rounding; "search" finds it on sample tiles',
     }),
+    rowScale: Type.Boolean({ default: false, description: 'A scale for each output, by least squares after rounding, folded into SV' }),
     feedback: Type.Boolean({ default: true, description: 'LDLQ; false rounds every tile by itself, for comparison' }),
   },
   { additionalProperties: false },
@@ -81,7 +83,7 @@ export default defineStage({
       rows.filter(row => row.role === 'linear').map(row => String(row.linear)),
       where,
     ),
-  memory: (_bytes, _params, rows) => most(sizesOf(rows).groups, memoryOf),
+  memory: (_bytes, { rowScale }, rows) => most(sizesOf(rows).groups, group => memoryOf(group) + (rowScale ? 24 * group.m * group.n : 0)),
   estimate(rows, params) {
     const { scale, feedback } = params
     const { groups } = sizesOf(rows)
@@ -161,6 +163,7 @@ interface Settings {
   json: string
   scale: 'search' | number
   feedback: boolean
+  rowScale: boolean
 }
 
 /** Rounds linears that share H̃ and the code as one matrix [Σ m, n], padded to whole tiles. */
@@ -215,11 +218,13 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     const unit = (sigma[i] ?? 0) / (s * codec.rms)
     using w = ops.copy(scaled, { rows: [from, from + row.m], columns: [0, row.n] })
     using v = ops.copy(values, { rows: [from, from + row.m], columns: [0, row.n] })
-    using traces = ops.proxyError(w, v, h.damped)
+    const own = settings.rowScale ? await withRowScale(ops, row, w, v, h.damped) : { sv: row.sv, traces: ops.proxyError(w, v, h.damped) }
+    using traces = own.traces
     const [error = Number.NaN, total = Number.NaN] = new Float64Array((await traces.read()).slice().buffer)
     out.push({
       ...kept(row),
       weight: undefined,
+      sv: own.sv,
       codes: ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] }),
       codebook: settings.json,
       scale: unit,
@@ -233,6 +238,12 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
       hint: 'The weights or the Hessian hold NaN or infinite values: check the checkpoint.',
     })
   return out
+}
+
+async function withRowScale(ops: Ops, row: In, w: Tensor, v: Tensor, h: Tensor): Promise<{ sv: Tensor; traces: Tensor }> {
+  using sv = await required(row.sv, row, 'sv').open(ops, 'f32')
+  const { m: order } = JSON.parse(row.transform) as { m: number }
+  return await rowScaled(ops, { w, v, h, sv, order })
 }
 
 async function rootMeanSquare(ops: Ops, w: Tensor, row: In): Promise<number> {

@@ -3,9 +3,10 @@ import t from 'tap'
 import type { Ops } from '../../native/ops.js'
 import type { Row } from '../../pipeline/define.js'
 import type { incoherent } from '../../schemas/tables/rounded.js'
+import { codebookOf } from '../../native/codebooks/settings.js'
 import round from '../../stages/round/round.js'
 import { backends, root } from '../helpers.js'
-import { contextOf, correlated, normals, ref, runStage, type Told } from './run-stage.js'
+import { contextOf, correlated, normals, ref, runStage, settled, type Told } from './run-stage.js'
 import { numbers, readAll } from './safetensors-reader.js'
 
 type In = Row<typeof incoherent>
@@ -88,6 +89,32 @@ for (const { name, skip, open } of backends) {
     const three = await at({ codebook: { ...hyb2, K: 3 } })
     t.ok(three < ldlq && (await at({ codebook: { ...hyb2, K: 4 } })) < three, '4 < 3 < 2 bits')
     t.ok(ldlq < 1.01 * (await at({ codebook: hyb2, scale: 0.8 })), 'the scale found is not worse than 0.8')
+  })
+
+  t.test(`${name}: scales of rows in sv lessen the error, which is that of what decodes with them`, { skip }, async t => {
+    const ops = await open()
+    const [m, n] = [48, 64]
+    const { h } = correlated(n, 300, 'rows')
+    const input = row('w', m, n, normals(m * n, 'w'), h)
+    const [plain] = await runStage(round, { codebook: hyb2 }, [input], contextOf(ops))
+    const [scaled] = await runStage(round, { codebook: hyb2, rowScale: true }, [input], contextOf(ops))
+    t.ok((scaled?.proxyError ?? 1) < (plain?.proxyError ?? 0), `${scaled?.proxyError} below ${plain?.proxyError}`)
+    t.strictSame(await scaled?.codes?.read(), await plain?.codes?.read())
+    const { codebook, params } = codebookOf(scaled?.codebook ?? '')
+    using codec = codebook.open(ops, params)
+    using codes = await (await settled(scaled?.codes)).open(ops)
+    using decoded = codec.decode(codes, m, n)
+    using values = ops.scale(decoded, { factor: scaled?.scale ?? 0 })
+    using sv = await (await settled(scaled?.sv)).open(ops, 'f32')
+    using ones = ops.tensor(new Float32Array(m).fill(1), [m])
+    using w = ops.tensor(normals(m * n, 'w'), [m, n])
+    using outputs = ops.hadamard(w, { side: 'left', signs: ones, block: m, inverse: true })
+    using read = ops.hadamard(values, { side: 'left', signs: sv, block: m, inverse: true })
+    using raw = ops.tensor(h, [n, n])
+    using damped = ops.damp(raw, 0.01)
+    using traces = ops.proxyError(outputs, read, damped)
+    const [error = 0, total = 1] = new Float64Array((await traces.read()).slice().buffer)
+    t.ok(Math.abs(error / total / (scaled?.proxyError ?? 1) - 1) < 1e-4, `${error / total}, said to be ${scaled?.proxyError}`)
   })
 
   t.test(`${name}: linears rounded together give what they give alone, but for the common scale`, { skip }, async t => {

@@ -1,0 +1,39 @@
+/**
+ * A scale for each output, folded into sv, where it costs nothing later:
+ *
+ *   s_i = (W_i H̃ Ŵ_iᵀ)/(Ŵ_i H̃ Ŵ_iᵀ)        least squares in the metric of H̃; row i of W and Ŵ in the outputs' own basis
+ *
+ * sv stands behind Hₘ (W = diag(sv)·Hₘ·Ŵ·…), so that is where a scale of a row is exact: both are taken back through Hₘ first.
+ */
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+
+/** w, v f32 [m, n] in the incoherent basis, h f32 [n, n], sv f32 [m], `order` of Hₘ: sv·s, and traces as of proxyError with it. */
+export async function rowScaled(
+  ops: Ops,
+  { w, v, h, sv, order }: { w: Tensor; v: Tensor; h: Tensor; sv: Tensor; order: number },
+): Promise<{ sv: Tensor; traces: Tensor }> {
+  const [m = 0, n = 0] = w.shape
+  const back = (x: Tensor): Tensor => ops.hadamard(x, { side: 'left', signs: sv, block: order, inverse: true })
+  using outputs = back(w)
+  using rounded = back(v)
+  using product = ops.zeros('f32', [m, n])
+  ops.gemm(product, rounded, h, {})
+  const dots = async (x: Tensor): Promise<Float32Array> => {
+    using columns = ops.transpose(x)
+    using others = ops.transpose(product)
+    using into = ops.zeros('f32', [m])
+    ops.addColumnDots(into, columns, others)
+    return new Float32Array((await into.read()).slice().buffer)
+  }
+  const [mixed, own] = [await dots(outputs), await dots(rounded)]
+  const scales = own.map((square, i) => {
+    const s = (mixed[i] ?? 0) / square
+    return Number.isFinite(s) && s > 0 ? s : 1 // a row of zeros has none
+  })
+  using rows = ops.tensor(scales, [m])
+  using scaled = ops.scale(rounded, { rows })
+  using column = ops.reshape(sv, [m, 1])
+  using folded = ops.scale(column, { rows })
+  return { sv: ops.reshape(folded, [m]), traces: ops.proxyError(outputs, scaled, h) }
+}
