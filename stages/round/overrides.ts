@@ -1,5 +1,5 @@
 /**
- * Linears that are rounded otherwise than the rest, by name: { "*.down_proj": { "K": 3 }, "lm_head": "leave", … }.
+ * Linears that are rounded otherwise than the rest, by name: { "*.down_proj": { "K": 3 }, "*.o_proj": "leave" }.
  *
  * In a pattern * stands for any letters, dots too. Of those that match a linear the one with the most letters besides *
  * counts, and alone; the order in which they are written means nothing.

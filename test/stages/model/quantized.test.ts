@@ -237,6 +237,12 @@ t.test('checkpoints that contradict themselves', async t => {
     name: 'PipeError',
     message: /^the codebook can't be opened: trellis\/hyb: tlut must be/,
   })
+  const several = await make(t, hyb, c => {
+    const { modules, ...rest } = c.quantization_config as Json
+    const coded = Object.entries(modules as Json).map(([linear, module]) => [linear, { ...(module as Json), code: 2 }])
+    c.quantization_config = { ...rest, version: 3, more: [{ use: 'scalar' }], modules: Object.fromEntries(coded) }
+  })
+  await t.rejects(openCheckpoint(several.folder), { name: 'PipeError', message: /has code 2, and "more" has 1\.$/ })
 })
 
 t.test('a quantized model is not quantized again', async t => {
