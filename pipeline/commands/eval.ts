@@ -14,7 +14,7 @@ import {
   protocols,
 } from '../../stages/model/text.js'
 import { readItems, type TaskName, taskNames } from '../../stages/tasks/formulation.js'
-import { ask, type Measured, mark } from '../../stages/tasks/score.js'
+import { ask, type Measured, mark, written } from '../../stages/tasks/score.js'
 import { didYouMean, PipeError } from '../error.js'
 import { deviceOption, examples, openDevice, type Register, type Wiring } from './wiring.js'
 
@@ -161,8 +161,8 @@ async function evalTasks(dir: string, tasks: readonly TaskName[], o: Options, wi
     results[task] = { ...score, logLikelihoods: answers.map(item => item.map(({ logLikelihood }) => logLikelihood)) }
     if (o.json) continue
     const { items: count, ...measured } = score
-    for (const [metric, [value, stderr]] of Object.entries(measured) as [string, Measured][])
-      wiring.print(`${task.padEnd(14)} ${metric.padEnd(10)} ${value.toFixed(4)} ± ${stderr.toFixed(4)}   ${count} items\n`)
+    for (const [metric, value] of Object.entries(measured) as [string, Measured][])
+      wiring.print(`${task.padEnd(14)} ${metric.padEnd(10)} ${written(value)}   ${count} items\n`)
   }
   if (o.json) wiring.print(`${JSON.stringify(results)}\n`)
 }

@@ -15,7 +15,7 @@ import { openWeights } from '../model/quantized.js'
 import { mostOfLayer, sizesOf } from '../model/sizes.js'
 import { readItems, taskNames } from './formulation.js'
 import type { Answer } from './likelihood.js'
-import { ask, type Measured, mark, type TaskScore } from './score.js'
+import { ask, mark, type TaskScore, written } from './score.js'
 
 const params = Type.Object(
   {
@@ -86,5 +86,3 @@ export default defineStage({
     return { result: { tasks: scores }, table: { columns: ['', 'original', 'quantized'], rows } }
   },
 })
-
-const written = ([value, stderr]: Measured): string => `${value.toFixed(4)} ± ${(stderr ?? Number.NaN).toFixed(4)}`

@@ -12,7 +12,7 @@ import { readSafetensors } from '../../stages/model/safetensors.js'
 import { openTokenizer } from '../../stages/model/text.js'
 import { readItems, type taskNames } from '../../stages/tasks/formulation.js'
 import { answer, type Request, toRequests } from '../../stages/tasks/likelihood.js'
-import { mark, measured } from '../../stages/tasks/score.js'
+import { mark, measured, written } from '../../stages/tasks/score.js'
 import tasksStage from '../../stages/tasks/tasks.js'
 import { pipe, root, temporary, testDevice } from '../helpers.js'
 import { uniform } from '../native/devices.js'
@@ -129,6 +129,8 @@ t.test('tokens: cut where the context ends, spaces go to the continuation, the l
 })
 
 t.test('marks and standard errors', t => {
+  t.equal(written([0.25, 0.0433]), '0.2500 ± 0.0433')
+  t.equal(written([2272218, 1e6]), '2.272e+6 ± 1.000e+6')
   t.strictSame(measured([1, 0, 0, 1]), [0.5, Math.sqrt(1 / 3 / 4)])
   const say = (...values: number[]) => values.map(logLikelihood => ({ logLikelihood, greedy: logLikelihood > -1 }))
   const item = (gold: number, ...lengths: number[]) => ({ questions: [], gold, lengths })
