@@ -9,6 +9,7 @@
 #include "ops/add-bias/add_bias.h"
 #include "ops/add/add.h"
 #include "ops/argmax/argmax.h"
+#include "ops/attend-cache/attend_cache.h"
 #include "ops/attention-backward/attention_backward.h"
 #include "ops/attention/attention.h"
 #include "ops/block-ldl/block_ldl.h"
@@ -45,6 +46,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("add", ops::add);
     list.add("add_bias", ops::add_bias);
     list.add("argmax", ops::argmax);
+    list.add("attend_cache", ops::attend_cache);
     list.add("attention", ops::attention);
     list.add("attention_backward", ops::attention_backward);
     list.add("block_ldl", ops::block_ldl);

@@ -9,6 +9,7 @@ import { add } from './ops/add/add.js'
 import { attentionBackward } from './ops/attention-backward/attention-backward.js'
 import { assign } from './ops/assign/assign.js'
 import { argmax } from './ops/argmax/argmax.js'
+import { attendCache } from './ops/attend-cache/attend-cache.js'
 import { attention } from './ops/attention/attention.js'
 import { blockLdl } from './ops/block-ldl/block-ldl.js'
 import { cast } from './ops/cast/cast.js'
@@ -76,6 +77,7 @@ const verbs = {
   addBias,
   rope,
   attention,
+  attendCache,
   siluMul,
   crossEntropy,
   klDivergence,

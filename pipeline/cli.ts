@@ -31,6 +31,7 @@ const commands: Readonly<Record<string, () => Promise<{ register: Register }>>> 
   cache: () => import('./commands/cache.js'),
   eval: () => import('./commands/eval.js'),
   export: () => import('./commands/export.js'),
+  generate: () => import('./commands/generate.js'),
   doctor: () => import('./commands/doctor.js'),
 }
 

@@ -10,6 +10,7 @@ const top = `Usage:
   pipe cache ls|verify|gc <graph.json>  what is stored, whether it is intact, and what no plan uses
   pipe eval <dir> --text <file>       perplexity of a checkpoint, original or quantized
   pipe export <dir> --to dense        a plain checkpoint that any Hugging Face program loads
+  pipe generate <dir> --prompt <text> go on from a prompt with a checkpoint, original or quantized
   pipe doctor                         what this machine has, and what each missing piece would bring
 
 Options:

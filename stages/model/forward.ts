@@ -134,9 +134,12 @@ export function rotaryFrequencies({ theta, scaling }: Rope, e: number): Float32A
 /** Told the input x [tokens, n], f32 or bf16 as the block is, of the linears named `shares`, once each of them has used it; x is the tap's to dispose. */
 export type Tap = (shares: string, x: Tensor) => void
 
+/** Attention of a block's new rows to what a cache holds (kv-cache.ts): q [t, h·e], k and v [t, g·e], not turned yet → [t, h·e]. They stay the caller's. */
+export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor
+
 /**
  * One block, in the precision its weights are in: takes over the residual stream x f32 [sequences·length, d] that enters,
- * gives the one that leaves.
+ * gives the one that leaves. Rows are whole sequences at these positions, or go on where a cache ends.
  */
 export function forwardBlock(
   ops: Ops,
@@ -144,7 +147,7 @@ export function forwardBlock(
   layer: number,
   block: Opened,
   x: Tensor,
-  positions: Positions,
+  positions: Positions | Attend,
   tap?: Tap,
 ): Tensor {
   const values = new Map<string, Tensor>([['x', x]])
@@ -176,7 +179,7 @@ function runStep(
   block: Opened,
   step: Step,
   inputs: readonly Tensor[],
-  { cos, sin, length }: Positions,
+  positions: Positions | Attend,
 ): Tensor {
   const [first, second, third] = inputs as [Tensor, Tensor, Tensor]
   const weight = (ending: string): Tensor => block.get(`${blockName(config.architecture, layer)}.${step.name}.${ending}`)
@@ -206,6 +209,8 @@ function runStep(
       return step.bias ? biased(x) : x
     }
     case 'attention': {
+      if (typeof positions === 'function') return positions(layer, first, second, third)
+      const { cos, sin, length } = positions
       const { h: heads, g: kvHeads, e } = config.sizes
       using q = ops.rope(first, cos, sin, undefined, { heads })
       using k = ops.rope(second, cos, sin, undefined, { heads: kvHeads })

@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import { openBackend } from '../../native/index.js'
 import { addBiasReference } from '../../native/ops/add-bias/reference.js'
 import { argmaxReference } from '../../native/ops/argmax/reference.js'
+import { attendCacheReference } from '../../native/ops/attend-cache/reference.js'
 import { attentionReference } from '../../native/ops/attention/reference.js'
 import { crossEntropyReference } from '../../native/ops/cross-entropy/reference.js'
 import { embedReference } from '../../native/ops/embed/reference.js'
@@ -191,6 +192,68 @@ t.test('attention: lengths around the blocks, groups, windows, several sequences
       1e-12,
     )
   }
+})
+
+t.test('attendCache: starts, groups, windows, several rows, heads of every size', async t => {
+  const cases = [
+    { rows: 1, capacity: 1, start: 0, heads: 1, kvHeads: 1, e: 1 },
+    { rows: 1, capacity: 40, start: 31, heads: 4, kvHeads: 2, e: 8 },
+    { rows: 3, capacity: 300, start: 290, heads: 8, kvHeads: 2, e: 64 },
+    { rows: 5, capacity: 9, start: 0, heads: 3, kvHeads: 1, e: 17 },
+    { rows: 1, capacity: 700, start: 612, heads: 2, kvHeads: 2, e: 128 },
+    { rows: 2, capacity: 100, start: 60, heads: 2, kvHeads: 1, e: 20, window: 1 },
+    { rows: 40, capacity: 64, start: 20, heads: 2, kvHeads: 1, e: 33, window: 37 },
+  ]
+  for (const { rows, capacity, ...shape } of cases) {
+    const { start, heads, kvHeads, e } = shape
+    const [q, k, v] = [gaussian(rows * heads * e, 1), gaussian(capacity * kvHeads * e, 2), gaussian(capacity * kvHeads * e, 3)]
+    const scale = 1 / Math.sqrt(e)
+    // What is behind the last row must not be read.
+    for (const x of [k, v]) x.fill(Number.NaN, (start + rows) * kvHeads * e)
+    await check(
+      t,
+      JSON.stringify({ rows, capacity, ...shape }),
+      ops =>
+        withTensors(
+          ops,
+          [
+            [q, [rows, heads * e]],
+            [k, [capacity, kvHeads * e]],
+            [v, [capacity, kvHeads * e]],
+          ],
+          (a, b, c) => ops.attendCache(a!, b!, c!, { ...shape, scale }),
+        ),
+      attendCacheReference(q, k, v, { ...shape, scale }),
+      1e-12,
+    )
+  }
+  // Scores of hundreds, whose exponentials have no number.
+  const [q, k, v] = [gaussian(8, 1).map(x => x * 100), gaussian(40 * 8, 2).map(x => x * 3), gaussian(40 * 8, 3)]
+  const shape = { heads: 1, kvHeads: 1, start: 39, scale: 1 }
+  await check(
+    t,
+    'large scores',
+    ops =>
+      withTensors(
+        ops,
+        [
+          [q, [1, 8]],
+          [k, [40, 8]],
+          [v, [40, 8]],
+        ],
+        (a, b, c) => ops.attendCache(a!, b!, c!, shape),
+      ),
+    attendCacheReference(q, k, v, { ...shape, e: 8 }),
+    1e-10,
+  )
+  const ops = await openBackend(testDevice)
+  using x = ops.zeros('f32', [2, 8])
+  t.throws(() => ops.attendCache(x, x, x, { heads: 1, kvHeads: 1, start: 1, scale: 1 }), {
+    message: 'attendCache: rows 1…3 do not fit into a cache of 2',
+  })
+  t.throws(() => ops.attendCache(x, x, x, { heads: 3, kvHeads: 1, start: 0, scale: 1 }), {
+    message: 'attendCache: 8 columns, 3 heads, 1 of keys do not divide',
+  })
 })
 
 t.test('attention: large scores do not overflow', async t => {
