@@ -4,7 +4,8 @@
     pipe eval MODEL --tasks arc_easy,... --data DATA --limit 100 --json > ours.json
     python bench/original/tasks.py --compare ours.json theirs.json
 
-Wording as in lm-evaluation-harness 0.4.3. Its torch part has not been run yet. The comparison fails where log-likelihoods differ by more than 1e-3 or picks differ.
+Wording as in lm-evaluation-harness 0.4.3. The comparison fails where
+log-likelihoods differ by more than 1e-3 or picks differ. The torch part has not been run yet.
 """
 import argparse
 import json

@@ -129,7 +129,7 @@ export class TrainedBlock implements Disposable {
 
   /** One sentence: what training after the last linears was worth. */
   summary(): string {
-    return `finetune layer ${this.layer}: validation loss ${this.#first?.toExponential(3)} after the first linear, ${this.#last.toExponential(3)} at the end`
+    return `layer ${this.layer}: validation loss ${this.#first?.toExponential(3)} after the first linear, ${this.#last.toExponential(3)} at the end`
   }
 
   [Symbol.dispose](): void {

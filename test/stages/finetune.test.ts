@@ -18,7 +18,7 @@ const inner = [{ use: 'rht' }, { use: 'round', codebook }]
 
 /** The validation loss of each block when its last linear was done. */
 const losses = ({ events }: { events: readonly Event[] }): number[] =>
-  notes(events).flatMap(note => Number(/^finetune layer .* (\S+) at the end$/.exec(note)?.[1] ?? Number.NaN) || [])
+  notes(events).flatMap(note => Number(/^layer .* (\S+) at the end$/.exec(note)?.[1] ?? Number.NaN) || [])
 const kl = (result: RunResult): number => Number(result.results.kl)
 let flat: SmallRun
 let tuned: SmallRun
