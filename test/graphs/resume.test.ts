@@ -6,7 +6,7 @@ import t from 'tap'
 import { rng } from '../../pipeline/random.js'
 import { pipe, startPipe, temporary } from '../helpers.js'
 
-const graph = 'graphs/mul1-2bit.json'
+const graph = 'graphs/qtip-2bit-fast.json'
 // Fewer tokens than the graph's own: what is tested is the going on.
 const less = ['--set', 'calibrate.sequences=32', '--set', 'evaluate.sequences=16']
 
