@@ -55,3 +55,20 @@ export const expectWindow = (op: string, name: string, window: Window | undefine
   }
   return { rows: bottom - top, columns: right - left, offset: top * n + left }
 }
+
+/** q [t, heads·e], rows of whole heads, of which kvHeads is a divisor: gives t and e. window: undefined or at least 1. */
+export const expectHeads = (
+  op: string,
+  q: Tensor,
+  dtypes: readonly DType[],
+  { heads, kvHeads, window }: { heads: number; kvHeads: number; window?: number },
+): { t: number; e: number } => {
+  expectWhole(op, 'kvHeads', kvHeads, 1)
+  expectWhole(op, 'heads', heads, kvHeads)
+  if (window !== undefined) expectWhole(op, 'window', window, 1)
+  const [t, n] = expectMatrix(op, 'q', q, dtypes)
+  const e = n / heads
+  if (!Number.isInteger(e) || heads % kvHeads !== 0)
+    throw new RangeError(`${op}: ${n} columns, ${heads} heads, ${kvHeads} of keys do not divide`)
+  return { t, e }
+}

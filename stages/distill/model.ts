@@ -1,35 +1,21 @@
 /** The two models: what the original gives, run once; then the student's epochs, which a killed run goes on with. */
 import type { Tensor, TensorRef } from '../../native/tensor.js'
-import { type Context, type NewRow, PipeError, type Row } from '../../pipeline/define.js'
+import type { Context, NewRow, Row } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, Head, openBlock, Rotary } from '../model/forward.js'
-import { type Precision, precisionOf } from '../model/precision.js'
+import { precisionOf } from '../model/precision.js'
 import { openWeights, type Weights } from '../model/quantized.js'
 import { Sequences } from '../model/sequences.js'
-import { modelWindows } from '../model/text.js'
-import { Adam, type Progress, shuffled, Snapshot, train } from '../model/training.js'
+import { Adam, type Progress, shuffled, Snapshot, train, type TrainingParams, trainingWindows } from '../model/training.js'
 import { Student } from './student.js'
 
 export type In = Row<typeof rounded>
 type Out = NewRow<typeof rounded>
 
-export interface Params {
-  readonly text: string
-  readonly sequences: number
-  readonly length: number
-  readonly validation: number
-  readonly epochs: number
-  readonly batch: number
-  readonly update: number
+export interface Params extends TrainingParams {
   readonly loss: 'cross-entropy' | 'kl'
-  readonly rate: number
-  readonly vectorRate: number
-  readonly tableRate: number
-  readonly precision: 'auto' | Precision
-  readonly validate: number
-  readonly patience: number
 }
 
 /** Steps from one saving of the state to the next. */
@@ -44,14 +30,8 @@ export async function* distillModel(rows: readonly In[], params: Params, context
     return
   }
   const checkpoint = await openCheckpoint(first.source)
-  const windows = await modelWindows(checkpoint, params.text, { length: params.length, count: params.sequences }, note)
+  const windows = await trainingWindows(checkpoint, params, 'distill', context)
   const count = windows.length - params.validation
-  if (count < 1)
-    throw new PipeError('input', {
-      where: 'distill',
-      message: `The text gives ${windows.length} sequences of ${params.length} tokens, and ${params.validation} are for validation: none is left to train on.`,
-      hint: 'Give more text, shorter sequences ("length"), or a smaller "validation".',
-    })
   const precision = precisionOf(params.precision, ops, checkpoint)
   using rotary = new Rotary(ops, checkpoint.config)
   using weights = await openWeights(ops, checkpoint)

@@ -1,36 +1,23 @@
 /** The blocks of the model one after the other: what enters and leaves each, and its rows rounded and trained. */
 import type { Tensor } from '../../native/tensor.js'
-import { type Context, type InnerStages, type InnerStage, type NewRow, PipeError, type Row } from '../../pipeline/define.js'
+import type { Context, InnerStage, InnerStages, NewRow, Row } from '../../pipeline/define.js'
 import type { linears } from '../../schemas/tables/linears.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
-import { type Precision, precisionOf } from '../model/precision.js'
+import { precisionOf } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
 import { Sequences } from '../model/sequences.js'
-import { modelWindows } from '../model/text.js'
+import { type TrainingParams, trainingWindows } from '../model/training.js'
 import { TrainedBlock } from './trained-block.js'
 
 export type In = Row<typeof linears>
 export type Out = NewRow<typeof rounded>
 export type PerLinear = InnerStages<typeof linears, typeof rounded>
 
-export interface Params {
+export interface Params extends TrainingParams {
   readonly perLinear: readonly InnerStage[]
-  readonly text: string
-  readonly sequences: number
-  readonly length: number
-  readonly validation: number
-  readonly epochs: number
-  readonly batch: number
-  readonly update: number
-  readonly rate: number
-  readonly vectorRate: number
-  readonly tableRate: number
-  readonly precision: 'auto' | Precision
-  readonly validate: number
-  readonly patience: number
 }
 
 const carried = ({ hessian: _, ...row }: In, weight: Tensor | undefined = undefined): Out => ({
@@ -61,14 +48,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
   const checkpoint = await openCheckpoint(first.source)
   const { config } = checkpoint
   using weights = await openWeights(ops, checkpoint)
-  const windows = await modelWindows(checkpoint, params.text, { length, count: params.sequences }, note => context.note(note))
-  if (windows.length <= params.validation) {
-    throw new PipeError('input', {
-      where: 'finetune',
-      message: `The text gives ${windows.length} sequences of ${length} tokens, and ${params.validation} are for validation: none is left to train on.`,
-      hint: 'Give more text, shorter sequences ("length"), or a smaller "validation".',
-    })
-  }
+  const windows = await trainingWindows(checkpoint, params, 'finetune', context)
   const precision = precisionOf(params.precision, ops, checkpoint)
   using rotary = new Rotary(ops, config)
   using sequences = await Sequences.open(context, windows.length, Math.min(...layers), 4 * config.sizes.d * length * windows.length)
@@ -99,7 +79,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
         return forwardBlock(ops, config, at, original, x, rotary.of(length, 1))
       })
       if (at < layer) continue
-      using block = new TrainedBlock(context, config, layer, original, { ...params, precision, sequences, rotary })
+      using block = await TrainedBlock.open(context, config, layer, original, { ...params, precision, sequences, rotary })
       const finished = new Map<string, Out>()
       for (const row of block.inOrder(batch.filter(isLinear))) {
         const [out] = await context.inner(perLinear, [{ ...row, weight: ops.copy(block.weight(row.linear)) }])

@@ -9,7 +9,7 @@ import type { Opened, Rotary } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import type { Sequences } from '../model/sequences.js'
 import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
-import { DenseLinear, disposeBlock, Parameter, type TrainableLinear } from '../model/trainable.js'
+import { disposeBlock, openTrainable, Parameter, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
 import { Adam, type Outcome, shuffled, Snapshot, train } from '../model/training.js'
 import type { In, Params } from './blocks.js'
 
@@ -20,31 +20,32 @@ interface Options extends Omit<Params, 'sequences' | 'precision'> {
 }
 
 export class TrainedBlock implements Disposable {
-  readonly #norms = new Map<string, Parameter>()
-  readonly #linears = new Map<string, TrainableLinear>()
+  readonly #norms: TrainableBlock['norms']
+  readonly #linears: Map<string, TrainableLinear>
   readonly #quantized = new Map<string, RoundedLinear>()
   readonly #codecs: Codecs
   readonly #prefix: string
   #first: number | undefined
   #last = Number.NaN
 
-  /** Starts as the original block, whose tensors it copies. */
-  constructor(
+  private constructor(
     private readonly context: Context,
     private readonly config: ModelConfig,
     private readonly layer: number,
-    original: Opened,
+    dense: TrainableBlock,
     private readonly o: Options,
   ) {
-    const { ops } = context
-    this.#codecs = new Codecs(ops)
+    this.#norms = dense.norms
+    this.#linears = new Map(dense.linears)
+    this.#codecs = new Codecs(context.ops)
     this.#prefix = `${blockName(config.architecture, layer)}.`
-    for (const { op, name, bias } of config.steps) {
-      if (name === undefined) continue
-      const parameter = (ending: string): Parameter => Parameter.of(ops, ending, ops.copy(original.get(`${this.#prefix}${name}.${ending}`)))
-      if (op === 'rmsnorm') this.#norms.set(name, parameter('weight'))
-      else this.#linears.set(name, new DenseLinear(ops, parameter('weight'), bias ? parameter('bias') : undefined))
-    }
+  }
+
+  /** Starts as the original block, whose tensors it copies. */
+  static async open(context: Context, config: ModelConfig, layer: number, original: Opened, o: Options): Promise<TrainedBlock> {
+    const { ops } = context
+    const dense = await openTrainable(ops, config, layer, async name => ops.copy(original.get(name)))
+    return new TrainedBlock(context, config, layer, dense, o)
   }
 
   /** The rows as the architecture orders them: v, q, k, o, up, gate, down in a Llama. */
@@ -89,9 +90,9 @@ export class TrainedBlock implements Disposable {
     const { context, o } = this
     const { ops } = context
     const count = o.sequences.count - o.validation
-    const quantized = [...this.#linears.values()].flatMap(one => [...one.parameters.values()])
-    const of = (...names: string[]): Parameter[] => quantized.filter(({ name }) => names.includes(name))
-    const tables = quantized.filter(({ name }) => !['weight', 'bias', 'SU', 'SV'].includes(name))
+    const parts = [...this.#linears.values()].flatMap(one => [...one.parameters])
+    const of = (...names: string[]): Parameter[] => parts.flatMap(([name, part]) => (names.includes(name) ? [part] : []))
+    const tables = parts.flatMap(([name, part]) => (['weight', 'bias', 'SU', 'SV'].includes(name) ? [] : [part]))
     using adam = new Adam(
       ops,
       [

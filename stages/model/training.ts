@@ -8,6 +8,10 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
+import { type Context, PipeError } from '../../pipeline/define.js'
+import type { Checkpoint } from './checkpoint.js'
+import type { Precision } from './precision.js'
+import { modelWindows } from './text.js'
 import type { Parameter } from './trainable.js'
 
 /** Parameters with one learning rate. */
@@ -94,6 +98,36 @@ export interface Schedule {
   readonly validate: number
   /** So many looks without a better loss end the training. */
   readonly patience: number
+}
+
+/** What a stage that trains is told: on what, how fast, how long. */
+export interface TrainingParams extends Schedule {
+  readonly text: string
+  readonly sequences: number
+  readonly length: number
+  /** Sequences, the last ones, that only judge. */
+  readonly validation: number
+  readonly batch: number
+  readonly rate: number
+  readonly vectorRate: number
+  readonly tableRate: number
+  readonly precision: 'auto' | Precision
+}
+
+/** The sequences to train on, then those for validation. Raises PipeError, in the name of `stage`, when the text has none to train on. */
+export async function trainingWindows(
+  checkpoint: Checkpoint,
+  { text, sequences, length, validation }: TrainingParams,
+  stage: string,
+  { note }: Context,
+): Promise<readonly Int32Array[]> {
+  const windows = await modelWindows(checkpoint, text, { length, count: sequences }, note)
+  if (windows.length > validation) return windows
+  throw new PipeError('input', {
+    where: stage,
+    message: `The text gives ${windows.length} sequences of ${length} tokens, and ${validation} are for validation: none is left to train on.`,
+    hint: 'Give more text, shorter sequences ("length"), or a smaller "validation".',
+  })
 }
 
 /** Where training is, all that is needed to go on from besides tensors. */

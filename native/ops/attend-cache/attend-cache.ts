@@ -1,5 +1,5 @@
 import type { Device } from '../../device.js'
-import { expectMatrix, expectWhole } from '../../expect.js'
+import { expectHeads, expectMatrix, expectWhole } from '../../expect.js'
 import type { Tensor } from '../../tensor.js'
 
 export interface AttendCacheOptions {
@@ -19,14 +19,8 @@ export const attendCache =
   (device: Device) =>
   (q: Tensor, k: Tensor, v: Tensor, o: AttendCacheOptions): Tensor => {
     const { heads, kvHeads, start, window = 0, scale } = o
-    expectWhole('attendCache', 'kvHeads', kvHeads, 1)
-    expectWhole('attendCache', 'heads', heads, kvHeads)
+    const { t, e } = expectHeads('attendCache', q, ['f32'], o)
     expectWhole('attendCache', 'start', start, 0)
-    if (o.window !== undefined) expectWhole('attendCache', 'window', o.window, 1)
-    const [t, n] = expectMatrix('attendCache', 'q', q, ['f32'])
-    const e = n / heads
-    if (!Number.isInteger(e) || heads % kvHeads !== 0)
-      throw new RangeError(`attendCache: ${n} columns, ${heads} heads, ${kvHeads} of keys do not divide`)
     const [capacity] = expectMatrix('attendCache', 'k', k, ['f32'], [undefined, kvHeads * e])
     expectMatrix('attendCache', 'v', v, ['f32'], k.shape)
     if (start + t > capacity) throw new RangeError(`attendCache: rows ${start}…${start + t} do not fit into a cache of ${capacity}`)
