@@ -3,17 +3,19 @@
  * outputs are least in sum.
  *
  *   error_l(K) = tr((W−Ŵ)H(W−Ŵ)ᵀ)/tr(WHWᵀ) ≈ 2^(−2K) · ‖W‖²/n · tr(D)/tr(WHWᵀ)        proxy error of LDLQ, in H̃'s basis
- *   minimize Σ_l error_l(K_l)  where  Σ_l K_l·m_l·n_l ≤ bits·Σ_l m_l·n_l
+ *   minimize Σ_l error_l(K_l)  where  Σ_l K_l·m_l·n_l ≤ bits·Σ_l m_l·n_l, K_l given for some
  *
  * A code's error falls with K nearly as the rate-distortion bound does, by a constant factor above it, which is common to
  * all linears and has no say here. LDLQ's proxy error is the code's weighted by tr(D) alone (QuIP, arXiv:2307.13304, theorem 1).
  */
-import { Type } from '@sinclair/typebox'
+import { type Static, Type } from '@sinclair/typebox'
 import { toArray } from 'rxjs'
 import { type Context, defineStage, type NewRow, type Row, spread } from '../../pipeline/define.js'
 import { linears } from '../../schemas/tables/linears.js'
 import { batchOf } from '../model/batch.js'
+import { mistakesOfPatterns } from '../model/patterns.js'
 import { most, sizesOf, sum } from '../model/sizes.js'
+import { budgetOf, mistakesOfBudget, pinnedSchema } from './budget.js'
 import { allocate } from './greedy.js'
 import { sensitivities } from './sensitivity.js'
 
@@ -25,6 +27,7 @@ const params = Type.Object(
       minItems: 1,
       description: 'Bits a weight that a linear may get',
     }),
+    overrides: pinnedSchema,
   },
   { additionalProperties: false },
 )
@@ -40,11 +43,16 @@ export default defineStage({
   output: linears,
   scope: 'stream',
   batch: batchOf,
-  check(_rows, { bits, K }, where) {
-    const [low, high] = [Math.min(...K), Math.max(...K)]
-    if (bits >= low && bits <= high) return []
-    const message = `bits: ${bits} bits a weight can't be made of ${K.join(', ')}.`
-    return [{ where, message, hint: `A target from ${low} to ${high}, or other "K".` }]
+  check(rows, params, where) {
+    const sizes = rows
+      .filter(row => row.role === 'linear')
+      .map(row => ({ linear: String(row.linear), weights: Number(row.m) * Number(row.n) }))
+    const patterns = mistakesOfPatterns(
+      params.overrides ?? {},
+      sizes.map(({ linear }) => linear),
+      `${where}  overrides`,
+    )
+    return patterns.length > 0 ? patterns : mistakesOfBudget(sizes, params, where)
   },
   estimate(rows) {
     const { groups } = sizesOf(rows)
@@ -54,32 +62,32 @@ export default defineStage({
       disk: 0, // rows hold references
     }
   },
-  operator:
-    ({ bits, K }, context) =>
-    source =>
-      source.pipe(
-        toArray(),
-        spread(rows => allocated(rows, bits, K, context)),
-      ),
+  operator: (params, context) => source =>
+    source.pipe(
+      toArray(),
+      spread(rows => allocated(rows, params, context)),
+    ),
 })
 
-async function* allocated(
-  rows: readonly In[],
-  bits: number,
-  choices: readonly number[],
-  context: Context,
-): AsyncGenerator<NewRow<typeof linears>> {
+async function* allocated(rows: readonly In[], o: Static<typeof params>, context: Context): AsyncGenerator<NewRow<typeof linears>> {
   const of = rows.filter(row => row.role === 'linear')
-  const costs = await sensitivities(of, context)
-  const given = allocate(
-    of.map((row, i) => ({ weights: row.m * row.n, error: costs[i] ?? 0 })),
-    bits,
-    choices,
+  const budget = budgetOf(
+    of.map(row => ({ linear: row.linear, weights: row.m * row.n })),
+    o,
   )
-  const chosen = new Map(of.map((row, i) => [row, given[i]]))
+  const open = of.filter(row => !budget.pinned.has(row.linear))
+  const costs = await sensitivities(open, context)
+  const given = allocate(
+    open.map((row, i) => ({ weights: row.m * row.n, error: costs[i] ?? 0 })),
+    budget.bits,
+    o.K,
+  )
+  const chosen = new Map([...budget.pinned, ...open.map((row, i): [string, number] => [row.linear, given[i] ?? 0])])
   const total = of.reduce((sum, row) => sum + row.m * row.n, 0)
-  const average = of.reduce((sum, row) => sum + (chosen.get(row) ?? 0) * row.m * row.n, 0) / total
-  const counts = choices.map(K => `${given.filter(one => one === K).length} linears at ${K}`)
+  const average = of.reduce((sum, row) => sum + (chosen.get(row.linear) ?? 0) * row.m * row.n, 0) / total
+  const counts = [...new Set([...o.K, ...chosen.values()])].map(
+    K => `${[...chosen.values()].filter(one => one === K).length} linears at ${K}`,
+  )
   context.note(`allocate: ${counts.join(', ')} bits; ${average.toFixed(3)} bits a weight`)
-  for (const row of rows) yield { ...row, K: chosen.get(row) }
+  for (const row of rows) yield { ...row, K: row.role === 'linear' ? chosen.get(row.linear) : undefined }
 }

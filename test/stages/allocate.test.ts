@@ -73,3 +73,36 @@ t.test('a model at 2.5 bits: between 2 and 3, each linear as it was given', asyn
   const wrong = await small.run([{ use: 'allocate', bits: 1.5 }, { use: 'rht' }, round]).catch((error: unknown) => error)
   t.match((wrong as PipeError).text, /bits: 1\.5 bits a weight can't be made of 2, 3, 4\.\n.*A target from 2 to 4/)
 })
+
+t.test('bits that the graph says count in the target; the others make up for them', async t => {
+  const folder = temporary(t)
+  const model = join(folder, 'model')
+  await writeSmallModel(model)
+  const small = smallRuns(ops, folder, model)
+  const round = { use: 'round', codebook: { use: 'scalar' } }
+  const run = (o: object) => small.run([{ use: 'allocate', bits: 2.5, ...o }, { use: 'rht' }, round])
+  const result = await run({ overrides: { '*.down_proj': { K: 4 }, '*.1.mlp.down_proj': { K: 1 } } })
+  t.match(notes(result.events), [
+    /^allocate: \d+ linears at 2, \d+ linears at 3, \d+ linears at 4, 1 linears at 1 bits; 2\.\d+ bits a weight$/,
+  ])
+  const config = JSON.parse(readFileSync(join(folder, 'shared/model/config.json'), 'utf8')).quantization_config
+  const codes = [config.codebook, ...config.more] as { K: number }[]
+  const modules = Object.entries(config.modules) as [string, { m: number; n: number; code?: number }][]
+  const bitsOf = Object.fromEntries(modules.map(([linear, { code = 0 }]) => [linear, codes[code]?.K ?? 0]))
+  t.match(bitsOf, { 'model.layers.0.mlp.down_proj': 4, 'model.layers.1.mlp.down_proj': 1 })
+  t.ok(modules.every(([linear]) => /down_proj/.test(linear) || (bitsOf[linear] ?? 0) <= 4))
+  const weights = modules.reduce((sum, [, { m, n }]) => sum + m * n, 0)
+  const bits = modules.reduce((sum, [linear, { m, n }]) => sum + m * n * (bitsOf[linear] ?? 0), 0)
+  t.ok(bits <= 2.5 * weights && bits > 2.5 * weights - 64 * 96, `${bits / weights} bits a weight`)
+
+  const refused = async (o: object): Promise<string> => ((await run(o).catch((error: unknown) => error)) as PipeError).text
+  t.match(
+    await refused({ overrides: { '*.down_prj': { K: 4 } } }),
+    /overrides "\*\.down_prj"\n.*matches none of the 14 linears\. Did you mean/,
+  )
+  t.match(
+    await refused({ overrides: { '*.mlp.*': { K: 4 } } }),
+    /bits: with 2\.5 bits a weight "overrides" leave 0\.25 for the other 8 linears, which can't be made of 2, 3, 4\./,
+  )
+  t.match(await refused({ overrides: { '*': { K: 4 } } }), /overrides: they say the bits of all 14 linears, and leave none to choose\./)
+})
