@@ -29,6 +29,8 @@ export interface Codec {
   readonly tables: Readonly<Record<string, Tensor>>
   /** Codes that read a table: how to train its entries while the codes stay as they are. */
   readonly training?: TableTraining
+  /** Products with weights that stay packed, where there is a kernel for the code. */
+  readonly packed?: PackedProducts
   [Symbol.dispose](): void
 }
 
@@ -38,6 +40,23 @@ export interface TableTraining {
   decode(codes: Tensor, m: number, n: number, entries: Tensor): Tensor
   /** into f32 [rows, V] += the gradient by the entries, from the gradient f32 [m, n] by what `decode` gave. */
   addGradient(into: Tensor, codes: Tensor, dValues: Tensor): void
+}
+
+/** Matrix times a few vectors, the matrix decoded on the way. Raises RangeError for other shapes than these. */
+export interface PackedProducts {
+  /** Largest t of `product`; above it decode and multiply. */
+  readonly most: number
+  /**
+   * trellis i16 [tiles, words] as `pack` gives it, of a matrix [rows, columns] of whole tiles → the kernels' own layout, opaque. Done once, when a
+   * model is opened. Linears that read one x are one matrix: their tensors one after the other, `rows` their sum.
+   */
+  arrange(trellis: Tensor, rows: number, columns: number): Tensor
+  /**
+   * y f32 [t, rows] = x f32 [t, columns] · Ŵᵀ, 1 ≤ t ≤ most, without a scale; NMSE ≤ 1e-9 against a product in f64. Codes of single
+   * weights multiply by values that are not rounded to f16, as `decode` rounds them last: NMSE ≤ 1e-7 against decoded weights.
+   * precision 'int8', for mul1 and 1mad on the CPU, rounds each row of x to 8 bits: NMSE about 1e-4.
+   */
+  product(x: Tensor, arranged: Tensor, o: { rows: number; columns: number; precision?: 'int8' }): Tensor
 }
 
 export interface Codebook<P extends TObject = TObject> {

@@ -18,6 +18,7 @@ import { codeParams, type Lookup, type TrellisCode } from './codes.js'
 import type { HybDomain } from './hyb-table.js'
 import { kernelOrder } from './kernel-layout.js'
 import { planSearch, type SearchPlan } from './prepare.js'
+import { packedProducts } from './product.js'
 import { tableTraining } from './training.js'
 
 interface TrellisParams {
@@ -103,6 +104,7 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
   const table = device.empty('f32', [2 ** L, V])
   device.run('tiles_table', { entries, index, table, rows: lookup.rows, states: 2 ** L, V })
   const training = tableTraining(ops, name, shape, lookup)
+  const packed = packedProducts(ops, name, shape, stored)
   const only = () => new Error(`${name}: a codec opened with a checkpoint's tables only decodes`)
   return {
     tile: [Tx, Ty],
@@ -118,7 +120,9 @@ const openStored = (ops: Ops, name: string, shape: TileShape, lookup: Lookup, st
     unpack: packed => unpackTiles(ops, shape, packed),
     tables: { [lookup.name]: stored },
     training,
+    ...(packed && { packed }),
     [Symbol.dispose]() {
+      packed?.[Symbol.dispose]()
       for (const x of [table, stored, training]) x[Symbol.dispose]()
     },
   }
@@ -172,6 +176,7 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
   const { shift, unit, target, limit, radius, symmetric } = plan
   const order = shape.order && tileOrder(ops, Ty, shape.order)
   const training = lookup && tableTraining(ops, name, shape, lookup)
+  const packed = packedProducts(ops, name, shape, lookup && tables[lookup.name])
   return {
     tile: [Tx, Ty],
     bitsPerWeight: bitsOf(shape),
@@ -215,7 +220,9 @@ const open = (ops: Ops, name: string, code: TrellisCode, params: TrellisParams, 
     unpack: packed => unpackTiles(ops, shape, packed),
     tables,
     ...(training && { training }),
+    ...(packed && { packed }),
     [Symbol.dispose]() {
+      packed?.[Symbol.dispose]()
       order?.[Symbol.dispose]()
       training?.[Symbol.dispose]()
       for (const x of [table, pairs, norms, meeting, ...Object.values(tables)]) x[Symbol.dispose]()

@@ -1,0 +1,163 @@
+/** Products with packed weights: every code, K and order of tiles against float64; decoded weights; what is refused. */
+import t from 'tap'
+import { roundHalf } from '../../../native/codebooks/half.js'
+import { codebooks } from '../../../native/codebooks/index.js'
+import { trellisCodes } from '../../../native/codebooks/trellis/codes.js'
+import { kernelOrder } from '../../../native/codebooks/trellis/kernel-layout.js'
+import { packedProducts } from '../../../native/codebooks/trellis/product.js'
+import { productReference, unrounded } from '../../../native/codebooks/trellis/reference.js'
+import { unpackTiles } from '../../../native/codebooks/tiles/tiles.js'
+import type { Ops } from '../../../native/ops.js'
+import { everyDevice, gaussian, nmse, uniform, values } from '../devices.js'
+
+const devices = await everyDevice()
+const first = devices[0]![1]
+const isCpu = first.device.kind === 'cpu'
+const codes = ['hyb', '1mad', '3inst', 'mul1', 'mcg']
+const entries = Float32Array.from(gaussian(1024, 7), roundHalf)
+const index = trellisCodes.hyb!.table!({ L: 16, V: 2 }).index
+
+/** Any bits are tiles: their strings are circular. */
+const randomWords = (count: number, seed: number): Int16Array => {
+  const next = uniform(seed)
+  return Int16Array.from({ length: count }, () => next() * 65536 - 32768)
+}
+
+const shapeOf = (code: string, K: number, tensorCore: boolean) => {
+  const V = code === 'hyb' ? 2 : 1
+  return { L: 16, KV: K * V, V, Tx: 16, Ty: 16, ...(tensorCore && { order: kernelOrder }) }
+}
+
+/** The weights [m, n] of states [tiles, steps], by definition. */
+const weightsOf = (code: string, states: ArrayLike<number>, m: number, n: number, V: number, order: readonly number[]): Float64Array => {
+  const w = new Float64Array(m * n)
+  for (let tile = 0; tile < (m * n) / 256; tile++) {
+    for (const [p, at] of order.entries()) {
+      const s = states[tile * (256 / V) + Math.floor(p / V)]!
+      const [row, column] = [Math.floor(tile / (n / 16)) * 16 + (at >> 4), (tile % (n / 16)) * 16 + (at & 15)]
+      const i = index(s)
+      w[row * n + column] = code === 'hyb' ? (i >> 16 && p % 2 === 0 ? -1 : 1) * entries[(i & 0xffff) * 2 + (p % 2)]! : unrounded[code]!(s)
+    }
+  }
+  return w
+}
+
+const cases: [m: number, n: number, t: number][] = [
+  [16, 16, 2],
+  [48, 80, 3],
+  [272, 688, 1],
+  [32, 208, 16],
+  [80, 64, 8],
+]
+
+for (const code of codes) {
+  t.test(`${code}: y = x·Ŵᵀ from packed states`, async t => {
+    const V = code === 'hyb' ? 2 : 1
+    for (const [i, [m, n, rows]] of cases.entries()) {
+      for (const K of [1, 2, 3, 4]) {
+        for (const tensorCore of [false, true]) {
+          if (m > 200 && (tensorCore ? 3 : 2) !== K) continue // the large one twice is enough
+          const shape = shapeOf(code, K, tensorCore)
+          const words = randomWords((m * n * K) / 16, i * 10 + K)
+          // A column far above the rest, and a row of zeros.
+          const x = gaussian(rows * n, 100 + i).map((v, at) => (at >= n && at < 2 * n ? 0 : at % n === 5 ? 40 * v : v))
+          let expected: Float64Array | undefined
+          let bits: Uint8Array | undefined
+          for (const [name, ops] of devices) {
+            using packed = ops.tensor(words, [(m * n) / 256, 16 * K])
+            using table = ops.tensor(entries, [512, 2])
+            if (expected === undefined) {
+              using states = unpackTiles(ops, shape, packed)
+              const order = shape.order ?? Array.from({ length: 256 }, (_, p) => p)
+              expected = productReference(x, weightsOf(code, await values(states), m, n, V, order), rows, m, n)
+            }
+            using products = packedProducts(ops, `trellis/${code}`, shape, code === 'hyb' ? table : undefined)!
+            using arranged = products.arrange(packed, m, n)
+            using input = ops.tensor(x, [rows, n])
+            using y = products.product(input, arranged, { rows: m, columns: n })
+            const error = nmse(await values(y), expected)
+            if (!(error <= 1e-9))
+              t.fail(`${name}: K = ${K}, [${m}, ${n}], ${rows} vectors, ${tensorCore ? 'tensor-core order' : 'rows'}: ${error}`)
+            const got = await y.read()
+            if (bits !== undefined && Buffer.compare(bits, got) !== 0)
+              t.fail(`${name}: K = ${K}, [${m}, ${n}]: other bits than ${devices[0]![0]}`)
+            bits = got
+          }
+        }
+      }
+    }
+    t.pass('within 1e-9 everywhere')
+  })
+}
+
+t.test('a codec: against the weights that it decodes', async t => {
+  for (const [name, ops] of devices.slice(-1)) {
+    for (const code of codes) {
+      const [m, n, K] = [64, 96, 2]
+      using codec = codebooks[`trellis/${code}`]!.open(ops, { L: 16, K, Q: 9, Tx: 16, Ty: 16 })
+      const products = codec.packed!
+      using trellis = ops.tensor(randomWords((m * n * K) / 16, 3), [(m * n) / 256, 16 * K])
+      using states = codec.unpack(trellis)
+      using w = codec.decode(states, m, n)
+      const x = gaussian(4 * n, 5)
+      using input = ops.tensor(x, [4, n])
+      using arranged = products.arrange(trellis, m, n)
+      using y = products.product(input, arranged, { rows: m, columns: n })
+      const expected = productReference(x, await values(w), 4, m, n)
+      const error = nmse(await values(y), expected)
+      t.ok(error <= (code === 'hyb' ? 1e-9 : 1e-7), `${name}: ${code}: ${error}`)
+      if (isCpu && (code === 'mul1' || code === '1mad')) {
+        using rough = products.product(input, arranged, { rows: m, columns: n, precision: 'int8' })
+        const error = nmse(await values(rough), expected)
+        t.ok(error <= 3e-4, `${name}: ${code} in int8: ${error}`)
+      } else {
+        t.throws(() => products.product(input, arranged, { rows: m, columns: n, precision: 'int8' }), RangeError)
+      }
+    }
+  }
+})
+
+t.test('linears one below the other are one matrix', async t => {
+  const [n, K] = [64, 3]
+  const ops: Ops = first
+  const shape = shapeOf('mul1', K, false)
+  using products = packedProducts(ops, 'trellis/mul1', shape)!
+  const words = [48, 16].map((m, i) => randomWords((m * n * K) / 16, i))
+  using x = ops.tensor(gaussian(n, 9), [1, n])
+  const outputs: number[] = []
+  for (const [i, m] of [48, 16].entries()) {
+    using trellis = ops.tensor(words[i]!, [(m * n) / 256, 16 * K])
+    using arranged = products.arrange(trellis, m, n)
+    using y = products.product(x, arranged, { rows: m, columns: n })
+    outputs.push(...(await values(y)))
+  }
+  using trellis = ops.tensor(Int16Array.from(words.flatMap(part => [...part])), [(64 * n) / 256, 16 * K])
+  using arranged = products.arrange(trellis, 64, n)
+  using y = products.product(x, arranged, { rows: 64, columns: n })
+  t.same([...(await values(y))], outputs)
+})
+
+t.test('where there is no kernel, and what is refused', async t => {
+  const ops = first
+  t.equal(packedProducts(ops, 'trellis/mul1', { ...shapeOf('mul1', 2, false), L: 12 }), undefined, 'states of 12 bits')
+  t.equal(packedProducts(ops, 'trellis/mul1', { ...shapeOf('mul1', 2, false), Tx: 8 }), undefined, 'other tiles')
+  t.equal(packedProducts(ops, 'trellis/mul1', shapeOf('mul1', 5, false)), undefined, 'five bits')
+  t.equal(packedProducts(ops, 'trellis/lut', shapeOf('lut', 2, false)), undefined, 'another code')
+  using small = ops.tensor(new Float32Array(512), [256, 2])
+  t.equal(packedProducts(ops, 'trellis/hyb', shapeOf('hyb', 2, false), small), undefined, 'a smaller table')
+
+  using products = packedProducts(ops, 'trellis/mul1', shapeOf('mul1', 2, false))!
+  using trellis = ops.tensor(randomWords(4 * 32, 1), [4, 32])
+  using arranged = products.arrange(trellis, 32, 32)
+  using x = ops.tensor(new Float32Array(17 * 32), [17, 32])
+  using narrow = ops.tensor(new Float32Array(16), [1, 16])
+  using none = ops.tensor(new Float32Array(0), [0, 32])
+  const says = (f: () => unknown, message: RegExp) => t.throws(f, { name: 'RangeError', message })
+  says(() => products.arrange(trellis, 24, 32), /\[24, 32\] does not divide into tiles of 16 × 16/)
+  says(() => products.arrange(trellis, 32, 48), /trellis must be i16 \[6, 32\], got i16 \[4, 32\]/)
+  says(() => products.arrange(trellis, 0, 32), /rows must be a whole number from 16/)
+  says(() => products.product(x, arranged, { rows: 32, columns: 32 }), /x must have from 1 to 16 rows/)
+  says(() => products.product(none, arranged, { rows: 32, columns: 32 }), /x must have from 1 to 16 rows/)
+  says(() => products.product(narrow, arranged, { rows: 32, columns: 32 }), /x must be f32 \[1, 32\], got f32 \[1, 16\]/)
+  says(() => products.product(narrow, arranged, { rows: 512, columns: 16 }), /arranged must be u8 \[8192\], got u8 \[512\]/)
+})
