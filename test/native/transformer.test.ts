@@ -194,64 +194,90 @@ t.test('attention: lengths around the blocks, groups, windows, several sequences
   }
 })
 
-t.test('attendCache: starts, groups, windows, several rows, heads of every size', async t => {
+t.test('attendCache: slots, positions, groups, windows, several rows, heads of every size', async t => {
+  // Rows of `rows`: [slot, position]. What a slot holds below its first row is random; what is above must not be read.
+  const one = (position: number) => [[0, position]] as const
+  const run = (slot: number, from: number, count: number) => Array.from({ length: count }, (_, i) => [slot, from + i] as const)
   const cases = [
-    { rows: 1, capacity: 1, start: 0, heads: 1, kvHeads: 1, e: 1 },
-    { rows: 1, capacity: 40, start: 31, heads: 4, kvHeads: 2, e: 8 },
-    { rows: 3, capacity: 300, start: 290, heads: 8, kvHeads: 2, e: 64 },
-    { rows: 5, capacity: 9, start: 0, heads: 3, kvHeads: 1, e: 17 },
-    { rows: 1, capacity: 700, start: 612, heads: 2, kvHeads: 2, e: 128 },
-    { rows: 2, capacity: 100, start: 60, heads: 2, kvHeads: 1, e: 20, window: 1 },
-    { rows: 40, capacity: 64, start: 20, heads: 2, kvHeads: 1, e: 33, window: 37 },
+    { rows: one(0), slots: 1, capacity: 1, heads: 1, kvHeads: 1, e: 2 },
+    { rows: one(31), slots: 1, capacity: 40, heads: 4, kvHeads: 2, e: 8 },
+    { rows: run(0, 290, 3), slots: 1, capacity: 300, heads: 8, kvHeads: 2, e: 64 },
+    { rows: run(1, 0, 5), slots: 2, capacity: 9, heads: 3, kvHeads: 1, e: 18 },
+    { rows: one(612), slots: 1, capacity: 700, heads: 2, kvHeads: 2, e: 128 },
+    { rows: run(0, 60, 2), slots: 1, capacity: 100, heads: 2, kvHeads: 1, e: 20, window: 1 },
+    { rows: run(0, 20, 40), slots: 1, capacity: 64, heads: 2, kvHeads: 1, e: 34, window: 37 },
+    {
+      rows: [...run(2, 17, 1), ...run(0, 130, 1), ...run(1, 0, 1), ...run(3, 64, 2)],
+      slots: 4,
+      capacity: 131,
+      heads: 4,
+      kvHeads: 2,
+      e: 32,
+    },
   ]
-  for (const { rows, capacity, ...shape } of cases) {
-    const { start, heads, kvHeads, e } = shape
-    const [q, k, v] = [gaussian(rows * heads * e, 1), gaussian(capacity * kvHeads * e, 2), gaussian(capacity * kvHeads * e, 3)]
-    const scale = 1 / Math.sqrt(e)
-    // What is behind the last row must not be read.
-    for (const x of [k, v]) x.fill(Number.NaN, (start + rows) * kvHeads * e)
-    await check(
-      t,
-      JSON.stringify({ rows, capacity, ...shape }),
-      ops =>
-        withTensors(
-          ops,
-          [
-            [q, [rows, heads * e]],
-            [k, [capacity, kvHeads * e]],
-            [v, [capacity, kvHeads * e]],
-          ],
-          (a, b, c) => ops.attendCache(a!, b!, c!, { ...shape, scale }),
-        ),
-      attendCacheReference(q, k, v, { ...shape, scale }),
-      1e-12,
-    )
-  }
-  // Scores of hundreds, whose exponentials have no number.
-  const [q, k, v] = [gaussian(8, 1).map(x => x * 100), gaussian(40 * 8, 2).map(x => x * 3), gaussian(40 * 8, 3)]
-  const shape = { heads: 1, kvHeads: 1, start: 39, scale: 1 }
-  await check(
-    t,
-    'large scores',
-    ops =>
-      withTensors(
-        ops,
-        [
-          [q, [1, 8]],
-          [k, [40, 8]],
-          [v, [40, 8]],
-        ],
-        (a, b, c) => ops.attendCache(a!, b!, c!, shape),
-      ),
-    attendCacheReference(q, k, v, { ...shape, e: 8 }),
-    1e-10,
-  )
+  for (const { rows, slots, ...shape } of cases)
+    for (const bf16 of [false, true]) {
+      const { capacity, heads, kvHeads, e } = shape
+      const [q, k, v] = [
+        gaussian(rows.length * heads * e, 1),
+        gaussian(rows.length * kvHeads * e, 2),
+        gaussian(rows.length * kvHeads * e, 3),
+      ]
+      // Values that bf16 holds, so that only rounding of new rows differs.
+      const held = (seed: number) =>
+        new Float32Array(Int32Array.from(new Int32Array(gaussian(slots * capacity * kvHeads * e, seed).buffer), x => x & -65536).buffer)
+      const [keys, values] = [held(4), held(5)]
+      for (let s = 0; s < slots; s++) {
+        const end = Math.max(-1, ...rows.flatMap(([slot, position]) => (slot === s ? [position] : []))) + 1
+        for (const x of [keys, values]) x.fill(Number.NaN, (s * capacity + end) * kvHeads * e, (s + 1) * capacity * kvHeads * e)
+      }
+      const angles = gaussian((capacity * e) / 2, 6)
+      const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)]
+      const where = { slots: Int32Array.from(rows, ([slot]) => slot), positions: Int32Array.from(rows, ([, position]) => position) }
+      const scale = 1 / Math.sqrt(e)
+      const kept = { keys: Float64Array.from(keys), values: Float64Array.from(values), cos, sin }
+      const expected = attendCacheReference({ q, k, v, ...where }, kept, { ...shape, scale })
+      const dtype = bf16 ? 'bf16' : 'f32'
+      await check(
+        t,
+        `${rows.length} rows ${JSON.stringify({ slots, ...shape, dtype })}`,
+        ops =>
+          withTensors(
+            ops,
+            [
+              [q, [rows.length, heads * e]],
+              [k, [rows.length, kvHeads * e]],
+              [v, [rows.length, kvHeads * e]],
+              [where.slots, [rows.length]],
+              [where.positions, [rows.length]],
+              [cos, [capacity, e / 2]],
+              [sin, [capacity, e / 2]],
+              [keys, [slots * capacity, kvHeads * e]],
+              [values, [slots * capacity, kvHeads * e]],
+            ],
+            (a, b, c, d, p, cosines, sines, oldKeys, oldValues) => {
+              using keys = ops.cast(oldKeys!, dtype)
+              using values = ops.cast(oldValues!, dtype)
+              const cache = { keys, values, cos: cosines!, sin: sines! }
+              using first = ops.attendCache(a!, b!, c!, { slots: d!, positions: p! }, cache, { ...shape, scale })
+              // Once more: what was kept is what is kept again.
+              using again = ops.attendCache(a!, b!, c!, { slots: d!, positions: p! }, cache, { ...shape, scale })
+              return ops.concat([first, again])
+            },
+          ),
+        Float64Array.from([...expected, ...expected]),
+        bf16 ? 1e-5 : 1e-12,
+      )
+    }
   const ops = await openBackend(testDevice)
   using x = ops.zeros('f32', [2, 8])
-  t.throws(() => ops.attendCache(x, x, x, { heads: 1, kvHeads: 1, start: 1, scale: 1 }), {
-    message: 'attendCache: rows 1…3 do not fit into a cache of 2',
+  using cos = ops.zeros('f32', [3, 4])
+  using at = ops.zeros('i32', [2])
+  const cache = { keys: x, values: x, cos, sin: cos }
+  t.throws(() => ops.attendCache(x, x, x, { slots: at, positions: at }, cache, { heads: 1, kvHeads: 1, scale: 1 }), {
+    message: 'attendCache: 2 rows are no slots of 3 positions',
   })
-  t.throws(() => ops.attendCache(x, x, x, { heads: 3, kvHeads: 1, start: 0, scale: 1 }), {
+  t.throws(() => ops.attendCache(x, x, x, { slots: at, positions: at }, cache, { heads: 3, kvHeads: 1, scale: 1 }), {
     message: 'attendCache: 8 columns, 3 heads, 1 of keys do not divide',
   })
 })

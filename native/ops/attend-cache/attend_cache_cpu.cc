@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "../../core/bf16.h"
+#include "../../core/error.h"
 #include "../../core/exp.h"
 #include "../../core/parallel.h"
 
@@ -21,20 +23,48 @@ float dot(const float* x, const float* y, int64_t n) {
   return lanes[0];
 }
 
+void turn(const float* from, float* to, const float* cos, const float* sin, int64_t heads, int64_t half) {
+  for (int64_t h = 0; h < heads; ++h, from += 2 * half, to += 2 * half) {
+    for (int64_t l = 0; l < half; ++l) {
+      const float a = from[l], b = from[l + half];
+      to[l] = a * cos[l] - b * sin[l];
+      to[l + half] = b * cos[l] + a * sin[l];
+    }
+  }
+}
+
 }  // namespace
 
 void attend_cache(const AttendCacheArgs& args) {
-  const int64_t e = args.e, stride = args.kv_heads * e;
+  const int64_t e = args.e, half = e / 2, stride = args.kv_heads * e, element = args.bf16 ? 2 : 4;
+  for (int64_t i = 0; i < args.t; ++i) {
+    const int slot = args.slots[i], position = args.positions[i];
+    if (slot < 0 || slot >= args.count) fail("row %lld is in slot %d, and the cache has %lld", (long long)i, slot, (long long)args.count);
+    if (position < 0 || position >= args.capacity)
+      fail("row %lld is at position %d, and a slot has %lld", (long long)i, position, (long long)args.capacity);
+  }
+  const auto row = [&](uint8_t* cache, int64_t i, int64_t j) { return cache + (args.slots[i] * args.capacity + j) * stride * element; };
+  std::vector<float> turned(args.t * args.heads * e);
+  parallel_for(args.t, 1, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      const float* cos = args.cos + args.positions[i] * half;
+      const float* sin = args.sin + args.positions[i] * half;
+      turn(args.q + i * args.heads * e, turned.data() + i * args.heads * e, cos, sin, args.heads, half);
+      turn(args.k + i * stride, Narrowing(row(args.keys, i, args.positions[i]), stride, args.bf16), cos, sin, args.kv_heads, half);
+      std::copy_n(args.v + i * stride, stride, static_cast<float*>(Narrowing(row(args.values, i, args.positions[i]), stride, args.bf16)));
+    }
+  });
   parallel_for(args.t * args.heads, 1, [&](int64_t from, int64_t to) {
     std::vector<float> weights;
     for (int64_t at = from; at < to; ++at) {
-      const int64_t end = args.start + at / args.heads + 1;
+      const int64_t i = at / args.heads, head = at % args.heads / (args.heads / args.kv_heads) * e * element;
+      const int64_t end = args.positions[i] + 1;
       const int64_t begin = args.window > 0 ? std::max<int64_t>(0, end - args.window) : 0;
-      const int64_t head = at % args.heads / (args.heads / args.kv_heads) * e;
-      const float* q = args.q + at * e;
+      const float* q = turned.data() + at * e;
       weights.resize(end - begin);
       float most = -3.4e38f;
-      for (int64_t j = begin; j < end; ++j) most = std::max(most, weights[j - begin] = args.scale * dot(q, args.k + j * stride + head, e));
+      for (int64_t j = begin; j < end; ++j)
+        most = std::max(most, weights[j - begin] = args.scale * dot(q, Widened(row(args.keys, i, j) + head, e, args.bf16), e));
       exp_all(weights.data(), 1, -most, weights.data(), end - begin);
       double sum = 0;
       for (const float weight : weights) sum += weight;
@@ -42,7 +72,7 @@ void attend_cache(const AttendCacheArgs& args) {
       std::fill(out, out + e, 0.f);
       for (int64_t j = begin; j < end; ++j) {
         const float weight = weights[j - begin];
-        const float* v = args.v + j * stride + head;
+        const Widened v(row(args.values, i, j) + head, e, args.bf16);
         for (int64_t l = 0; l < e; ++l) out[l] += weight * v[l];
       }
       const float scale = static_cast<float>(1 / sum);

@@ -1,0 +1,142 @@
+/**
+ * decoder: a model with all its weights open that takes tokens into slots, each a text of its own, and gives the logits of
+ * what comes next. A prompt goes through the model at once; a step takes one token into each of several slots side by side.
+ *
+ * Rows of a step do not see each other: logits of a slot are those it would have alone, up to the rounding of products
+ * whose sums depend on how many rows there are.
+ */
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+import { KvCache } from './kv-cache.js'
+import { OpenModel } from './open-model.js'
+import type { Weights } from './quantized.js'
+
+export interface DecoderOptions {
+  /** Texts at a time. */
+  readonly slots: number
+  /** Capacity of each slot. */
+  readonly positions: number
+  /** What keys and values are kept in. Default: f32. */
+  readonly cache?: 'f32' | 'bf16'
+}
+
+/** Tokens of a prompt that go through the model at once: bounds the memory that a prompt takes. */
+const chunk = 2048
+
+export class Decoder implements Disposable {
+  readonly #held: number[]
+  readonly slots: number
+  readonly positions: number
+
+  readonly #cache: KvCache
+
+  private constructor(
+    private readonly model: OpenModel,
+    { slots, positions, cache = 'f32' }: DecoderOptions,
+    private readonly ownsModel: boolean,
+  ) {
+    for (const [name, value] of Object.entries({ slots, positions }))
+      if (!Number.isInteger(value) || value < 1) throw new RangeError(`${name} must be a whole number from 1, got ${value}`)
+    this.slots = slots
+    this.positions = positions
+    this.#held = Array.from({ length: slots }, () => 0)
+    this.#cache = new KvCache(model.ops, model.config, { slots, capacity: positions, dtype: cache })
+  }
+
+  /** Opens every weight. Raises PipeError as OpenModel.open does. */
+  static async open(ops: Ops, weights: Weights, o: DecoderOptions): Promise<Decoder> {
+    return new Decoder(await OpenModel.open(ops, weights), o, true)
+  }
+
+  /** Over a model that stays the caller's. */
+  static over(model: OpenModel, o: DecoderOptions): Decoder {
+    return new Decoder(model, o, false)
+  }
+
+  /** Tokens that end a text. */
+  get ends(): ReadonlySet<number> {
+    return this.model.ends
+  }
+
+  /**
+   * Tokens into a slot, after what it holds; logits f32 [vocab] of the last. Throws RangeError when there are none, a
+   * token is no row of the vocabulary, or they do not fit.
+   */
+  async prefill(slot: number, ids: readonly number[]): Promise<Float32Array> {
+    const { ops } = this.model
+    if (ids.length === 0) throw new RangeError('a slot is given no token')
+    this.#take(ids.map(token => ({ slot, token })))
+    const before = this.held(slot) - ids.length
+    let last: Tensor | undefined
+    for (let i = 0; i < ids.length; i += chunk) {
+      const part = ids.slice(i, i + chunk)
+      const from = before + i
+      using tokens = ops.tensor(Int32Array.from(part), [part.length])
+      using slots = ops.tensor(new Int32Array(part.length).fill(slot), [part.length])
+      using positions = ops.tensor(
+        new Int32Array(part.length).map((_, j) => from + j),
+        [part.length],
+      )
+      const attend = from === 0 ? this.#cache.first(slot, part.length) : this.#cache.at({ slots, positions })
+      using x = this.model.stream(tokens, attend)
+      last?.[Symbol.dispose]()
+      last = ops.copy(x, { rows: [part.length - 1, part.length] })
+    }
+    if (last === undefined) throw new Error('a prompt has a last token')
+    using x = last
+    using logits = this.model.logits(x)
+    return floats(await logits.read())
+  }
+
+  /** One token into each of these slots, side by side; their logits, in this order. Throws RangeError as prefill, and when a slot comes twice. */
+  async step(tokens: readonly { readonly slot: number; readonly token: number }[]): Promise<Float32Array[]> {
+    const { ops } = this.model
+    if (new Set(tokens.map(({ slot }) => slot)).size !== tokens.length) throw new RangeError('a step takes one token for a slot')
+    if (tokens.length === 0) return []
+    this.#take(tokens)
+    const column = (of: (row: { slot: number; token: number }) => number): Tensor =>
+      ops.tensor(Int32Array.from(tokens, of), [tokens.length])
+    using ids = column(({ token }) => token)
+    using slots = column(({ slot }) => slot)
+    using positions = column(({ slot }) => this.held(slot) - 1)
+    using x = this.model.stream(ids, this.#cache.at({ slots, positions }))
+    using logits = this.model.logits(x)
+    const all = floats(await logits.read())
+    const { vocab } = this.model.config.sizes
+    return tokens.map((_, i) => all.subarray(i * vocab, (i + 1) * vocab))
+  }
+
+  /** Positions that a slot has used. */
+  held(slot: number): number {
+    const held = this.#held[slot]
+    if (held === undefined) throw new RangeError(`there is no slot ${slot}; there are ${this.slots}`)
+    return held
+  }
+
+  /** Forgets what the slot holds. */
+  free(slot: number): void {
+    this.held(slot)
+    this.#held[slot] = 0
+  }
+
+  [Symbol.dispose](): void {
+    this.#cache[Symbol.dispose]()
+    if (this.ownsModel) this.model[Symbol.dispose]()
+  }
+
+  /** Checks tokens and counts them as held; all or none. */
+  #take(tokens: readonly { slot: number; token: number }[]): void {
+    const { vocab } = this.model.config.sizes
+    const more = new Map<number, number>()
+    for (const { slot, token } of tokens) {
+      if (!Number.isInteger(token) || token < 0 || token >= vocab) throw new RangeError(`token ${token} is none of ${vocab}`)
+      more.set(slot, (more.get(slot) ?? this.held(slot)) + 1)
+    }
+    for (const [slot, held] of more)
+      if (held > this.positions)
+        throw new RangeError(`${held - this.held(slot)} more tokens do not fit beside ${this.held(slot)} into ${this.positions} positions`)
+    for (const [slot, held] of more) this.#held[slot] = held
+  }
+}
+
+const floats = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)

@@ -1,0 +1,79 @@
+/** open-model: every weight of a model open on a device, and the way of tokens through them. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Ops } from '../../native/ops.js'
+import type { Tensor } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
+import type { ModelConfig } from './config.js'
+import { type Attend, forwardBlock, Head, Opened, openBlock } from './forward.js'
+import type { Weights } from './quantized.js'
+
+export class OpenModel implements Disposable {
+  private constructor(
+    readonly ops: Ops,
+    readonly config: ModelConfig,
+    private readonly embedding: Opened,
+    private readonly blocks: readonly Opened[],
+    private readonly head: Head,
+    /** Tokens that end a text. */
+    readonly ends: ReadonlySet<number>,
+  ) {}
+
+  /** Opens every weight. Raises PipeError as Opened.open does, and when generation_config.json is none. */
+  static async open(ops: Ops, weights: Weights): Promise<OpenModel> {
+    const { config, path } = weights.checkpoint
+    const ends = await readEnds(path, config.raw)
+    const open: Disposable[] = []
+    const keep = <T extends Disposable>(part: T): T => {
+      open.push(part)
+      return part
+    }
+    try {
+      const embedding = keep(await Opened.open(ops, weights, [embeddingOf(config)]))
+      const blocks: Opened[] = []
+      for (let layer = 0; layer < config.sizes.layers; layer++) blocks.push(keep(await openBlock(ops, weights, layer)))
+      return new OpenModel(ops, config, embedding, blocks, keep(await Head.open(ops, weights)), ends)
+    } catch (error) {
+      for (const part of open) part[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** Token ids i32 [t] → the residual stream behind the last block, f32 [t, d]. */
+  stream(ids: Tensor, attend: Attend): Tensor {
+    const { ops, config } = this
+    const embedded = ops.embed(this.embedding.get(embeddingOf(config)), ids)
+    return this.blocks.reduce<Tensor>((x, block, layer) => forwardBlock(ops, config, layer, block, x, attend), embedded)
+  }
+
+  /** The residual stream f32 [t, d] → logits f32 [t, vocab]. */
+  logits(x: Tensor): Tensor {
+    return this.head.logits(x)
+  }
+
+  [Symbol.dispose](): void {
+    for (const part of [this.embedding, ...this.blocks, this.head]) part[Symbol.dispose]()
+  }
+}
+
+const embeddingOf = ({ architecture }: ModelConfig): string => `${architecture.embed}.weight`
+
+/** The tokens that end a text: "eos_token_id" of generation_config.json, else of config.json, one or several. */
+async function readEnds(folder: string, config: Readonly<Record<string, unknown>>): Promise<ReadonlySet<number>> {
+  const where = join(folder, 'generation_config.json')
+  const text = await readFile(where, 'utf8').catch(() => '{}') // few models need one
+  let own: unknown
+  try {
+    own = JSON.parse(text)
+  } catch (error) {
+    throw new PipeError('input', { where, message: `is not valid JSON: ${(error as Error).message}.` })
+  }
+  const ids: unknown = (own as { eos_token_id?: unknown } | null)?.eos_token_id ?? config.eos_token_id ?? []
+  const list: unknown[] = Array.isArray(ids) ? ids : [ids]
+  const known = list.filter((id): id is number => Number.isInteger(id))
+  if (known.length === list.length) return new Set(known)
+  throw new PipeError('input', {
+    where,
+    message: `expected "eos_token_id": a whole number or a list of them, and found ${JSON.stringify(ids)}.`,
+  })
+}

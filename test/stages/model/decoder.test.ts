@@ -1,0 +1,78 @@
+/** Slots of a decoder: each holds a text of its own, whatever is beside it; and what it refuses. */
+import { join } from 'node:path'
+import t from 'tap'
+import { openBackend } from '../../../native/index.js'
+import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { Decoder } from '../../../stages/model/decoder.js'
+import { openWeights } from '../../../stages/model/quantized.js'
+import { nmse, root, testDevice } from '../../helpers.js'
+
+const ops = await openBackend(testDevice)
+const folder = join(root, 'fixtures/hf-reference/mistral-window')
+const open = async (o: { slots: number; positions: number; cache?: 'f32' | 'bf16' }) => {
+  const weights = await openWeights(ops, await openCheckpoint(folder))
+  const decoder = await Decoder.open(ops, weights, o)
+  weights[Symbol.dispose]()
+  return decoder
+}
+
+/** Logits behind each of these tokens of one text alone, all of it going through at once. */
+const alone = async (ids: readonly number[]): Promise<Float32Array> => {
+  using decoder = await open({ slots: 1, positions: ids.length })
+  return decoder.prefill(0, ids)
+}
+
+const texts = [
+  [5, 17, 3, 40, 9, 11, 2],
+  [8, 8, 30],
+  [21, 60, 7, 7, 1, 33, 12, 50, 4, 19],
+]
+
+for (const [cache, bound] of [
+  ['f32', 1e-10],
+  ['bf16', 1e-3],
+] as const)
+  t.test(`texts side by side, ${cache}: the logits of each alone`, async t => {
+    using decoder = await open({ slots: 3, positions: 16, cache })
+    const all = texts.map(text => [...text])
+    // One slot begins when others are under way, and a prompt may come in two parts.
+    await decoder.prefill(2, all[2]!.slice(0, 4))
+    await decoder.prefill(2, all[2]!.slice(4))
+    await decoder.prefill(0, all[0]!)
+    for (let step = 0; step < 4; step++) {
+      if (step === 2) await decoder.prefill(1, all[1]!)
+      const slots = step < 2 ? [2, 0] : [1, 0, 2]
+      for (const slot of slots) all[slot]!.push((7 * step + slot) % 64)
+      const logits = await decoder.step(slots.map(slot => ({ slot, token: all[slot]!.at(-1)! })))
+      for (const [i, slot] of slots.entries()) {
+        t.equal(decoder.held(slot), all[slot]!.length)
+        const error = nmse(logits[i]!, await alone(all[slot]!))
+        t.ok(error < bound, `step ${step}, slot ${slot}: NMSE ${error}`)
+      }
+    }
+    decoder.free(0)
+    t.equal(decoder.held(0), 0)
+    t.ok(nmse(await decoder.prefill(0, texts[1]!), await alone(texts[1]!)) < bound, 'a slot that was freed holds nothing of before')
+  })
+
+t.test('what does not fit is refused, and nothing changes', async t => {
+  {
+    using decoder = await open({ slots: 2, positions: 4 })
+    await decoder.prefill(0, [1, 2, 3])
+    await t.rejects(decoder.prefill(0, [1, 2]), { name: 'RangeError', message: '2 more tokens do not fit beside 3 into 4 positions' })
+    await t.rejects(decoder.prefill(0, []), { message: 'a slot is given no token' })
+    await t.rejects(decoder.prefill(2, [1]), { message: 'there is no slot 2; there are 2' })
+    await t.rejects(decoder.prefill(1, [1, 1e6]), { message: /^token 1000000 is none of \d+$/ })
+    const twice = [
+      { slot: 0, token: 1 },
+      { slot: 0, token: 2 },
+    ]
+    await t.rejects(decoder.step(twice), { message: 'a step takes one token for a slot' })
+    t.strictSame([decoder.held(0), decoder.held(1)], [3, 0])
+    t.strictSame(await decoder.step([]), [])
+    await decoder.step([{ slot: 0, token: 4 }])
+    await t.rejects(decoder.step([{ slot: 0, token: 4 }]), { message: '1 more tokens do not fit beside 4 into 4 positions' })
+  }
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+})
