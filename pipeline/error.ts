@@ -3,8 +3,8 @@
  * how to fix it, how to go on. Everything else that is thrown is a bug and keeps its stack.
  */
 
-/** For programs; people read sentences. 'graph': the graph is wrong and nothing ran. 'stopped': asked to stop, resumable. */
-export type ErrorCode = 'graph' | 'input' | 'failed' | 'damaged' | 'memory' | 'locked' | 'disk' | 'stopped'
+/** For programs; people read sentences. 'graph': the graph is wrong and nothing ran. 'stopped': asked to stop, resumable. 'busy': nothing is wrong, come again. */
+export type ErrorCode = 'graph' | 'input' | 'failed' | 'damaged' | 'memory' | 'locked' | 'disk' | 'stopped' | 'busy'
 
 /** One paragraph: what is wrong, and where. */
 export interface Mistake {

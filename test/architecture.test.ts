@@ -74,10 +74,19 @@ t.test('imports go one way', async t => {
     (to, { from, typeOnly }) => {
       if (isPackage(to) || /^node:/.test(to) || inRoom('pipeline')(to)) return true
       if (from === 'pipeline/cli.ts') return true // the one wiring place
-      if (/^pipeline\/commands\/(eval|export|generate)\.ts$/.test(from))
+      if (/^pipeline\/commands\/(chat|eval|export|generate|serve|talk)\.ts$/.test(from))
         return inRoom('native')(to) || library(to) || inRoom('stages/evaluate')(to) || inRoom('stages/tasks')(to)
       return to === 'native/tensor.ts' || (typeOnly && /^native\/(device|ops)\.ts$/.test(to))
     },
+  )
+})
+
+t.test('the server knows no model, and no command', async t => {
+  obey(
+    t,
+    'pipeline/serve',
+    'it knows errors and HTTP',
+    to => /^node:/.test(to) || to === 'pipeline/error.ts' || inRoom('pipeline/serve')(to),
   )
 })
 

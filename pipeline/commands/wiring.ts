@@ -31,13 +31,33 @@ export type Register = (program: Command, wiring: Wiring) => void
 /** For options that may be given several times. */
 export const collect = (value: string, before: string[]): string[] => [...before, value]
 
-/** '4GB', '512 MiB', '1.5g', '800000000' → bytes. */
-export function memorySize(text: string): number {
+/** '4GB', '512 MiB', '1.5g', '800000000' → bytes; NaN when it is no size. */
+function bytesOf(text: string): number {
   const [, figure, prefix = '', binary] = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$/i.exec(text) ?? []
-  const bytes = Number(figure) * (binary ? 1024 : 1000) ** ' kmgt'.indexOf(prefix.toLowerCase() || ' ')
-  if (!Number.isFinite(bytes) || bytes < 1e6) throw new InvalidArgumentError('Give a size of at least 1 MB, such as 4GB or 512MiB.')
-  return Math.floor(bytes)
+  return Math.floor(Number(figure) * (binary ? 1024 : 1000) ** ' kmgt'.indexOf(prefix.toLowerCase() || ' '))
 }
+
+export function memorySize(text: string): number {
+  const bytes = bytesOf(text)
+  if (!Number.isFinite(bytes) || bytes < 1e6) throw new InvalidArgumentError('Give a size of at least 1 MB, such as 4GB or 512MiB.')
+  return bytes
+}
+
+/** Of what others send: from 1 kB to 1 GB. */
+export function bodySize(text: string): number {
+  const bytes = bytesOf(text)
+  if (!(bytes >= 1e3 && bytes <= 1e9)) throw new InvalidArgumentError('Give a size from 1 kB to 1 GB, such as 1MB or 64kB.')
+  return bytes
+}
+
+/** Parser of a number within bounds. */
+export const number =
+  (least: number, most: number, whole = false) =>
+  (text: string): number => {
+    const value = text.trim() === '' ? Number.NaN : Number(text)
+    if (value >= least && value <= most && (!whole || Number.isInteger(value))) return value
+    throw new InvalidArgumentError(`Give a ${whole ? 'whole ' : ''}number from ${least} to ${most}.`)
+  }
 
 /** --device, the same wherever ops run. */
 export const deviceOption = (
@@ -80,3 +100,20 @@ export const runOptions = (command: Command): Command =>
 /** Examples at the end of a command's help, a comment line each. */
 export const examples = (...pairs: readonly (readonly [comment: string, command: string])[]): string =>
   `\nExamples:\n${pairs.map(([comment, command]) => `  # ${comment}\n  ${command}`).join('\n\n')}`
+
+export interface SamplingOptions {
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  repetitionPenalty: number
+}
+
+/** How tokens are drawn, the same wherever text is made. */
+export const samplingOptions = (command: Command): Command =>
+  command
+    .option('--temperature <t>', '0: the likeliest token always; 1: drawn as the model says', number(0, 100), 0)
+    .option('--top-k <k>', 'draw from the k likeliest; 0: all', number(0, 2 ** 31, true), 0)
+    .option('--top-p <p>', 'draw from the fewest likeliest that have this probability together', number(0, 1), 1)
+    .option('--min-p <p>', 'draw from those with this share of the probability of the likeliest', number(0, 1), 0)
+    .option('--repetition-penalty <r>', 'makes what was said before less likely; 1: not', number(0.01, 100), 1)
