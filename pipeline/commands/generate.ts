@@ -1,5 +1,5 @@
 /** pipe generate: text that goes on from a prompt, by a checkpoint, dense or quantized. */
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { Generator } from '../../stages/model/generate.js'
 import { openWeights } from '../../stages/model/quantized.js'
@@ -20,6 +20,7 @@ interface Options {
   seed: number
   stop: string[]
   device: string
+  weights: 'packed' | 'dense'
 }
 
 /** Parser of a number within bounds. */
@@ -33,7 +34,7 @@ const number =
 
 export const register: Register = (program: Command, wiring) => {
   deviceOption(program.command('generate <dir>'))
-    .description('Go on from a prompt with a checkpoint, original or quantized; the text appears as it is made. Weights are held as f32.')
+    .description('Go on from a prompt with a checkpoint, original or quantized; the text appears as it is made.')
     .requiredOption('--prompt <text>', 'what to go on from')
     .option('--max-tokens <n>', 'most tokens to make', number(1, 2 ** 20, true), 256)
     .option('--temperature <t>', '0: the likeliest token always; 1: drawn as the model says', number(0, 100), 0)
@@ -43,6 +44,14 @@ export const register: Register = (program: Command, wiring) => {
     .option('--repetition-penalty <r>', 'makes what was said before less likely; 1: not', number(0.01, 100), 1)
     .option('--seed <n>', 'the same seed draws the same text', number(0, Number.MAX_SAFE_INTEGER, true), 0)
     .option('--stop <text>', 'end before this text; repeat for more', collect, [])
+    .addOption(
+      new Option(
+        '--weights <form>',
+        'how quantized linears are held: packed, as they are stored, where there is a kernel for it; or decoded',
+      )
+        .choices(['packed', 'dense'])
+        .default('packed'),
+    )
     .addHelpText(
       'after',
       examples(
@@ -58,7 +67,7 @@ export const register: Register = (program: Command, wiring) => {
       const prompt = (await tokenizer.encode(o.prompt)).getIds()
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
-      using generator = await Generator.open(ops, weights)
+      using generator = await Generator.open(ops, weights, { weights: o.weights })
       const random = rng(o.seed, 'generate')
       const text = new StreamedText(tokenizer, prompt, o.stop)
       const started = performance.now()

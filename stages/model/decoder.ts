@@ -8,10 +8,10 @@
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { KvCache } from './kv-cache.js'
-import { OpenModel } from './open-model.js'
+import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
 
-export interface DecoderOptions {
+export interface DecoderOptions extends OpenModelOptions {
   /** Texts at a time. */
   readonly slots: number
   /** Capacity of each slot. */
@@ -45,11 +45,11 @@ export class Decoder implements Disposable {
 
   /** Opens every weight. Raises PipeError as OpenModel.open does. */
   static async open(ops: Ops, weights: Weights, o: DecoderOptions): Promise<Decoder> {
-    return new Decoder(await OpenModel.open(ops, weights), o, true)
+    return new Decoder(await OpenModel.open(ops, weights, o), o, true)
   }
 
   /** Over a model that stays the caller's. */
-  static over(model: OpenModel, o: DecoderOptions): Decoder {
+  static over(model: OpenModel, o: Omit<DecoderOptions, keyof OpenModelOptions>): Decoder {
     return new Decoder(model, o, false)
   }
 

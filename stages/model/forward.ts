@@ -16,35 +16,54 @@ import type { ModelConfig, Rope } from './config.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
 
+/** The weights of a block, as the forward pass reads them. */
+export interface Block extends Disposable {
+  /** Of what linears read and give. */
+  readonly precision: Precision
+  /** A dense tensor by its full name. Throws when it is none of those that are open. */
+  get(name: string): Tensor
+  /** x·Wᵀ by a linear (its name without .weight) that is no dense matrix; undefined when it is one. */
+  linear?(name: string, x: Tensor): Tensor | undefined
+}
+
+/** Makes sure that no element is NaN or infinite. Raises PipeError naming the first tensor that has such, and how many. */
+export async function expectFinite(ops: Ops, where: string, tensors: readonly (readonly [name: string, tensor: Tensor])[]): Promise<void> {
+  const counts = tensors.map(([, tensor]) => ops.countNonFinite(tensor))
+  const reads = counts.map(count => count.read())
+  for (const count of counts) count[Symbol.dispose]()
+  for (const [i, read] of (await Promise.all(reads)).entries()) {
+    const [bad] = new Float64Array(read.slice().buffer)
+    if (bad === 0) continue
+    throw new PipeError('input', {
+      where,
+      message: `"${tensors[i]?.[0]}" has ${bad} elements that are NaN or infinite, of ${tensors[i]?.[1].size}.`,
+      hint: 'The model itself is damaged: download it again, or ask who made it.',
+    })
+  }
+}
+
 /** Tensors by name, all let go together. */
-export class Opened implements Disposable {
+export class Opened implements Block {
   readonly #tensors = new Map<string, Tensor>()
 
   private constructor(readonly precision: Precision) {}
 
-  /** Opens them, in bf16 the matrices alone, and makes sure that no element is NaN or infinite. Raises PipeError naming the first tensor that has such, and how many. */
+  /** Opens them, in bf16 the matrices alone. Raises PipeError as expectFinite does. */
   static async open(ops: Ops, weights: Weights, names: readonly string[], precision: Precision = 'f32'): Promise<Opened> {
     const opened = new Opened(precision)
     const matrices = new Set(weights.checkpoint.expected.filter(({ shape }) => shape.length === 2).map(({ name }) => name))
     try {
       for (const name of names) opened.#tensors.set(name, await weights.open(name, matrices.has(name) ? precision : 'f32'))
-      const counts = names.map(name => ops.countNonFinite(opened.get(name)))
-      const reads = counts.map(count => count.read())
-      for (const count of counts) count[Symbol.dispose]()
-      for (const [i, read] of (await Promise.all(reads)).entries()) {
-        const [bad] = new Float64Array(read.slice().buffer)
-        if (bad === 0) continue
-        throw new PipeError('input', {
-          where: weights.checkpoint.path,
-          message: `"${names[i]}" has ${bad} elements that are NaN or infinite, of ${opened.get(names[i] ?? '').size}.`,
-          hint: 'The model itself is damaged: download it again, or ask who made it.',
-        })
-      }
+      await expectFinite(ops, weights.checkpoint.path, [...opened.#tensors])
       return opened
     } catch (error) {
       opened[Symbol.dispose]()
       throw error
     }
+  }
+
+  get bytes(): number {
+    return [...this.#tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
   get(name: string): Tensor {
@@ -145,7 +164,7 @@ export function forwardBlock(
   ops: Ops,
   config: ModelConfig,
   layer: number,
-  block: Opened,
+  block: Block,
   x: Tensor,
   positions: Positions | Attend,
   tap?: Tap,
@@ -176,15 +195,16 @@ function runStep(
   ops: Ops,
   config: ModelConfig,
   layer: number,
-  block: Opened,
+  block: Block,
   step: Step,
   inputs: readonly Tensor[],
   positions: Positions | Attend,
 ): Tensor {
   const [first, second, third] = inputs as [Tensor, Tensor, Tensor]
-  const weight = (ending: string): Tensor => block.get(`${blockName(config.architecture, layer)}.${step.name}.${ending}`)
+  const name = `${blockName(config.architecture, layer)}.${step.name}`
+  const weight = (ending: string): Tensor => block.get(`${name}.${ending}`)
   const linear = (input: Tensor): Tensor => {
-    const y = ops.matmul(input, weight('weight'), { transposeB: true }) // x·Wᵀ
+    const y = block.linear?.(name, input) ?? ops.matmul(input, weight('weight'), { transposeB: true }) // x·Wᵀ
     return step.bias ? biased(y) : y
   }
   /** Takes over y. */

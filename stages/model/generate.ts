@@ -5,7 +5,7 @@
 import type { Ops } from '../../native/ops.js'
 import { PipeError } from '../../pipeline/define.js'
 import { Decoder } from './decoder.js'
-import { OpenModel } from './open-model.js'
+import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
 import { type Sampling, sample } from './sampling.js'
 
@@ -25,8 +25,8 @@ export class Generator implements Disposable {
   ) {}
 
   /** Opens every weight. Raises PipeError as OpenModel.open does. */
-  static async open(ops: Ops, weights: Weights): Promise<Generator> {
-    return new Generator(weights, await OpenModel.open(ops, weights))
+  static async open(ops: Ops, weights: Weights, o: OpenModelOptions = {}): Promise<Generator> {
+    return new Generator(weights, await OpenModel.open(ops, weights, o))
   }
 
   /**

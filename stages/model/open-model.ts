@@ -5,23 +5,33 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { ModelConfig } from './config.js'
-import { type Attend, forwardBlock, Head, Opened, openBlock } from './forward.js'
+import { type Attend, type Block, forwardBlock, Head, Opened, openBlock } from './forward.js'
+import { PackedBlock } from './packed-block.js'
+import { type Precision, precisionOf } from './precision.js'
 import type { Weights } from './quantized.js'
+
+export interface OpenModelOptions {
+  /** Whether quantized linears stay as they are stored, where there are kernels for it. Default: packed. */
+  readonly weights?: 'packed' | 'dense'
+  /** What dense matrices are held in, and multiplied in. Default: auto (precision.ts). */
+  readonly precision?: Precision
+}
 
 export class OpenModel implements Disposable {
   private constructor(
     readonly ops: Ops,
     readonly config: ModelConfig,
     private readonly embedding: Opened,
-    private readonly blocks: readonly Opened[],
+    private readonly blocks: readonly Block[],
     private readonly head: Head,
     /** Tokens that end a text. */
     readonly ends: ReadonlySet<number>,
   ) {}
 
   /** Opens every weight. Raises PipeError as Opened.open does, and when generation_config.json is none. */
-  static async open(ops: Ops, weights: Weights): Promise<OpenModel> {
+  static async open(ops: Ops, weights: Weights, o: OpenModelOptions = {}): Promise<OpenModel> {
     const { config, path } = weights.checkpoint
+    const precision = o.precision ?? precisionOf('auto', ops, weights.checkpoint)
     const ends = await readEnds(path, config.raw)
     const open: Disposable[] = []
     const keep = <T extends Disposable>(part: T): T => {
@@ -29,10 +39,12 @@ export class OpenModel implements Disposable {
       return part
     }
     try {
-      const embedding = keep(await Opened.open(ops, weights, [embeddingOf(config)]))
-      const blocks: Opened[] = []
-      for (let layer = 0; layer < config.sizes.layers; layer++) blocks.push(keep(await openBlock(ops, weights, layer)))
-      return new OpenModel(ops, config, embedding, blocks, keep(await Head.open(ops, weights)), ends)
+      const embedding = keep(await Opened.open(ops, weights, [embeddingOf(config)], precision))
+      const blocks: Block[] = []
+      const isPacked = o.weights !== 'dense' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
+      for (let layer = 0; layer < config.sizes.layers; layer++)
+        blocks.push(keep(await (isPacked ? PackedBlock.open : openBlock)(ops, weights, layer, precision)))
+      return new OpenModel(ops, config, embedding, blocks, keep(await Head.open(ops, weights, precision)), ends)
     } catch (error) {
       for (const part of open) part[Symbol.dispose]()
       throw error

@@ -10,8 +10,11 @@
  * The program computes with SU, SV and f16 values and divides by 32 before the product what it multiplies by 32 after it,
  * against overflow: a power of two, so that nothing of it is seen here.
  */
+import { createHash } from 'node:crypto'
 import { type Static, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
+import type { Codec } from '../../native/codebook.js'
+import { codebookOf } from '../../native/codebooks/settings.js'
 import {
   contradiction,
   decodeModes,
@@ -19,7 +22,9 @@ import {
   hasKernel,
   hasTable,
   type PublishedCode,
+  naturalWords,
   packedShape,
+  settingsOf,
 } from '../../native/codebooks/trellis/published.js'
 import { hadamardFactor } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
@@ -29,6 +34,7 @@ import type { ExpectedTensor } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { ModelConfig } from './config.js'
 import { toDense } from './incoherence.js'
+import type { PackedWeights } from './linear.js'
 import type { Entry } from './safetensors.js'
 
 const count = Type.Integer({ minimum: 1, maximum: 65536 })
@@ -164,6 +170,50 @@ export async function decodeQtip(
   using su = await open('SU')
   using sv = await open('SV')
   return toDense(ops, values, su, sv, transform)
+}
+
+/**
+ * A linear as it is packed, in natural words; undefined where its code has no products here. Codecs are kept in `codecs`,
+ * one for each table there is. Raises PipeError as decodeQtip does.
+ */
+export async function openPackedQtip(
+  ops: Ops,
+  checkpoint: Checkpoint,
+  quantization: QtipQuantization,
+  linear: string,
+  [m, n]: readonly [number, number],
+  codecs: Map<string, Codec>,
+): Promise<PackedWeights | undefined> {
+  const code = codeOf(quantization, linear)
+  const settings = settingsOf(code)
+  if (settings === undefined || m % code.Tx !== 0 || n % code.Ty !== 0) return undefined
+  const transform = await transformOf(checkpoint, quantization, linear, m, n)
+  const table = hasTable(code) ? checkpoint.ref(`${linear}.tlut`) : undefined
+  const key = JSON.stringify([
+    settings,
+    table &&
+      createHash('sha256')
+        .update(await table.read())
+        .digest('hex'),
+  ])
+  let codec = codecs.get(key)
+  if (codec === undefined) {
+    const { codebook, params } = codebookOf(settings)
+    codec = codebook.open(ops, params, table && { tlut: await table.open(ops) })
+    codecs.set(key, codec)
+  }
+  if (codec.packed === undefined) return undefined
+  const words = await checkpoint.ref(`${linear}.trellis`).read()
+  return {
+    linear,
+    m,
+    n,
+    transform,
+    codec,
+    trellis: ops.device.upload(naturalWords(code, words, m, n), 'i16', packedShape(code, m, n)),
+    su: await checkpoint.ref(`${linear}.SU`).open(ops, 'f32'),
+    sv: await checkpoint.ref(`${linear}.SV`).open(ops, 'f32'),
+  }
 }
 
 /** Orders of the transforms of outputs and inputs. */

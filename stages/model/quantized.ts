@@ -18,13 +18,14 @@ import { codebooks } from '../../native/codebooks/index.js'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import { hadamardFactor } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
-import type { Tensor } from '../../native/tensor.js'
+import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { ExpectedTensor } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { ModelConfig } from './config.js'
 import { toDense } from './incoherence.js'
-import { decodeQtip, expectedQtip, type QtipQuantization, readQtip, type StoredTensor } from './qtip.js'
+import type { PackedWeights } from './linear.js'
+import { decodeQtip, expectedQtip, openPackedQtip, type QtipQuantization, readQtip, type StoredTensor } from './qtip.js'
 import type { Entry } from './safetensors.js'
 
 const size = Type.Integer({ minimum: 1 })
@@ -121,6 +122,8 @@ export interface Weights extends Disposable {
   readonly checkpoint: Checkpoint
   /** A tensor of the dense model by its full name, f32 unless asked for in bf16; quantized linears are decoded. The caller disposes it. */
   open(name: string, dtype?: 'f32' | 'bf16'): Promise<Tensor>
+  /** A linear (its name without .weight) as it is packed; undefined where there is no kernel for its code or its shape. The caller disposes its tensors. */
+  packed?(linear: string): Promise<PackedWeights | undefined>
 }
 
 /** Dense weights of a checkpoint, whether it is stored dense or quantized. Raises PipeError when codes don't fit their linear. */
@@ -128,8 +131,9 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
   const { quantization } = checkpoint
   if (quantization?.quant_method === 'qtip') return openQtip(ops, checkpoint, quantization)
   const codecs: Codec[] = []
+  const own: Codec[] = [] // of packed linears with a table of their own
   const dispose = (): void => {
-    for (const codec of codecs.splice(0)) codec[Symbol.dispose]()
+    for (const codec of [...codecs.splice(0), ...own.splice(0)]) codec[Symbol.dispose]()
   }
   try {
     for (const i of quantization === undefined ? [] : [quantization.codebook, ...(quantization.more ?? [])].keys())
@@ -138,11 +142,25 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
     dispose()
     throw error
   }
+  const moduleOf = (linear: string) =>
+    quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
   return {
     checkpoint,
+    async packed(linear) {
+      const module = moduleOf(linear)
+      const common = codecs[module?.code ?? 0]
+      if (common?.packed === undefined || module === undefined) return undefined
+      const { m, n, transform, code = 0, table } = module
+      if (m % common.tile[0] !== 0 || n % common.tile[1] !== 0) return undefined // padded ones are decoded
+      if (table !== undefined) own.push(await openCodec(ops, checkpoint, quantization as PipeQuantization, code, { linear, table }))
+      const codec = table === undefined ? common : (own.at(-1) as Codec)
+      const trellis = await storedCodes(checkpoint, codec, linear, m, n).open(ops)
+      const [su, sv] = [await checkpoint.ref(`${linear}.SU`).open(ops, 'f32'), await checkpoint.ref(`${linear}.SV`).open(ops, 'f32')]
+      return { linear, m, n, transform, codec, trellis, su, sv }
+    },
     open(name, dtype = 'f32') {
       const linear = name.replace(/\.weight$/, '')
-      const module = quantization !== undefined && Object.hasOwn(quantization.modules, linear) ? quantization.modules[linear] : undefined
+      const module = moduleOf(linear)
       const codec = codecs[module?.code ?? 0]
       return codec === undefined || module === undefined
         ? checkpoint.ref(name).open(ops, dtype)
@@ -154,8 +172,13 @@ export async function openWeights(ops: Ops, checkpoint: Checkpoint): Promise<Wei
 
 function openQtip(ops: Ops, checkpoint: Checkpoint, quantization: QtipQuantization): Weights {
   const shapes = new Map(checkpoint.expected.map(({ name, shape }) => [name, shape]))
+  const codecs = new Map<string, Codec>()
   return {
     checkpoint,
+    packed: linear =>
+      checkpoint.tensors.has(`${linear}.trellis`)
+        ? openPackedQtip(ops, checkpoint, quantization, linear, shapes.get(`${linear}.weight`) as [number, number], codecs)
+        : Promise.resolve(undefined),
     open(name, dtype = 'f32') {
       const linear = name.replace(/\.weight$/, '')
       const [m = 0, n = 0] = shapes.get(name) ?? []
@@ -163,7 +186,10 @@ function openQtip(ops: Ops, checkpoint: Checkpoint, quantization: QtipQuantizati
         ? decodeQtip(ops, checkpoint, quantization, linear, [m, n]).then(dense => as(ops, dense, dtype))
         : checkpoint.ref(name).open(ops, dtype)
     },
-    [Symbol.dispose]() {},
+    [Symbol.dispose]() {
+      for (const codec of codecs.values()) codec[Symbol.dispose]()
+      codecs.clear()
+    },
   }
 }
 
@@ -200,6 +226,22 @@ async function openCodec(
   }
 }
 
+/** Linears that tiles do not divide are padded with zero weights. */
+const paddedShape = ({ tile: [Tx, Ty] }: Codec, m: number, n: number): [number, number] => [Math.ceil(m / Tx) * Tx, Math.ceil(n / Ty) * Ty]
+
+/** The words of a linear, as its code makes them. */
+function storedCodes(checkpoint: Checkpoint, codec: Codec, linear: string, m: number, n: number): TensorRef {
+  const stored = checkpoint.ref(`${linear}.trellis`)
+  const [Tx, Ty] = codec.tile
+  const [rows, columns] = paddedShape(codec, m, n)
+  const shape = [(rows / Tx) * (columns / Ty), (codec.bitsPerWeight * Tx * Ty) / 16]
+  if (stored.dtype === 'i16' && String(stored.shape) === String(shape)) return stored
+  throw new PipeError('input', {
+    where: checkpoint.path,
+    message: `"${linear}.trellis" is ${stored.dtype} [${stored.shape}], not i16 [${shape}] as its codebook makes it for [${m}, ${n}].`,
+  })
+}
+
 async function decode(
   ops: Ops,
   checkpoint: Checkpoint,
@@ -210,17 +252,8 @@ async function decode(
 ): Promise<Tensor> {
   using own = table === undefined ? undefined : await openCodec(ops, checkpoint, quantization, code, { linear, table })
   const codec = own ?? common
-  const stored = checkpoint.ref(`${linear}.trellis`)
-  const [Tx, Ty] = codec.tile
-  // Linears that tiles do not divide are padded with zero weights.
-  const [rows, columns] = [Math.ceil(m / Tx) * Tx, Math.ceil(n / Ty) * Ty]
-  const shape = [(rows / Tx) * (columns / Ty), (codec.bitsPerWeight * Tx * Ty) / 16]
-  if (stored.dtype !== 'i16' || String(stored.shape) !== String(shape)) {
-    throw new PipeError('input', {
-      where: checkpoint.path,
-      message: `"${linear}.trellis" is ${stored.dtype} [${stored.shape}], not i16 [${shape}] as its codebook makes it for [${m}, ${n}].`,
-    })
-  }
+  const stored = storedCodes(checkpoint, codec, linear, m, n)
+  const [rows, columns] = paddedShape(codec, m, n)
   using trellis = await stored.open(ops)
   using codes = codec.unpack(trellis)
   using padded = codec.decode(codes, rows, columns)

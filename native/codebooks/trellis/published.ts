@@ -5,6 +5,7 @@
  */
 import type { Ops } from '../../ops.js'
 import type { Tensor } from '../../tensor.js'
+import type { Settings } from '../settings.js'
 import { decodeTiles, type TileShape, unpackTiles, wordsOf } from '../tiles/tiles.js'
 import { type TrellisCode, trellisCodes } from './codes.js'
 import { fromKernelLayout, kernelOrder } from './kernel-layout.js'
@@ -58,6 +59,19 @@ export const packedShape = (code: PublishedCode, m: number, n: number): [number,
   wordsOf(tileOf(code)),
 ]
 
+/** The stored words (bytes of i16) of [m, n], tiles and bits in their natural order whichever they are stored in. */
+export const naturalWords = (code: PublishedCode, packed: Uint8Array, m: number, n: number): Uint8Array =>
+  hasKernel(code) ? fromKernelLayout(packed, m, n, code.K) : packed
+
+/** The codebook here that reads such words, natural ones, and may have products with them; undefined where there is none. */
+export const settingsOf = (code: PublishedCode): Settings | undefined => {
+  const { mode, L, K, V, Q, Tx, Ty } = code
+  if (L !== 16 || Tx !== 16 || Ty !== 16 || K > 4) return undefined
+  const sizes = { L, K, V, Tx, Ty }
+  if (mode === 'quantlut_sym') return { use: 'trellis/hyb', ...sizes, Q, order: hasKernel(code) ? 'tensor-core' : 'rows' }
+  return hasTable(code) ? undefined : { use: `trellis/${mode}`, ...sizes }
+}
+
 /**
  * Ŵ f32 [m, n] in the incoherent basis, out of the stored words (bytes of i16) and the table f32 [2^Q, V] (codes with a
  * table). Throws RangeError when the words are not those of [m, n].
@@ -72,8 +86,7 @@ export const decodePublished = (
 ): Tensor => {
   const shape = tileOf(code)
   const [tiles, words] = packedShape(code, m, n)
-  const natural = hasKernel(code) ? fromKernelLayout(packed, m, n, code.K) : packed
-  using stored = ops.device.upload(natural, 'i16', [tiles, words])
+  using stored = ops.device.upload(naturalWords(code, packed, m, n), 'i16', [tiles, words])
   using codes = unpackTiles(ops, shape, stored)
   using table = valuesOf(ops, code, tlut)
   return decodeTiles(ops, shape, table, codes, m, n)

@@ -1,4 +1,4 @@
-/** Generation with a cache gives what the forward pass over the whole text gives, token for token, for dense and packed checkpoints. */
+/** Generation with a cache gives what the forward pass over the whole text gives, token for token. */
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -6,14 +6,12 @@ import { openBackend } from '../../../native/index.js'
 import type { Ops } from '../../../native/ops.js'
 import type { Tensor } from '../../../native/tensor.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
-import { writeDense } from '../../../stages/model/dense.js'
 import { embed, forwardBlock, Head, openBlock, Rotary } from '../../../stages/model/forward.js'
 import { Generator, type GenerateOptions } from '../../../stages/model/generate.js'
 import { openWeights, type Weights } from '../../../stages/model/quantized.js'
 import { greedy } from '../../../stages/model/sampling.js'
 import { openTokenizer } from '../../../stages/model/text.js'
 import { pipe, root, temporary, testDevice } from '../../helpers.js'
-import { smallRuns, writeSmallModel } from '../small-model.js'
 
 const ops = await openBackend(testDevice)
 const tiny = join(root, 'fixtures/tiny-llama')
@@ -67,27 +65,6 @@ for (const family of ['llama-gqa', 'llama3-rope', 'mistral-window', 'qwen2-bias'
     await equalsForward(t, folder, [5, 17, 3, 40, 9], 30)
   })
 }
-
-t.test('a packed checkpoint and its dense export: the same 100 tokens', async t => {
-  const folder = temporary(t)
-  await writeSmallModel(join(folder, 'original'), { untied: true }) // tied random weights say one token over and over
-  const { run } = smallRuns(ops, join(folder, 'runs'), join(folder, 'original'))
-  await run([{ use: 'rht' }, { use: 'round', codebook: { use: 'scalar', K: 3 } }])
-  const packed = join(folder, 'runs/shared/model')
-  const checkpoint = await openCheckpoint(packed)
-  t.not(checkpoint.quantization, undefined)
-  {
-    using weights = await openWeights(ops, checkpoint)
-    await writeDense(ops, weights, join(folder, 'dense'), { dtype: 'f32' })
-  }
-  const [first, second] = [
-    await generate(packed, [1, 2, 3], { maxTokens: 100 }),
-    await generate(join(folder, 'dense'), [1, 2, 3], { maxTokens: 100 }),
-  ]
-  t.ok(new Set(first).size > 4)
-  t.strictSame(first, second)
-  t.strictNotSame(first, await generate(join(folder, 'original'), [1, 2, 3], { maxTokens: 100 }), 'it is not the original that was opened')
-})
 
 t.test('it ends at a token that ends texts, at the last position, and where the reader leaves', async t => {
   const prompt = [5, 17, 3]

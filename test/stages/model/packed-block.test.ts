@@ -1,0 +1,88 @@
+/** A model that runs from its bits gives what its decoded weights give: prompts of any length, steps, published checkpoints. */
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { openBackend } from '../../../native/index.js'
+import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { Decoder } from '../../../stages/model/decoder.js'
+import { writeDense } from '../../../stages/model/dense.js'
+import { Generator } from '../../../stages/model/generate.js'
+import { openWeights } from '../../../stages/model/quantized.js'
+import { greedy } from '../../../stages/model/sampling.js'
+import { countingOps, nmse, temporary, testDevice } from '../../helpers.js'
+import { smallRuns, writeSmallModel } from '../small-model.js'
+import { writeVector } from './qtip-folder.js'
+
+const ops = await openBackend(testDevice)
+
+/** Logits of prompts of these lengths, each with two steps behind it. Gives the verbs that were called as well. */
+async function logitsOf(folder: string, weights: 'packed' | 'dense', lengths: readonly number[], vocab: number) {
+  const { ops: counting, calls } = countingOps(ops)
+  using model = await openWeights(counting, await openCheckpoint(folder))
+  using decoder = await Decoder.open(counting, model, { slots: 2, positions: Math.max(...lengths) + 2, weights })
+  const opening = { ...calls }
+  const all: Float32Array[] = []
+  for (const length of lengths) {
+    const ids = Array.from({ length }, (_, i) => (i * i * 7 + 3 * i + length) % vocab)
+    all.push(await decoder.prefill(0, ids), await decoder.prefill(1, ids.slice(0, 1)))
+    for (const token of [1, 2]) all.push(...(await decoder.step([0, 1].map(slot => ({ slot, token: token + slot })))))
+    decoder.free(0)
+    decoder.free(1)
+  }
+  return { all, opening }
+}
+
+async function equalsDense(t: Test, folder: string, lengths: readonly number[], vocab: number) {
+  const [packed, dense] = [await logitsOf(folder, 'packed', lengths, vocab), await logitsOf(folder, 'dense', lengths, vocab)]
+  for (const [i, logits] of packed.all.entries()) {
+    const expected = dense.all[i]!
+    const worst = logits.reduce((most, x, j) => Math.max(most, Math.abs(x - expected[j]!)), 0)
+    t.ok(worst < 1e-4 * expected.reduce((most, x) => Math.max(most, Math.abs(x)), 1), `logits ${i}: ${worst}`)
+    t.ok(nmse(logits, expected) < 1e-7, `logits ${i}`)
+  }
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+  return { packed: packed.opening, dense: dense.opening }
+}
+
+t.test('several codes in one checkpoint, one of them without products: logits and 200 greedy tokens of the dense export', async t => {
+  const folder = temporary(t)
+  await writeSmallModel(join(folder, 'original'), { untied: true }) // tied random weights say one token over and over
+  const { run } = smallRuns(ops, join(folder, 'runs'), join(folder, 'original'))
+  const codebook = { use: 'trellis/hyb', K: 2, order: 'tensor-core' }
+  const overrides = {
+    'model.layers.0.mlp.*': { codebook: { use: 'trellis/hyb', K: 3, order: 'rows' } },
+    '*.o_proj': { codebook: { use: 'scalar', K: 3 } },
+    'model.layers.1.self_attn.v_proj': { codebook: { use: 'trellis/hyb', K: 4 } },
+  }
+  await run([{ use: 'rht' }, { use: 'round', codebook, overrides }])
+  const packed = join(folder, 'runs/shared/model')
+  const opened = await equalsDense(t, packed, [3, 40, 150], 2048)
+  // Decoded at opening: o of both blocks, in place of all fourteen (each takes a transform from the left and one from the right).
+  t.equal(opened.dense.hadamard, 28)
+  t.equal(opened.packed.hadamard, 4)
+
+  {
+    using weights = await openWeights(ops, await openCheckpoint(packed))
+    await writeDense(ops, weights, join(folder, 'dense'), { dtype: 'f32' })
+  }
+  const generate = async (path: string): Promise<number[]> => {
+    using weights = await openWeights(ops, await openCheckpoint(path))
+    using generator = await Generator.open(ops, weights)
+    const made: number[] = []
+    for await (const id of generator.tokens([1, 2, 3], { sampling: greedy, maxTokens: 200, uniform: () => 0 })) made.push(id)
+    return made
+  }
+  const [first, second] = [await generate(packed), await generate(join(folder, 'dense'))]
+  t.equal(first.length, 200)
+  t.ok(new Set(first).size > 4, 'not one token over and over')
+  t.strictSame(first, second)
+  t.strictNotSame(first, await generate(join(folder, 'original')), 'it is not the original that was opened')
+})
+
+for (const name of ['qtip_hyb_k2', 'qtip_hyb_k4', 'qtip_1mad_k2', 'qtip_lut_l12_k2'])
+  t.test(`published checkpoint, ${name}`, async t => {
+    const folder = temporary(t)
+    await writeVector(folder, name)
+    const opened = await equalsDense(t, folder, [2, 20], 16)
+    t.equal(opened.packed.hadamard ?? 0, name === 'qtip_lut_l12_k2' ? 2 : 0, 'decoded only where there is no kernel')
+  })
