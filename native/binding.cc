@@ -22,6 +22,7 @@
 #include "ops/damp/damp.h"
 #include "ops/embed/embed.h"
 #include "ops/gemm/gemm.h"
+#include "ops/golden-section/golden_section.h"
 #include "ops/gram/gram.h"
 #include "ops/hadamard/hadamard.h"
 #include "ops/kl-divergence/kl_divergence.h"
@@ -59,6 +60,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("damp", ops::damp);
     list.add("embed", ops::embed);
     list.add("gemm", ops::gemm);
+    list.add("golden_section", ops::golden_section);
     list.add("gram", ops::gram);
     list.add("hadamard", ops::hadamard);
     list.add("kl_divergence", ops::kl_divergence);

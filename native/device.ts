@@ -69,6 +69,13 @@ export interface Machine {
  */
 export type DeviceFailure = 'ERR_DEVICE_MEMORY' | 'ERR_DEVICE_LOST'
 
+/** Where in an open file a tensor's bytes begin. */
+export interface FileRange {
+  /** File descriptor. */
+  readonly fd: number
+  readonly offset: number
+}
+
 export interface Device {
   /** The backend's kind: part of cache keys, because results may differ in the last place between kinds. */
   readonly kind: 'cpu' | 'cuda'
@@ -82,6 +89,11 @@ export interface Device {
   empty(dtype: DType, shape: readonly number[]): Tensor
   /** A tensor with a copy of these bytes (row-major, little-endian). */
   upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor
+  /**
+   * The same by another thread, of bytes that must not change until then, or straight from a file: the event loop has
+   * other devices to feed. Rejects when memory is out or the file ends early.
+   */
+  bring(source: Uint8Array | FileRange, dtype: DType, shape: readonly number[]): Promise<Tensor>
   /**
    * Enqueues an op of the addon by name. A failure rejects the next read or finish, with the stack of this call; what
    * the op should have written is never read.

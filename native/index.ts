@@ -1,5 +1,5 @@
 /** Opens a backend: loads its addon and gives the verbs. What the rest of the project imports from here are tensors in, tensors out. */
-import type { Device, DeviceFailure, DeviceInfo, OpArgs, OpStats } from './device.js'
+import type { Device, DeviceFailure, DeviceInfo, FileRange, OpArgs, OpStats } from './device.js'
 import { chooseGpu, loadAddon, surveyAddon } from './machine.js'
 import { type Ops, opsOn } from './ops.js'
 import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
@@ -18,6 +18,8 @@ interface NativeDevice {
   info(): DeviceInfo
   empty(bytes: number): Handle
   upload(bytes: Uint8Array): Handle
+  bring(bytes: Uint8Array): Promise<Handle>
+  bring(fd: number, offset: number, bytes: number): Promise<Handle>
   enqueue(op: number, ...values: unknown[]): number
   wait(handle?: Handle): Promise<Uint8Array | undefined>
   release(handle: Handle): void
@@ -36,7 +38,7 @@ interface Trace {
   ticket: number
 }
 
-/** An op as `run` needs it: where each named value goes, which dtypes a tensor may have (none listed: any), its calls since the last wait. */
+/** An op as `run` needs it: where each named value goes, which dtypes a tensor may have (none listed: any), its calls since the last read. */
 interface Entry {
   index: number
   fields: Field[]
@@ -48,7 +50,7 @@ interface Entry {
 
 /** Traces are looked through, and those of calls that ran well dropped, when so many are kept. */
 const kept = 4096
-/** Calls of one op since the last wait that get a stack of their own: taking one costs 5 µs, three times all the rest. Later ones are a loop's. */
+/** Calls of one op since the last read that get a stack of their own: taking one costs 5 µs, three times all the rest. Later ones are a loop's. */
 const traced = 64
 /** The longest array that Node 20 can hold. */
 const readable = 2 ** 32
@@ -85,9 +87,18 @@ class NativeQueue implements Device {
   }
 
   upload(bytes: Uint8Array, dtype: DType, shape: readonly number[]): Tensor {
-    const expected = expectShape(shape) * bytesPerElement[dtype]
-    if (bytes.length !== expected) throw new RangeError(`upload: ${dtype} [${shape}] has ${expected} bytes, got ${bytes.length}`)
+    expectBytes(bytes, dtype, shape)
     return new Tensor(this, dtype, shape, this.#native.upload(bytes))
+  }
+
+  async bring(source: Uint8Array | FileRange, dtype: DType, shape: readonly number[]): Promise<Tensor> {
+    if (source instanceof Uint8Array) {
+      expectBytes(source, dtype, shape)
+      return new Tensor(this, dtype, shape, await this.#native.bring(source))
+    }
+    const { fd, offset } = source
+    if (!Number.isSafeInteger(offset) || offset < 0) throw new RangeError(`upload: a tensor can't begin at byte ${offset} of a file`)
+    return new Tensor(this, dtype, shape, await this.#native.bring(fd, offset, expectShape(shape) * bytesPerElement[dtype]))
   }
 
   run(op: string, args: OpArgs): void {
@@ -123,13 +134,14 @@ class NativeQueue implements Device {
   }
 
   async finish(): Promise<void> {
-    await this.#wait()
+    await this.#native.wait().catch(error => this.#blame(error))
   }
 
   async read(tensor: Tensor): Promise<Uint8Array> {
     if (tensor.device !== this) throw new TypeError('read: the tensor is on another device')
     if (tensor.bytes > readable) throw new RangeError(`read: ${tensor.dtype} [${tensor.shape}] has more than 4 GB; read it in parts (copy)`)
-    return (await this.#wait(tensor.handle))!
+    for (const entry of this.#entries.values()) entry.calls = 0
+    return (await this.#native.wait(tensor.handle).catch(error => this.#blame(error)))!
   }
 
   release(handle: Handle): void {
@@ -140,11 +152,6 @@ class NativeQueue implements Device {
   }
   stats(): Readonly<Record<string, OpStats>> {
     return this.#native.stats()
-  }
-
-  #wait(handle?: Handle): Promise<Uint8Array | undefined> {
-    for (const entry of this.#entries.values()) entry.calls = 0
-    return this.#native.wait(handle).catch(error => this.#blame(error))
   }
 
   /** Drops the traces of calls that ran well. */
@@ -176,6 +183,11 @@ const expectShape = (shape: readonly number[]): number => {
     throw new RangeError(`[${shape}] is not a shape: sizes are whole numbers from 0, and their product has a limit`)
   }
   return elements(shape)
+}
+
+function expectBytes({ length }: Uint8Array, dtype: DType, shape: readonly number[]): void {
+  const expected = expectShape(shape) * bytesPerElement[dtype]
+  if (length !== expected) throw new RangeError(`upload: ${dtype} [${shape}] has ${expected} bytes, got ${length}`)
 }
 
 const openDevice = (kind: 'cpu' | 'cuda', number: number, noGpu?: string): Ops => {

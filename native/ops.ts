@@ -23,6 +23,7 @@ import { crossEntropy } from './ops/cross-entropy/cross-entropy.js'
 import { damp } from './ops/damp/damp.js'
 import { embed } from './ops/embed/embed.js'
 import { gemm } from './ops/gemm/gemm.js'
+import { goldenSection } from './ops/golden-section/golden-section.js'
 import { gram } from './ops/gram/gram.js'
 import { hadamard } from './ops/hadamard/hadamard.js'
 import { klDivergence } from './ops/kl-divergence/kl-divergence.js'
@@ -64,6 +65,7 @@ const verbs = {
   add,
   scale,
   sumSquares,
+  goldenSection,
   countNonFinite,
   hadamard,
   gram,

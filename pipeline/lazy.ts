@@ -4,6 +4,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import type { Device } from '../native/device.js'
 import { bytesPerElement, type DType, elements, type Opener, type Tensor, type TensorRef } from '../native/tensor.js'
 import { PipeError } from './error.js'
 
@@ -31,10 +32,33 @@ export class LazyTensor implements TensorRef {
   }
 
   async open(ops: Opener, dtype: DType = this.dtype): Promise<Tensor> {
-    const tensor = ops.device.upload(await this.read(), this.dtype, this.shape)
+    const tensor = await this.bring(ops.device)
     if (dtype === this.dtype) return tensor
     using stored = tensor
     return ops.cast(stored, dtype)
+  }
+
+  protected async bring(device: Device): Promise<Tensor> {
+    return device.bring(await this.read(), this.dtype, this.shape)
+  }
+}
+
+/** Goes to a device without an array between: gigabytes of a checkpoint would keep the event loop busy with its pages. */
+class FileTensor extends LazyTensor {
+  constructor(
+    private readonly path: string,
+    dtype: DType,
+    shape: readonly number[],
+    offset: number,
+  ) {
+    super(dtype, shape, `file:${path}`, offset, () => readRange(path, offset, elements(shape) * bytesPerElement[dtype]))
+  }
+
+  protected override bring(device: Device): Promise<Tensor> {
+    return reading(this.path, async file => {
+      await expectWithin(file, this.path, this.offset, this.bytes)
+      return device.bring({ fd: file.fd, offset: this.offset }, this.dtype, this.shape)
+    })
   }
 }
 
@@ -42,9 +66,7 @@ export class LazyTensor implements TensorRef {
 export function fileTensor(path: string, offset: number, dtype: DType, shape: readonly number[]): TensorRef {
   checkShape(shape)
   if (!Number.isSafeInteger(offset) || offset < 0) throw new Error(`${path}: a tensor can't begin at byte ${offset}`)
-  const file = resolve(path)
-  const bytes = elements(shape) * bytesPerElement[dtype]
-  return new LazyTensor(dtype, shape, `file:${file}`, offset, () => readRange(file, offset, bytes))
+  return new FileTensor(resolve(path), dtype, shape, offset)
 }
 
 /** The tensor with these bytes, row-major and little-endian. */
@@ -156,7 +178,10 @@ export function checkShape(shape: readonly number[]): void {
 const pieceBytes = 64 * 2 ** 20 // one read call takes at most 2 GiB, and some file systems less
 
 /** Bytes [offset, offset + length) of a file. */
-export async function readRange(path: string, offset: number, length: number): Promise<Uint8Array> {
+export const readRange = (path: string, offset: number, length: number): Promise<Uint8Array> =>
+  reading(path, file => readFrom(file, path, offset, length))
+
+async function reading<T>(path: string, use: (file: FileHandle) => Promise<T>): Promise<T> {
   let file: FileHandle
   try {
     file = await open(path, 'r')
@@ -164,7 +189,7 @@ export async function readRange(path: string, offset: number, length: number): P
     throw unreadable(path, error)
   }
   try {
-    return await readFrom(file, path, offset, length)
+    return await use(file)
   } finally {
     await file.close()
   }
@@ -173,15 +198,7 @@ export async function readRange(path: string, offset: number, length: number): P
 export async function readFrom(file: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
   if (length > 2 ** 32)
     throw new PipeError('input', { where: path, message: `A tensor of ${length} bytes does not fit into one array of at most 4 GiB.` })
-  // Asked before memory is taken: a lying header must not make us allocate what the file can't hold.
-  const { size } = await file.stat()
-  if (offset + length > size) {
-    throw new PipeError('input', {
-      where: path,
-      message: `The file ends at byte ${size}, but a tensor was to be at bytes ${offset} to ${offset + length}.`,
-      hint: 'It is cut short or was changed since it was first read. Copy or download it again.',
-    })
-  }
+  await expectWithin(file, path, offset, length)
   const bytes = new Uint8Array(length)
   for (let done = 0; done < length; ) {
     const { bytesRead } = await file.read(bytes, done, Math.min(pieceBytes, length - done), offset + done)
@@ -190,6 +207,17 @@ export async function readFrom(file: FileHandle, path: string, offset: number, l
     done += bytesRead
   }
   return bytes
+}
+
+/** Asked before memory is taken: a lying header must not make us allocate what the file can't hold. */
+async function expectWithin(file: FileHandle, path: string, offset: number, length: number): Promise<void> {
+  const { size } = await file.stat()
+  if (offset + length <= size) return
+  throw new PipeError('input', {
+    where: path,
+    message: `The file ends at byte ${size}, but a tensor was to be at bytes ${offset} to ${offset + length}.`,
+    hint: 'It is cut short or was changed since it was first read. Copy or download it again.',
+  })
 }
 
 const unreadable = (path: string, cause: unknown): PipeError => {

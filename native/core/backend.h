@@ -30,8 +30,13 @@ class Backend {
 
   // Unspecified bytes for the op that is about to run; throws when memory is out. On the queue's thread.
   uint8_t* allocate(size_t bytes);
-  // A copy of host bytes, complete before any op enqueued later reads it. `source` may change afterwards. On any thread.
-  uint8_t* upload(const uint8_t* source, size_t bytes);
+  // Bytes that `fill` writes, piece by piece and in order (to, where in them, how many), complete before any op that is run
+  // later reads them. On any thread; throws when memory is out, and what `fill` throws.
+  using Fill = std::function<void(uint8_t* to, size_t at, size_t bytes)>;
+  uint8_t* upload(size_t bytes, const Fill& fill);
+  // Whether so few are kept on the host until the queue's thread comes to the op that reads them, so that the thread that
+  // has them need not wait for a driver that is busy.
+  bool uploads_late(size_t bytes) const;
   // Copies to the host what the ops enqueued so far leave there (0 bytes: nothing, and the pointers may be null), then calls
   // `done`, on any thread, with null or with what the device reports. What is enqueued later need not wait for it, and may
   // change or free the source. On the queue's thread; throws what can be said at once.

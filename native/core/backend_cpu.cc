@@ -89,11 +89,18 @@ uint8_t* Backend::allocate(size_t bytes) {
   return data;
 }
 
-uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
+uint8_t* Backend::upload(size_t bytes, const Fill& fill) {
   uint8_t* data = allocate(bytes);
-  std::copy_n(source, bytes, data);
+  try {
+    if (bytes > 0) fill(data, 0, bytes);
+  } catch (...) {
+    release(data, bytes);
+    throw;
+  }
   return data;
 }
+
+bool Backend::uploads_late(size_t) const { return false; }
 
 void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done done) {
   if (bytes) std::copy_n(source, bytes, target);

@@ -1,4 +1,5 @@
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +20,7 @@ namespace {
 
 constexpr size_t kChunk = 8 << 20;  // bytes of pinned memory that one transfer uses: 0.3 ms of PCIe 5
 constexpr int kChunks = 4;
+constexpr size_t kLate = 1 << 20;  // an upload of no more is left to the queue's thread, and has a ring of its own
 constexpr size_t kSmall = 64 << 10;  // a read of no more goes into pinned memory at once
 constexpr int kSmalls = 16;
 constexpr const char* kWhatToSet = "Lower --memory, end other programs that use it, or take a larger card.";
@@ -26,6 +28,7 @@ constexpr const char* kWhatToSet = "Lower --memory, end other programs that use 
 // Pinned memory in a ring: while one chunk is on its way another is filled or emptied.
 class Ring {
  public:
+  explicit Ring(size_t chunk) : size_(chunk) {}
   ~Ring() {
     for (Chunk& chunk : chunks_) {
       cudaFreeHost(chunk.data);
@@ -42,12 +45,14 @@ class Ring {
     Chunk& chunk = chunks_[i % kChunks];
     if (!chunk.data) {
       check(cudaEventCreateWithFlags(&chunk.done, cudaEventDisableTiming | cudaEventBlockingSync));
-      check(cudaMallocHost(&chunk.data, kChunk));
+      check(cudaMallocHost(&chunk.data, size_));
     }
     return chunk;
   }
+  size_t size() const { return size_; }
 
  private:
+  const size_t size_;
   std::array<Chunk, kChunks> chunks_;
 };
 
@@ -62,9 +67,17 @@ struct Backend::State {
   cudaDeviceProp card;
   int driver = 0, runtime = 0;
   cudaStream_t work = nullptr, copies = nullptr;
-  cudaEvent_t copied = nullptr;
-  std::mutex uploading;  // of the ring below and `copied`
-  Ring up;
+  struct Up {
+    Ring ring;
+    cudaEvent_t copied = nullptr;
+    size_t next = 0;
+    std::mutex mutex{};
+  };
+  Up few{Ring(kLate)}, many{Ring(kChunk)};  // so that few bytes do not wait until many are read from a disk
+  std::mutex leaving;                       // of the following
+  std::vector<uint8_t*> left;               // memory that other threads gave back
+  std::atomic<bool> some_left = false;
+  void free_left();
   struct Reading {
     uint8_t* target;
     size_t bytes;
@@ -83,7 +96,7 @@ struct Backend::State {
   void read_all();
   void bring(const uint8_t* source, uint8_t* target, size_t bytes);
   cudaStream_t down = nullptr;
-  Ring ring;  // the reader's
+  Ring ring{kChunk};  // the reader's
   std::optional<Cublas> cublas{std::in_place};
   std::map<std::string, float*> constants;  // the queue's thread only
   struct Span {
@@ -166,7 +179,7 @@ Backend::State::State(int wanted) : number(wanted) {
   check(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&down, cudaStreamNonBlocking));
-  check(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
+  for (Up* up : {&few, &many}) check(cudaEventCreateWithFlags(&up->copied, cudaEventDisableTiming));
   cudaMemPool_t pool;
   check(cudaDeviceGetDefaultMemPool(&pool, number));
   uint64_t keep = UINT64_MAX;  // what was freed stays ours: asking the driver again costs 0.1–1 ms
@@ -183,6 +196,7 @@ Backend::State::~State() {
   }
   read.notify_all();
   if (reader.joinable()) reader.join();
+  free_left();
   if (work) cudaStreamSynchronize(work);
   cublas.reset();
   for (cudaEvent_t event : marks) cudaEventDestroy(event);
@@ -190,7 +204,9 @@ Backend::State::~State() {
   for (const Span& span : spans) idle.insert(idle.end(), {span.begin, span.end});
   for (cudaEvent_t event : idle) cudaEventDestroy(event);
   for (const auto& [name, data] : constants) cudaFreeAsync(data, work);
-  if (copied) cudaEventDestroy(copied);
+  for (Up* up : {&few, &many}) {
+    if (up->copied) cudaEventDestroy(up->copied);
+  }
   if (copies) cudaStreamDestroy(copies);
   if (down) cudaStreamDestroy(down);
   if (work) cudaStreamDestroy(work);
@@ -203,6 +219,7 @@ void* Backend::State::take(size_t bytes, cudaStream_t on) {
   cudaMemPool_t pool;
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError();
+    free_left();
     check(cudaDeviceSynchronize());
     check(cudaDeviceGetDefaultMemPool(&pool, number));
     check(cudaMemPoolTrimTo(pool, 0));
@@ -242,7 +259,10 @@ cudaEvent_t Backend::State::mark() {
   return event;
 }
 
-void Backend::start(size_t op) { state_->begun = {op, state_->mark(), nullptr}; }
+void Backend::start(size_t op) {
+  if (state_->some_left) state_->free_left();
+  state_->begun = {op, state_->mark(), nullptr};
+}
 
 void Backend::stop() {
   state_->begun.end = state_->mark();
@@ -270,22 +290,23 @@ void Backend::known(bool all, const std::function<void(size_t, double)>& tell) {
 uint8_t* Backend::allocate(size_t bytes) { return static_cast<uint8_t*>(state_->take(bytes, state_->work)); }
 
 // On a stream of its own, so that weights arrive while the work stream is busy; what is launched later waits for them.
-uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
+uint8_t* Backend::upload(size_t bytes, const Fill& fill) {
   State& state = *state_;
-  std::lock_guard lock(state.uploading);
+  State::Up& up = bytes <= kLate ? state.few : state.many;
+  std::lock_guard lock(up.mutex);
   check(cudaSetDevice(state.number));
   auto* data = static_cast<uint8_t*>(state.take(bytes, state.copies));
   try {
-    for (size_t i = 0, done = 0; done < bytes; ++i, done += kChunk) {
-      const size_t size = std::min(kChunk, bytes - done);
-      Ring::Chunk& chunk = state.up[i];
+    for (size_t done = 0; done < bytes; done += up.ring.size()) {
+      const size_t size = std::min(up.ring.size(), bytes - done);
+      Ring::Chunk& chunk = up.ring[up.next++];
       chunk.wait();
-      std::memcpy(chunk.data, source + done, size);
+      fill(chunk.data, done, size);
       check(cudaMemcpyAsync(data + done, chunk.data, size, cudaMemcpyHostToDevice, state.copies));
       check(cudaEventRecord(chunk.done, state.copies));
     }
-    check(cudaEventRecord(state.copied, state.copies));
-    check(cudaStreamWaitEvent(state.work, state.copied));
+    check(cudaEventRecord(up.copied, state.copies));
+    check(cudaStreamWaitEvent(state.work, up.copied));
   } catch (...) {
     cudaFreeAsync(data, state.copies);
     throw;
@@ -293,10 +314,13 @@ uint8_t* Backend::upload(const uint8_t* source, size_t bytes) {
   return data;
 }
 
+bool Backend::uploads_late(size_t bytes) const { return bytes <= kLate; }
+
 // The stream goes on: what is read is copied aside in its order, small tensors into pinned memory, and a thread of its own
 // waits for that and brings it to its place. Waiting here would leave the card idle until the next op is launched.
 void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done done) {
   State& state = *state_;
+  if (state.some_left) state.free_left();
   State::Reading reading{target, bytes, nullptr, nullptr, std::move(done)};
   std::unique_lock lock(state.reading);
   if (state.marks.empty()) {
@@ -374,13 +398,24 @@ void Backend::State::bring(const uint8_t* source, uint8_t* target, size_t bytes)
   }
 }
 
-// Nothing to do about an error here: the process is ending, or the next op reports the device's end.
+// A driver whose queue of launches is full keeps whoever calls it waiting, and the event loop has other devices to feed: what
+// other threads give back is freed by the queue's, with its next op.
 void Backend::free(uint8_t* data, size_t) {
-  int before = 0;
-  cudaGetDevice(&before);
-  cudaSetDevice(state_->number);
-  cudaFreeAsync(data, state_->work);
-  cudaSetDevice(before);
+  if (current == state_.get()) {
+    cudaFreeAsync(data, state_->work);
+    return;
+  }
+  std::lock_guard lock(state_->leaving);
+  state_->left.push_back(data);
+  state_->some_left = true;
+}
+
+// Nothing to do about an error here: the process is ending, or the next op reports the device's end.
+void Backend::State::free_left() {
+  std::lock_guard lock(leaving);
+  for (uint8_t* data : left) cudaFreeAsync(data, work);
+  left.clear();
+  some_left = false;
 }
 
 std::map<std::string, std::string> Backend::texts() const {

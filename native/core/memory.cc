@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <algorithm>
+
 #include "backend.h"
 
 namespace ops {
@@ -34,15 +36,35 @@ void Buffer::disown() {
   drop();
 }
 
+namespace {
+
+Backend::Fill from(const uint8_t* source) {
+  return [source](uint8_t* to, size_t at, size_t bytes) { std::copy_n(source + at, bytes, to); };
+}
+
+}  // namespace
+
 void Buffer::upload(const uint8_t* source) {
+  if (!backend_->uploads_late(bytes_)) return fill(from(source));
   std::lock_guard lock(mutex_);
-  data_ = backend_->upload(source, bytes_);
+  late_.assign(source, source + bytes_);
+}
+
+void Buffer::fill(const Backend::Fill& fill) {
+  uint8_t* const data = backend_->upload(bytes_, fill);
+  std::lock_guard lock(mutex_);
+  data_ = data;
 }
 
 uint8_t* Buffer::data() {
   std::lock_guard lock(mutex_);
   if (data_) return data_;
-  data_ = backend_->allocate(bytes_);
+  if (late_.empty()) {
+    data_ = backend_->allocate(bytes_);
+  } else {
+    data_ = backend_->upload(bytes_, from(late_.data()));
+    late_ = {};
+  }
   if (!owned_) backend_->ledger().add(bytes_);
   return data_;
 }

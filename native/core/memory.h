@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <functional>
 #include <mutex>
 #include <string>
+#include <vector>
 
 namespace ops {
 
@@ -38,7 +40,9 @@ class Buffer {
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
   void drop();
   void disown();  // the handle's reference goes: not counted any more unless there are bytes
-  void upload(const uint8_t* source);  // fills it, once, before any op uses it; throws when memory is out
+  // Once, before any op uses it: with bytes that may change afterwards, or with what `fill` writes (Backend::upload).
+  void upload(const uint8_t* source);
+  void fill(const std::function<void(uint8_t* to, size_t at, size_t bytes)>& fill);
   uint8_t* data();  // 64-byte aligned, where the backend's ops can reach it; throws when memory is out
   size_t bytes() const { return bytes_; }
 
@@ -49,9 +53,10 @@ class Buffer {
   const std::shared_ptr<Backend> backend_;
   const size_t bytes_;
   std::atomic<int> references_{1};
-  std::mutex mutex_;  // of the two below
+  std::mutex mutex_;  // of the following
   bool owned_ = true;
   uint8_t* data_ = nullptr;
+  std::vector<uint8_t> late_;  // what it holds, until the queue comes to it
 };
 
 }  // namespace ops

@@ -3,9 +3,13 @@
 #include "machine.h"
 
 #include <cmath>
+#include <unistd.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#include <cerrno>
+#include <cstring>
 
 namespace ops {
 
@@ -53,6 +57,7 @@ Napi::Function NodeDevice::define(Napi::Env env, const Registry& registry) {
   return DefineClass(env, "Device",
                      {StaticMethod("survey", &NodeDevice::survey), InstanceMethod("ops", &NodeDevice::ops), InstanceMethod("info", &NodeDevice::info),
                       InstanceMethod("empty", &NodeDevice::empty), InstanceMethod("upload", &NodeDevice::upload),
+                      InstanceMethod("bring", &NodeDevice::bring),
                       InstanceMethod("enqueue", &NodeDevice::enqueue), InstanceMethod("wait", &NodeDevice::wait),
                       InstanceMethod("release", &NodeDevice::release), InstanceMethod("liveBytes", &NodeDevice::live_bytes),
                       InstanceMethod("peakBytes", &NodeDevice::peak_bytes), InstanceMethod("stats", &NodeDevice::stats),
@@ -155,6 +160,70 @@ Napi::Value NodeDevice::upload(const Napi::CallbackInfo& info) {
     throw coded(Napi::Error::New(info.Env(), std::string("upload: ") + error.what()), code_of(error));
   }
   return wrap(info.Env(), buffer);
+}
+
+// An upload by a thread of the event loop's pool.
+class NodeDevice::Bringing : public Napi::AsyncWorker {
+ public:
+  Bringing(NodeDevice* device, const Napi::CallbackInfo& info)
+      : AsyncWorker(info.Env(), "pipe upload"), deferred_(Napi::Promise::Deferred::New(info.Env())), device_(Napi::Persistent(device->Value())) {
+    if (info[0].IsTypedArray()) {
+      const auto bytes = info[0].As<Napi::Uint8Array>();
+      source_ = bytes.Data(), size_ = bytes.ByteLength();
+      bytes_ = Napi::Persistent(bytes);
+    } else {
+      file_ = info[0].As<Napi::Number>().Int32Value();
+      offset_ = info[1].As<Napi::Number>().Int64Value();
+      size_ = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+    }
+    buffer_ = new Buffer(device->queue_->backend(), size_);
+  }
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+  void Execute() override {
+    try {
+      buffer_->fill([this](uint8_t* to, size_t at, size_t bytes) {
+        if (source_) std::memcpy(to, source_ + at, bytes);
+        else read_file(to, offset_ + static_cast<int64_t>(at), bytes);
+      });
+    } catch (const std::exception& error) {
+      code_ = code_of(error);
+      SetError(std::string("upload: ") + error.what());
+    }
+  }
+  void OnOK() override { deferred_.Resolve(wrap(Env(), buffer_)); }
+  void OnError(const Napi::Error& error) override {
+    buffer_->disown();
+    deferred_.Reject(coded(error, code_).Value());
+  }
+
+ private:
+  void read_file(uint8_t* to, int64_t at, size_t bytes) const {
+    for (size_t done = 0; done < bytes;) {
+      const ssize_t got = pread(file_, to + done, bytes - done, at + static_cast<int64_t>(done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) fail("the file cannot be read (%s)", std::strerror(errno));
+      if (got == 0) fail("the file ended at byte %lld while it was read", static_cast<long long>(at + static_cast<int64_t>(done)));
+      done += static_cast<size_t>(got);
+    }
+  }
+
+  Napi::Promise::Deferred deferred_;
+  Napi::ObjectReference device_;  // it lives as long as this
+  Napi::Reference<Napi::Uint8Array> bytes_;
+  const uint8_t* source_ = nullptr;
+  int file_ = -1;
+  int64_t offset_ = 0;
+  size_t size_ = 0;
+  Buffer* buffer_;
+  const char* code_ = nullptr;
+};
+
+Napi::Value NodeDevice::bring(const Napi::CallbackInfo& info) {
+  auto* bringing = new Bringing(this, info);
+  const Napi::Promise promise = bringing->promise();
+  bringing->Queue();
+  return promise;
 }
 
 // The hot path: called once an op, so it uses N-API itself. Types were checked by native/index.ts.

@@ -19,11 +19,13 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
  private:
   struct Handle;
   struct Wait;
+  class Bringing;
   static Napi::Value survey(const Napi::CallbackInfo& info);  // (libraries: boolean) → Machine's facts, and devices: facts[]
   Napi::Value ops(const Napi::CallbackInfo& info);       // [{ name, fields: [{ name, kind, type, writes, required }] }]
   Napi::Value info(const Napi::CallbackInfo& info);      // Backend::texts and numbers
   Napi::Value empty(const Napi::CallbackInfo& info);     // (bytes) → handle
   Napi::Value upload(const Napi::CallbackInfo& info);    // (Uint8Array) → handle
+  Napi::Value bring(const Napi::CallbackInfo& info);     // (Uint8Array) or (file descriptor, offset, bytes) → Promise<handle>
   Napi::Value enqueue(const Napi::CallbackInfo& info);   // (op's index, …values in the order of its fields) → ticket
   Napi::Value wait(const Napi::CallbackInfo& info);      // (handle?) → Promise<Uint8Array | undefined>
   void release(const Napi::CallbackInfo& info);          // (handle)
@@ -32,7 +34,7 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
   Napi::Value stats(const Napi::CallbackInfo& info);     // { op: { calls, seconds } }
   Napi::Value progress(const Napi::CallbackInfo& info);  // { done: ticket, failed: tickets }
 
-  Napi::Value wrap(Napi::Env env, Buffer* buffer);
+  static Napi::Value wrap(Napi::Env env, Buffer* buffer);
   void stop();
   static void leave(void* device);  // when the environment ends before the object does
   static void answer(Napi::Env env, Napi::Function, NodeDevice* device, Wait* wait);

@@ -52,7 +52,7 @@ const params = Type.Object(
 const ahead = 4
 
 /** A promise that is awaited later; if that is never, as another failed first, its failure is nobody's. */
-const settledLater = (promise: Promise<void>): Promise<void> => {
+const settledLater = <T>(promise: Promise<T>): Promise<T> => {
   promise.catch(() => {})
   return promise
 }
@@ -61,11 +61,11 @@ const settledLater = (promise: Promise<void>): Promise<void> => {
 const sampleTiles = 64
 
 /**
- * Bytes of tensors that linears [m, n] of one input take at a time, in f32: W̃ and H̃ as they came, with a copy of H̃, damped and
- * factored; or with W̃ scaled, the targets, the errors, the values, the codes, H̃ damped and its factor. Llama-2-7B's down: 2.4 GB.
+ * Bytes of tensors that linears [m, n] of one input take at a time, in f32: W̃ and H̃ as they came, with a copy of both, H̃ damped
+ * and factored; or with W̃ scaled, the targets, the errors, the values, the codes, H̃ damped and its factor. Llama-2-7B's down: 2.4 GB.
  * The search's scratch memory comes on top: on CUDA up to 1.1 GB.
  */
-const memoryOf = ({ m, n }: Group): number => Math.max(4 * m * n + 16 * n * n, 22 * m * n + 12 * n * n)
+const memoryOf = ({ m, n }: Group): number => Math.max(8 * m * n + 16 * n * n, 22 * m * n + 12 * n * n)
 
 type In = Row<typeof incoherent>
 type Out = NewRow<typeof rounded>
@@ -117,7 +117,7 @@ export default defineStage({
           }
           const { codebook, params: code } = codebookOf(json)
           using codec = codebook.open(context.ops, code)
-          const done = await roundTogether(alike, codec, { ...params, json }, await factors.of(codec.tile[1]), context)
+          const done = await roundTogether(alike, codec, { ...params, json }, settledLater(factors.of(codec.tile[1])), context)
           for (const [i, row] of alike.entries()) out.set(row, done[i] as Out)
         }
         return rows.map(row => out.get(row) as Out)
@@ -167,7 +167,13 @@ interface Settings {
 }
 
 /** Rounds linears that share H̃ and the code as one matrix [Σ m, n], padded to whole tiles. */
-async function roundTogether(rows: readonly In[], codec: Codec, settings: Settings, h: Factored, context: Context): Promise<Out[]> {
+async function roundTogether(
+  rows: readonly In[],
+  codec: Codec,
+  settings: Settings,
+  factored: Promise<Factored>,
+  context: Context,
+): Promise<Out[]> {
   const { ops } = context
   const [Tx, Ty] = codec.tile
   const first = rows[0]
@@ -181,22 +187,24 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     m += Math.ceil(row.m / Tx) * Tx
   }
 
-  using stack = ops.zeros('f32', [m, n]) // every linear at unit rms
-  const sigma: number[] = []
+  using raw = ops.zeros('f32', [m, n])
+  const squares: Promise<Uint8Array>[] = []
   for (const [i, row] of rows.entries()) {
     using w = await required(row.weight, row, 'weight').open(ops, 'f32')
-    const rms = await rootMeanSquare(ops, w, row)
-    using unit = ops.scale(w, { factor: rms > 0 ? 1 / rms : 0 })
-    ops.paste(stack, unit, { row: offsets[i] ?? 0 })
-    sigma.push(rms)
+    using sum = ops.sumSquares(w)
+    squares.push(settledLater(sum.read()))
+    ops.paste(raw, w, { row: offsets[i] ?? 0 })
   }
-
-  let s = settings.scale
-  if (s === 'search') {
-    using sample = sampleOf(ops, stack, [Tx, Ty], rows, offsets)
-    s = await searchScale(ops, codec, sample)
-  }
-  using scaled = ops.scale(stack, { factor: s * codec.rms })
+  // The one wait, behind the other batch's columns in the queue: from here on all is enqueued to the last column.
+  const h = await factored
+  const sigma = (await Promise.all(squares)).map((bytes, i) => rootMeanSquare(number(bytes), rows[i] as In))
+  const units = new Float32Array(m)
+  for (const [i, rms] of sigma.entries()) units.fill(rms > 0 ? 1 / rms : 0, offsets[i], offsets[i + 1])
+  using factors = ops.tensor(units, [m])
+  using stack = ops.scale(raw, { rows: factors }) // every linear at unit rms
+  raw[Symbol.dispose]()
+  using source = scaleOf(ops, codec, settings.scale, () => sampleOf(ops, stack, [Tx, Ty], rows, offsets))
+  using scaled = ops.scale(stack, { factor: codec.rms, by: source })
   stack[Symbol.dispose]()
   const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)
   const enqueued: Promise<void>[] = []
@@ -206,31 +214,30 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
     context.signal.throwIfAborted()
     context.progress(Math.round((weights * columns) / n), weights, 'weights')
   })
-  await Promise.all(enqueued)
   using codes = result.codes
   using values = result.values
+  const found = settledLater(source.read())
 
-  const out: Out[] = []
   const tileRow = n / Ty
-  for (const [i, row] of rows.entries()) {
+  const finish = async (row: In, i: number): Promise<Out> => {
     const from = offsets[i] ?? 0
     const to = from + Math.ceil(row.m / Tx) * Tx
-    const unit = (sigma[i] ?? 0) / (s * codec.rms)
-    using w = ops.copy(scaled, { rows: [from, from + row.m], columns: [0, row.n] })
-    using v = ops.copy(values, { rows: [from, from + row.m], columns: [0, row.n] })
-    const own = settings.rowScale ? await withRowScale(ops, row, w, v, h.damped) : { sv: row.sv, traces: ops.proxyError(w, v, h.damped) }
-    using traces = own.traces
+    const part = (x: Tensor): Tensor => ops.copy(x, { rows: [from, from + row.m], columns: [0, row.n] })
+    const { sv, traces } = await errorOf(ops, row, part(scaled), part(values), h.damped, settings)
+    using _ = traces
+    const ownCodes = ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] })
     const [error = Number.NaN, total = Number.NaN] = new Float64Array((await traces.read()).slice().buffer)
-    out.push({
+    return {
       ...kept(row),
       weight: undefined,
-      sv: own.sv,
-      codes: ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] }),
+      sv,
+      codes: ownCodes,
       codebook: settings.json,
-      scale: unit,
+      scale: (sigma[i] ?? 0) / (number(await found) * codec.rms),
       proxyError: total > 0 ? error / total : 0,
-    })
+    }
   }
+  const [out] = await Promise.all([Promise.all(rows.map(finish)), ...enqueued])
   if (out.some(row => !Number.isFinite(row.proxyError)))
     throw new PipeError('input', {
       where: `round  ${where}`,
@@ -240,15 +247,32 @@ async function roundTogether(rows: readonly In[], codec: Codec, settings: Settin
   return out
 }
 
-async function withRowScale(ops: Ops, row: In, w: Tensor, v: Tensor, h: Tensor): Promise<{ sv: Tensor; traces: Tensor }> {
+/** Traces of proxyError, and sv, with a scale for each output if wanted. Takes w and v over. */
+async function errorOf(
+  ops: Ops,
+  row: In,
+  weights: Tensor,
+  values: Tensor,
+  h: Tensor,
+  { rowScale }: Settings,
+): Promise<{ sv: TensorRef | Tensor | undefined; traces: Tensor }> {
+  using w = weights
+  using v = values
+  if (!rowScale) return { sv: row.sv, traces: ops.proxyError(w, v, h) }
   using sv = await required(row.sv, row, 'sv').open(ops, 'f32')
   const { m: order } = JSON.parse(row.transform) as { m: number }
   return await rowScaled(ops, { w, v, h, sv, order })
 }
 
-async function rootMeanSquare(ops: Ops, w: Tensor, row: In): Promise<number> {
-  using sum = ops.sumSquares(w)
-  const rms = Math.sqrt(number(await sum.read()) / w.size)
+/** s, f64 [1]: as found on the sample, or as given. */
+function scaleOf(ops: Ops, codec: Codec, scale: 'search' | number, sampled: () => Tensor): Tensor {
+  if (scale !== 'search') return ops.tensor(new Float64Array([scale]), [1])
+  using sample = sampled()
+  return searchScale(ops, codec, sample)
+}
+
+function rootMeanSquare(squares: number, row: In): number {
+  const rms = Math.sqrt(squares / (row.m * row.n))
   if (Number.isFinite(rms)) return rms
   throw new PipeError('input', {
     where: `round  ${row.linear}`,

@@ -11,44 +11,20 @@ import type { Codec } from '../../native/codebook.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 
-const golden = (Math.sqrt(5) - 1) / 2
 /** Where the minimum is looked for, and how many points are tried: the last interval is 0.04 wide, where the error is flat to 0.1 %. */
 const range = [0.7, 1.3] as const
 export const points = 7
 
-/** sample f32 [rows, Ty], of unit rms; returns s. Deterministic. */
-export async function searchScale(ops: Ops, codec: Codec, sample: Tensor): Promise<number> {
-  const errorAt = async (s: number): Promise<number> => {
-    using scaled = ops.scale(sample, { factor: s * codec.rms })
+/** sample f32 [rows, Ty], of unit rms; returns s, f64 [1]. Deterministic, and read by nobody on the way: the device need not wait. */
+export const searchScale = (ops: Ops, codec: Codec, sample: Tensor): Tensor =>
+  ops.goldenSection(range, points, s => {
+    using scaled = ops.scale(sample, { factor: codec.rms, by: s })
     const { codes, values } = codec.encode(scaled)
     codes[Symbol.dispose]()
     using rounded = values
     using difference = ops.add(scaled, rounded, { beta: -1 })
-    using sum = ops.sumSquares(difference)
-    return number(await sum.read()) / (s * s)
-  }
-  let [low, high]: [number, number] = [...range]
-  let left = high - golden * (high - low)
-  let right = low + golden * (high - low)
-  let errorLeft = await errorAt(left)
-  let errorRight = await errorAt(right)
-  for (let tried = 2; tried < points; tried++) {
-    if (errorLeft < errorRight) {
-      high = right
-      right = left
-      errorRight = errorLeft
-      left = high - golden * (high - low)
-      errorLeft = await errorAt(left)
-    } else {
-      low = left
-      left = right
-      errorLeft = errorRight
-      right = low + golden * (high - low)
-      errorRight = await errorAt(right)
-    }
-  }
-  return errorLeft < errorRight ? left : right
-}
+    return ops.sumSquares(difference)
+  })
 
 /** The first number of an f64 tensor that was read. */
 export const number = (bytes: Uint8Array): number => new DataView(bytes.buffer, bytes.byteOffset).getFloat64(0, true)

@@ -2,6 +2,7 @@ import t from 'tap'
 import type { Ops } from '../../native/ops.js'
 import { addReference } from '../../native/ops/add/reference.js'
 import { blockLdlReference } from '../../native/ops/block-ldl/reference.js'
+import { goldenSectionReference } from '../../native/ops/golden-section/reference.js'
 import { gramReference } from '../../native/ops/gram/reference.js'
 import { proxyErrorReference } from '../../native/ops/proxy-error/reference.js'
 import { everyDevice, gaussian, nmse, same, values } from './devices.js'
@@ -16,6 +17,32 @@ const covariance = (n: number, seed: number): Float32Array => {
   const { h } = gramReference(new Float64Array(n * n), x, rows, n)
   return Float32Array.from(h, (value, i) => value / rows + (i % (n + 1) === 0 ? 0.01 : 0))
 }
+
+t.test('goldenSection, scale by what it found', async t => {
+  const sum = (s: number): number => s * s * ((s - 0.87) ** 2 + 0.1 * (s - 0.87) ** 4)
+  for (const [name, ops] of await everyDevice()) {
+    for (const [points, range] of [
+      [7, [0.7, 1.3]],
+      [2, [0.5, 0.9]],
+      [30, [0.1, 3]],
+    ] as const) {
+      const sums: number[] = [] // what the reference measured, for the op to be told in the same order
+      const expected = goldenSectionReference(range, points, s => {
+        sums.push(sum(s))
+        return sum(s)
+      })
+      using found = ops.goldenSection(range, points, () => ops.tensor(Float64Array.of(sums.shift() ?? 0), [1]))
+      const [s = 0] = new Float64Array((await found.read()).slice().buffer)
+      t.equal(s, expected, `${name}: ${points} points in ${range}`)
+      using x = ops.tensor(Float32Array.of(1, -3), [2])
+      const factor = Math.fround(0.3 * s)
+      t.same([...(await values(ops.scale(x, { factor: 0.3, by: found })))], [factor, Math.fround(-3 * factor)])
+    }
+    t.throws(() => ops.goldenSection([1, 1], 7, s => s), /no interval/)
+    t.throws(() => ops.goldenSection([1, 2], 1, s => s), /points/)
+    t.throws(() => ops.goldenSection([1, 2], 3, () => ops.zeros('f32', [1])), { message: /sum must be f64 \[1\]/ })
+  }
+})
 
 t.test('add, scale', async t => {
   for (const [name, ops] of await everyDevice()) {

@@ -1,4 +1,6 @@
 import { spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../native/index.js'
@@ -19,6 +21,32 @@ t.test('bytes come back as they went', async t => {
   t.equal((await read)[999], (999 * 7) & 255, 'upload copied')
   t.throws(() => ops.device.upload(bytes, 'f32', [3]), { message: 'upload: f32 [3] has 12 bytes, got 1000' })
   t.throws(() => ops.device.empty('f32', [-1]), /is not a shape/)
+})
+
+t.test('bytes are brought by another thread, from an array or from a file', async t => {
+  for (const name of new Set(['cpu', testDevice])) {
+    const ops = await openBackend(name)
+    const large = 20 * 2 ** 20 + 12 // several pieces of what a transfer takes at a time
+    const bytes = Uint8Array.from({ length: large }, (_, i) => (i * 7 + (i >> 13)) & 255)
+    const path = join(t.testdir({}), 'tensor')
+    writeFileSync(path, bytes)
+    using fromArray = await ops.device.bring(bytes, 'u8', [large])
+    t.ok(same(await fromArray.read(), bytes), `${name}, from an array`)
+    const file = await open(path, 'r')
+    using fromFile = await ops.device.bring({ fd: file.fd, offset: 4 }, 'f32', [2, (large - 4) / 8])
+    t.ok(same(await fromFile.read(), bytes.subarray(4)), `${name}, from a file`)
+    using nothing = await ops.device.bring({ fd: file.fd, offset: 0 }, 'f32', [0, 3])
+    t.equal((await nothing.read()).length, 0)
+    const live = ops.device.liveBytes
+    await t.rejects(ops.device.bring({ fd: file.fd, offset: 8 }, 'u8', [large]), {
+      message: `upload: the file ended at byte ${large} while it was read`,
+    })
+    await t.rejects(ops.device.bring({ fd: file.fd, offset: -1 }, 'u8', [1]), /can't begin at byte -1/)
+    await t.rejects(ops.device.bring(bytes, 'f32', [3]), { message: `upload: f32 [3] has 12 bytes, got ${large}` })
+    await t.rejects(ops.device.bring({ fd: file.fd, offset: 0 }, 'u8', [tooLarge]), { code: 'ERR_DEVICE_MEMORY' })
+    t.equal(ops.device.liveBytes, live, 'what was not brought holds nothing')
+    await file.close()
+  }
 })
 
 t.test('disposing right after enqueueing is safe; live bytes go back', async t => {
@@ -69,9 +97,10 @@ t.test('of many calls the first ones have a stack each, later ones say that they
   late()
   const shared = await ops.finish().catch(error => error as Error)
   t.match((shared as Error).stack, /one of many calls of this op; .*\n.*\n.*early/)
+  await x.read()
   late()
   const own = await ops.finish().catch(error => error as Error)
-  t.match((own as Error).stack, /late/, 'a wait starts afresh')
+  t.match((own as Error).stack, /late/, 'a read starts afresh: finish alone only paces a loop')
   t.notMatch((own as Error).stack, /one of many/)
 })
 

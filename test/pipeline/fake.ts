@@ -1,5 +1,6 @@
 /** A device of host buffers with a queue that takes a moment, for tests of the engine alone. */
-import type { Device } from '../../native/device.js'
+import { readSync } from 'node:fs'
+import type { Device, FileRange } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
 import { bytesPerElement, type DType, elements, Tensor } from '../../native/tensor.js'
 
@@ -24,6 +25,12 @@ export class FakeDevice implements Device {
     this.liveBytes += bytes.byteLength
     this.peakBytes = Math.max(this.peakBytes, this.liveBytes)
     return new Tensor(this, dtype, shape, handle)
+  }
+  async bring(source: Uint8Array | FileRange, dtype: DType, shape: readonly number[]): Promise<Tensor> {
+    if (source instanceof Uint8Array) return this.upload(source, dtype, shape)
+    const bytes = new Uint8Array(elements(shape) * bytesPerElement[dtype])
+    readSync(source.fd, bytes, 0, bytes.length, source.offset)
+    return this.upload(bytes, dtype, shape)
   }
   run(): void {
     throw new Error('the fake device runs nothing')

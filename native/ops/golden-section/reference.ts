@@ -1,0 +1,21 @@
+/** The s in [low, high] with the least sum(s)/s² after `points` measurements, by golden section. */
+export function goldenSectionReference([from, to]: readonly [number, number], points: number, sum: (s: number) => number): number {
+  const golden = (Math.sqrt(5) - 1) / 2
+  const value = (s: number): number => sum(s) / (s * s)
+  let [low, high] = [from, to]
+  let left = high - golden * (high - low)
+  let right = low + golden * (high - low)
+  let [atLeft, atRight] = [value(left), value(right)]
+  for (let tried = 2; tried < points; tried++) {
+    if (atLeft < atRight) {
+      ;[high, right, atRight] = [right, left, atLeft]
+      left = high - golden * (high - low)
+      atLeft = value(left)
+    } else {
+      ;[low, left, atLeft] = [left, right, atRight]
+      right = low + golden * (high - low)
+      atRight = value(right)
+    }
+  }
+  return atLeft < atRight ? left : right
+}
