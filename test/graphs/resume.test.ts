@@ -7,8 +7,8 @@ import { rng } from '../../pipeline/random.js'
 import { pipe, startPipe, temporary } from '../helpers.js'
 
 const graph = 'graphs/qtip-2bit-fast.json'
-// Fewer tokens than the graph's own: what is tested is the going on.
-const less = ['--set', 'calibrate.sequences=32', '--set', 'evaluate.sequences=16']
+// Fewer tokens and states than the graph's own: what is tested is the going on.
+const less = ['calibrate.sequences=32', 'evaluate.sequences=8', 'round.codebook.L=12'].flatMap(setting => ['--set', setting])
 
 interface Event {
   kind: string
