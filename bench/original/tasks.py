@@ -2,10 +2,11 @@
 
     python bench/original/tasks.py MODEL DATA --limit 100 --out theirs.json
     pipe eval MODEL --tasks arc_easy,... --data DATA --limit 100 --json > ours.json
-    python bench/original/tasks.py --compare ours.json theirs.json
+    python bench/original/tasks.py --compare ours.json theirs.json --out bench/results/tasks.json
 
-Wording as in lm-evaluation-harness 0.4.3. The comparison fails where
-log-likelihoods differ by more than 1e-3 or picks differ. The torch part has not been run yet.
+Wording as in lm-evaluation-harness 0.4.3; its batches, padding and caches change nothing but rounding, and are left
+out. The comparison fails where log-likelihoods differ by more than 1e-3, or picks do: of several choices the likeliest,
+by itself and divided by its characters; of LAMBADA whether greedy decoding finds the word.
 """
 import argparse
 import json
@@ -49,37 +50,68 @@ def items(folder, task, limit):
 
 def measure(o):
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
 
-    tokenizer = AutoTokenizer.from_pretrained(o.model)
-    model = AutoModelForCausalLM.from_pretrained(o.model, torch_dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(o.model)
+    model = transformers.AutoModelForCausalLM.from_pretrained(o.model).float().eval()
     positions = model.config.max_position_embeddings
 
-    def likelihood(context, continuation):
+    def answer(context, continuation):
         text, trimmed = context + continuation, context.rstrip()
         tokens = tokenizer.encode(text, add_special_tokens=False)
         asked = len(tokens) - len(tokenizer.encode(trimmed, add_special_tokens=False))
         tokens = torch.tensor(tokens[-(positions + 1):])
         logits = model(tokens[None, :-1]).logits[0, -asked:].double()
-        return logits.log_softmax(-1).gather(-1, tokens[-asked:, None]).sum().item()
+        wanted = tokens[-asked:]
+        likelihood = logits.log_softmax(-1).gather(-1, wanted[:, None]).sum().item()
+        return likelihood, bool((logits.argmax(-1) == wanted).all())
 
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    tasks = {}
     with torch.inference_mode():
-        return {
-            task: {"logLikelihoods": [[likelihood(*pair) for pair in item] for item in items(o.data, task, o.limit)]}
-            for task in o.tasks.split(",")
-        }
+        for task in o.tasks.split(","):
+            answers = [[answer(*pair) for pair in item] for item in items(o.data, task, o.limit)]
+            tasks[task] = {
+                "logLikelihoods": [[likelihood for likelihood, _ in item] for item in answers],
+                "greedy": [[greedy for _, greedy in item] for item in answers],
+                "characters": [[len(continuation) - 1 for _, continuation in item] for item in items(o.data, task, o.limit)],
+            }
+    return {"versions": versions, "tasks": tasks}
 
 
-def compare(ours, theirs):
-    ours, theirs = (json.load(open(path, encoding="utf-8")) for path in (ours, theirs))
-    wrong = 0
-    for task in ours.keys() & theirs.keys():
-        pairs = list(zip(ours[task]["logLikelihoods"], theirs[task]["logLikelihoods"], strict=True))
-        most = max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True))
-        picks = sum(one.index(max(one)) != other.index(max(other)) for one, other in pairs)
-        wrong += most > 1e-3 or picks > 0
-        print(f"{task:14} {len(pairs)} items, largest difference {most:.2e}, {picks} other picks")
-    return int(wrong > 0 or not ours.keys() & theirs.keys())
+def pick(values):
+    return values.index(max(values))
+
+
+def compare(o):
+    ours, theirs = (json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in o.compare)
+    rows = []
+    for task, other in theirs["tasks"].items():
+        one = ours[task]
+        pairs = list(zip(one["logLikelihoods"], other["logLikelihoods"], other["characters"], strict=True))
+        differences = [abs(a - b) for x, y, _ in pairs for a, b in zip(x, y, strict=True)]
+        if task == "lambada":
+            picks = sum(x != y for x, y in zip(one["greedy"], other["greedy"], strict=True))
+        else:
+            picks = sum(
+                pick(x) != pick(y) or pick([v / n for v, n in zip(x, chars)]) != pick([v / n for v, n in zip(y, chars)])
+                for x, y, chars in pairs
+            )
+        rows.append(
+            {
+                "task": task,
+                "items": len(pairs),
+                "log-likelihoods": len(differences),
+                "largest difference, nats": float(f"{max(differences):.3g}"),
+                "other picks": picks,
+                "acc": one["acc"][0],
+            }
+        )
+        print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="   ")
+    if o.out:
+        results = {"command": "bench/original/tasks.py --compare", **theirs["versions"], "rows": rows}
+        pathlib.Path(o.out).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return int(not rows or any(row["largest difference, nats"] > 1e-3 or row["other picks"] > 0 for row in rows))
 
 
 if __name__ == "__main__":
@@ -88,11 +120,11 @@ if __name__ == "__main__":
     parser.add_argument("data", nargs="?")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--out", default="theirs.json")
+    parser.add_argument("--out", help="of the answers, or of the comparison")
     parser.add_argument("--compare", nargs=2, metavar=("OURS", "THEIRS"))
     options = parser.parse_args()
     if options.compare:
-        sys.exit(compare(*options.compare))
-    if not options.data:
-        parser.error("expected MODEL and DATA")
+        sys.exit(compare(options))
+    if not options.data or not options.out:
+        parser.error("expected MODEL, DATA and --out FILE")
     pathlib.Path(options.out).write_text(json.dumps(measure(options)), encoding="utf-8")

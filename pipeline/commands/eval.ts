@@ -158,7 +158,11 @@ async function evalTasks(dir: string, tasks: readonly TaskName[], o: Options, wi
       },
     })
     const score = mark(task, items, answers)
-    results[task] = { ...score, logLikelihoods: answers.map(item => item.map(({ logLikelihood }) => logLikelihood)) }
+    results[task] = {
+      ...score,
+      logLikelihoods: answers.map(item => item.map(({ logLikelihood }) => logLikelihood)),
+      greedy: answers.map(item => item.map(({ greedy }) => greedy)),
+    }
     if (o.json) continue
     const { items: count, ...measured } = score
     for (const [metric, value] of Object.entries(measured) as [string, Measured][])
