@@ -10,10 +10,12 @@ import { PipeError, sentence } from './error.js'
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 
 const stop = new AbortController()
+/** What happens at the first signal; a command may have a sentence of its own. */
+let stopping = 'Stopping: what is under way is dropped, what is finished is kept.'
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     if (stop.signal.aborted) process.exit(130)
-    process.stderr.write('\nStopping: what is under way is dropped, what is finished is kept. Once more: stop at once.\n')
+    process.stderr.write(`\n${stopping} Once more: stop at once.\n`)
     stop.abort()
   })
 }
@@ -23,7 +25,7 @@ process.stdout.on('error', error => {
 })
 
 /** In the order of the help. Loaded when asked for: all together take half a second. */
-const commands: Readonly<Record<string, () => Promise<{ register: Register }>>> = {
+const commands: Readonly<Record<string, () => Promise<{ register: Register; stopping?: string }>>> = {
   run: () => import('./commands/run.js'),
   plan: () => import('./commands/plan.js'),
   stages: () => import('./commands/stages.js'),
@@ -32,6 +34,8 @@ const commands: Readonly<Record<string, () => Promise<{ register: Register }>>> 
   eval: () => import('./commands/eval.js'),
   export: () => import('./commands/export.js'),
   generate: () => import('./commands/generate.js'),
+  chat: () => import('./commands/chat.js'),
+  serve: () => import('./commands/serve.js'),
   doctor: () => import('./commands/doctor.js'),
 }
 
@@ -71,7 +75,11 @@ const program = new Command('pipe')
 /** Adds the command that is asked for; all of them where the first word is none, so that a guess can be made. */
 async function addCommands(first: string): Promise<void> {
   const asked = Object.hasOwn(commands, first) ? [first] : first.startsWith('-') ? [] : Object.keys(commands)
-  for (const name of asked) (await commands[name]?.())?.register(program, wiring)
+  for (const name of asked) {
+    const command = await commands[name]?.()
+    command?.register(program, wiring)
+    if (asked.length === 1) stopping = command?.stopping ?? stopping
+  }
 }
 
 /** 0 done, 1 failed, 2 the graph or the command is wrong (nothing ran), 130 stopped. */

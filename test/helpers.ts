@@ -19,19 +19,21 @@ export interface Finished {
 export interface Running {
   readonly pid: number
   kill(signal: NodeJS.Signals): void
-  /** Resolves once the text has appeared on either stream; rejects when the process ends without it. */
-  saw(text: string | RegExp): Promise<void>
+  /** Resolves, with all there is, once the text has appeared on either stream; rejects when the process ends without it. */
+  saw(text: string | RegExp): Promise<string>
   readonly finished: Promise<Finished>
 }
 
-/** Starts `pipe` with these arguments, off a terminal. */
-export function startPipe(args: readonly string[], o: { cwd?: string; env?: NodeJS.ProcessEnv } = {}): Running {
+/** Starts `pipe` with these arguments, off a terminal; `input` is what is piped in. */
+export function startPipe(args: readonly string[], o: { cwd?: string; env?: NodeJS.ProcessEnv; input?: string } = {}): Running {
   const child = spawn(process.execPath, [join(root, 'dist/pipeline/cli.js'), ...args], {
     cwd: o.cwd ?? root,
     // Tests compare with what the CPU gives: a GPU is not shown to commands that don't ask for one.
     env: { ...process.env, NO_COLOR: '1', ...(args.includes('--device') ? {} : { CUDA_VISIBLE_DEVICES: '' }), ...o.env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   })
+  child.stdin.on('error', () => {}) // it may end before it has read all
+  child.stdin.end(o.input ?? '')
   let stdout = ''
   let stderr = ''
   const watchers = new Set<() => void>()
@@ -58,9 +60,10 @@ export function startPipe(args: readonly string[], o: { cwd?: string; env?: Node
     saw: text =>
       new Promise((resolve, reject) => {
         const look = () => {
-          if (!(typeof text === 'string' ? `${stdout}\n${stderr}`.includes(text) : text.test(`${stdout}\n${stderr}`))) return
+          const all = `${stdout}\n${stderr}`
+          if (!(typeof text === 'string' ? all.includes(text) : text.test(all))) return
           watchers.delete(look)
-          resolve()
+          resolve(all)
         }
         watchers.add(look)
         void finished.then(() => {

@@ -11,6 +11,8 @@ const top = `Usage:
   pipe eval <dir> --text <file>       perplexity of a checkpoint, original or quantized
   pipe export <dir> --to dense        a plain checkpoint that any Hugging Face program loads
   pipe generate <dir> --prompt <text> go on from a prompt with a checkpoint, original or quantized
+  pipe chat <dir>                     talk with a checkpoint in the terminal
+  pipe serve <dir>                    OpenAI-compatible endpoints for a checkpoint, on this machine
   pipe doctor                         what this machine has, and what each missing piece would bring
 
 Options:

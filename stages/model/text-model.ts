@@ -1,0 +1,109 @@
+/**
+ * text-model: a checkpoint opened to answer: its tokenizer, its chat template, a decoder with slots, and the batcher that
+ * runs them. What `pipe chat` and `pipe serve` talk to.
+ */
+import type { Tokenizer } from 'tokenizers'
+import type { Ops } from '../../native/ops.js'
+import { PipeError } from '../../pipeline/define.js'
+import { Batcher, type Asked, type Piece } from './batcher.js'
+import { ChatTemplate, type Message } from './chat-template.js'
+import { openCheckpoint } from './checkpoint.js'
+import { Decoder } from './decoder.js'
+import { openWeights, type Weights } from './quantized.js'
+import { openTokenizer } from './text.js'
+
+/** A cache of all positions that a model was made for may be larger than the model: not without being asked for. */
+const usual = 4096
+
+export interface TextModelOptions {
+  /** Texts at a time. */
+  readonly slots: number
+  /** Requests that may wait for a slot. */
+  readonly queue: number
+  /** Positions of each slot; the model's own, but at most 4096, if left out. Never more than the model's own. */
+  readonly context?: number
+  /** File of a chat template to take for the model's own. */
+  readonly template?: string
+  /** Refuse, before the weights are opened, a model without a chat template. */
+  readonly mustChat?: boolean
+}
+
+/** How an answer is to be: without `maxTokens`, as long as there are positions. */
+export type AnswerOptions = Pick<Asked, 'sampling' | 'uniform' | 'stop' | 'signal'> & { readonly maxTokens?: number }
+
+export interface Answer {
+  readonly promptTokens: number
+  readonly pieces: AsyncIterableIterator<Piece>
+}
+
+export class TextModel implements AsyncDisposable {
+  private constructor(
+    private readonly folder: string,
+    private readonly tokenizer: Tokenizer,
+    private readonly template: ChatTemplate | undefined,
+    private readonly weights: Weights,
+    private readonly decoder: Decoder,
+    private readonly batcher: Batcher,
+  ) {}
+
+  /** Raises PipeError as openCheckpoint, openTokenizer, ChatTemplate.open and Decoder.open do. */
+  static async open(ops: Ops, folder: string, o: TextModelOptions): Promise<TextModel> {
+    const checkpoint = await openCheckpoint(folder)
+    const tokenizer = await openTokenizer(folder, checkpoint.config.sizes.vocab)
+    const template = await ChatTemplate.open(folder, o.template)
+    if (template === undefined && o.mustChat) throw ChatTemplate.missing(folder)
+    const { positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
+    const weights = await openWeights(ops, checkpoint)
+    try {
+      const decoder = await Decoder.open(ops, weights, { slots: o.slots, positions: Math.min(o.context ?? usual, own) })
+      return new TextModel(folder, tokenizer, template, weights, decoder, new Batcher(decoder, tokenizer, o.queue))
+    } catch (error) {
+      weights[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** Tokens that a prompt and its answer may have together. */
+  get positions(): number {
+    return this.decoder.positions
+  }
+
+  /** Slots in use, requests waiting, and whether one more would be refused. */
+  get load(): { readonly active: number; readonly waiting: number; readonly full: boolean } {
+    const { active, waiting, full } = this.batcher
+    return { active, waiting, full }
+  }
+
+  /** Whether conversations can be put to it. */
+  get chats(): boolean {
+    return this.template !== undefined
+  }
+
+  /** What goes on from a text. Raises PipeError when it is empty, and as Batcher.text does. */
+  async complete(prompt: string, o: AnswerOptions): Promise<Answer> {
+    // It may have a token all the same: the one that begins every text.
+    if (prompt === '') throw new PipeError('input', { message: 'the prompt is empty: there is nothing to go on from.' })
+    return this.#answer((await this.tokenizer.encode(prompt)).getIds(), o)
+  }
+
+  /** What the model answers to a conversation. Raises PipeError when there is no template, or it refuses, and as Batcher.text does. */
+  async chat(messages: readonly Message[], o: AnswerOptions): Promise<Answer> {
+    if (this.template === undefined) throw ChatTemplate.missing(this.folder)
+    const text = this.template.render(messages)
+    const prompt = (await this.tokenizer.encode(text, null, { addSpecialTokens: false })).getIds()
+    // Some models are told to end texts by one token and answers by another.
+    const end = this.template.end === undefined ? undefined : (this.tokenizer.tokenToId(this.template.end) ?? undefined)
+    return this.#answer(prompt, o, end === undefined ? undefined : new Set([end]))
+  }
+
+  #answer(prompt: readonly number[], o: AnswerOptions, ends?: ReadonlySet<number>): Answer {
+    const pieces = this.batcher.text({ ...o, prompt, ends, maxTokens: o.maxTokens ?? this.positions })
+    return { promptTokens: prompt.length, pieces }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.batcher[Symbol.asyncDispose]()
+    this.decoder[Symbol.dispose]()
+    this.weights[Symbol.dispose]()
+  }
+}

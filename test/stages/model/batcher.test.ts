@@ -1,0 +1,204 @@
+/** Several texts from one model: each is what it would be alone, whatever runs beside it, and whoever leaves frees the slot. */
+import { join } from 'node:path'
+import { setTimeout as wait } from 'node:timers/promises'
+import t from 'tap'
+import { openBackend } from '../../../native/index.js'
+import { rng } from '../../../pipeline/random.js'
+import { type Asked, Batcher, type Piece, type Slots } from '../../../stages/model/batcher.js'
+import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { Decoder } from '../../../stages/model/decoder.js'
+import { Generator } from '../../../stages/model/generate.js'
+import { openWeights } from '../../../stages/model/quantized.js'
+import { greedy } from '../../../stages/model/sampling.js'
+import { openTokenizer } from '../../../stages/model/text.js'
+import { root, testDevice } from '../../helpers.js'
+
+const ops = await openBackend(testDevice)
+const tiny = join(root, 'fixtures/tiny-llama')
+const tokenizer = await openTokenizer(tiny, 2048)
+const weights = await openWeights(ops, await openCheckpoint(tiny))
+const decoder = await Decoder.open(ops, weights, { slots: 4, positions: 512 })
+t.teardown(async () => {
+  decoder[Symbol.dispose]()
+  weights[Symbol.dispose]()
+  await ops.finish()
+})
+
+const drawn = { temperature: 1, topK: 40, topP: 1, minP: 0, repetitionPenalty: 1.1 }
+const encode = async (text: string) => (await tokenizer.encode(text)).getIds()
+const uniform = (seed: number): (() => number) => {
+  const random = rng(seed, 'generate')
+  return () => random.uniform(1)[0] ?? 0
+}
+const ask = (prompt: readonly number[], o: Partial<Asked> = {}): Asked => ({
+  prompt,
+  sampling: greedy,
+  uniform: uniform(0),
+  maxTokens: 20,
+  stop: [],
+  ...o,
+})
+async function whole(pieces: AsyncIterable<Piece>): Promise<{ text: string; tokens: number; end?: string | undefined }> {
+  let text = ''
+  let last: Piece | undefined
+  for await (const piece of pieces) {
+    text += piece.text
+    last = piece
+  }
+  return { text, tokens: last?.tokens ?? 0, end: last?.end }
+}
+/** Nothing is held in any slot. */
+const free = (batcher: Batcher) => batcher.active === 0 && batcher.waiting === 0 && [0, 1, 2, 3].every(slot => decoder.held(slot) === 0)
+
+const prompts = await Promise.all(
+  ['The mason had five bricks.', 'Once', 'A baker sold nine loaves and', 'In the harbour', 'Two and two', 'The clock', 'He said:'].map(
+    encode,
+  ),
+)
+
+t.test('texts side by side are the texts alone, greedy and drawn', async t => {
+  const asked = prompts.map((prompt, i) => ({ prompt, maxTokens: 10 + 3 * i, sampling: i % 2 ? drawn : greedy, seed: i }))
+  const alone: string[] = []
+  {
+    using generator = await Generator.open(ops, weights)
+    for (const { prompt, maxTokens, sampling, seed } of asked) {
+      const ids: number[] = []
+      for await (const id of generator.tokens(prompt, { sampling, maxTokens, uniform: uniform(seed) })) ids.push(id)
+      alone.push((await tokenizer.decode([...prompt, ...ids], true)).slice((await tokenizer.decode(prompt, true)).length))
+    }
+  }
+  await using batcher = new Batcher(decoder, tokenizer, 10)
+  const together = asked.map(({ seed, ...o }) => whole(batcher.text(ask(o.prompt, { ...o, uniform: uniform(seed) }))))
+  t.equal(batcher.waiting, 7, 'none has begun')
+  t.strictSame(
+    (await Promise.all(together)).map(({ text }) => text),
+    alone,
+  )
+  t.ok(new Set(alone).size === alone.length && alone.every(text => text.length > 5))
+  t.ok(free(batcher))
+})
+
+t.test('a long prompt goes in by pieces, between the steps of others', async t => {
+  const calls: string[] = []
+  const watched: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    prefill: (slot, ids) => {
+      calls.push(`prefill ${ids.length}`)
+      return decoder.prefill(slot, ids)
+    },
+    step: tokens => {
+      calls.push(`step ${tokens.length}`)
+      return decoder.step(tokens)
+    },
+    free: slot => decoder.free(slot),
+  }
+  await using batcher = new Batcher(watched, tokenizer, 0)
+  const long = new Array(6).fill(prompts).flat(2).concat(new Array(200).fill(7)).slice(0, 400) as number[]
+  const both = [whole(batcher.text(ask(prompts[0]!, { maxTokens: 5 }))), whole(batcher.text(ask(long, { maxTokens: 3 })))]
+  const [first, second] = await Promise.all(both)
+  t.match(calls.join(), /^prefill \d+,step 1,prefill 256,step 1,prefill 144,step 2,step 2/)
+  t.match(
+    [first, second],
+    [
+      { tokens: 5, end: 'length' },
+      { tokens: 3, end: 'length' },
+    ],
+  )
+  using generator = await Generator.open(ops, weights)
+  const ids: number[] = []
+  for await (const id of generator.tokens(long, { sampling: greedy, maxTokens: 3, uniform: () => 0 })) ids.push(id)
+  t.equal(
+    second?.text,
+    (await tokenizer.decode([...long.slice(-5), ...ids], true)).slice((await tokenizer.decode(long.slice(-5), true)).length),
+  )
+})
+
+t.test('ends: the model, a stop string, a token, the last position', async t => {
+  await using batcher = new Batcher(decoder, tokenizer, 10)
+  const prompt = prompts[0]!
+  const { text } = await whole(batcher.text(ask(prompt)))
+  const word = text.split(' ')[4]!
+  t.strictSame(await whole(batcher.text(ask(prompt, { stop: [word] }))).then(({ text, end }) => [text, end]), [
+    text.slice(0, text.indexOf(word)),
+    'stop',
+  ])
+  const [first] = (await tokenizer.encode(text, null, { addSpecialTokens: false })).getIds()
+  t.match(await whole(batcher.text(ask(prompt, { ends: new Set([first!]) }))), { text: '', tokens: 0, end: 'stop' })
+  const nearlyFull = new Array(509).fill(prompt).flat().slice(0, 509) as number[]
+  t.match(await whole(batcher.text(ask(nearlyFull))), { tokens: 3, end: 'length' })
+  t.ok(free(batcher))
+})
+
+t.test('who leaves frees the slot: a loop left, a signal, an answer never read, one that waits', async t => {
+  await using batcher = new Batcher(decoder, tokenizer, 2)
+  const forever = (signal?: AbortSignal) => batcher.text(ask(prompts[1]!, { maxTokens: 400, sampling: drawn, signal }))
+  const abort = new AbortController()
+  const [read, aborted, unread] = [forever(), forever(abort.signal), forever()]
+  const stays = batcher.text(ask(prompts[0]!))
+  const waits = forever(abort.signal)
+  let pieces = 0
+  for await (const _ of read) if (++pieces === 2) break
+  t.equal(batcher.active, 4)
+  await unread.return?.()
+  const said = whole(aborted)
+  abort.abort()
+  t.equal((await said).end, undefined)
+  t.equal((await whole(waits)).tokens, 0)
+  t.equal((await whole(forever(abort.signal))).tokens, 0, 'aborted before it began')
+  t.equal((await whole(stays)).end, 'length')
+  while (batcher.active > 0) await wait(5)
+  t.ok(free(batcher))
+})
+
+t.test('full: told at once, and what is running goes on', async t => {
+  await using batcher = new Batcher(decoder, tokenizer, 1)
+  const five = Array.from({ length: 5 }, () => batcher.text(ask(prompts[0]!, { maxTokens: 3 })))
+  t.ok(batcher.full)
+  t.throws(() => batcher.text(ask(prompts[0]!)), { name: 'PipeError', code: 'busy' })
+  t.equal(new Set((await Promise.all(five.map(whole))).map(({ text }) => text)).size, 1, 'equal requests, equal texts')
+  t.throws(() => batcher.text(ask([])), { code: 'input', message: 'the prompt is empty: there is nothing to go on from.' })
+  t.throws(() => batcher.text(ask(new Array(512).fill(1))), {
+    code: 'input',
+    message: /^the prompt has 512 tokens and there is room for 512/,
+  })
+  t.throws(() => batcher.text(ask(new Array(1e6).fill(1))), { code: 'input', message: /^the prompt has 1000000 tokens/ })
+  t.ok(free(batcher))
+})
+
+t.test('what fails, fails for those whose turn it was; the next are served', async t => {
+  let fail: 'prefill' | 'step' | undefined = 'prefill'
+  const failing: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    prefill: async (slot, ids) => {
+      if (fail === 'prefill') throw new Error('no memory')
+      return decoder.prefill(slot, ids)
+    },
+    step: async tokens => {
+      if (fail === 'step') throw new Error('the device is lost')
+      return decoder.step(tokens)
+    },
+    free: slot => decoder.free(slot),
+  }
+  await using batcher = new Batcher(failing, tokenizer, 2)
+  await t.rejects(whole(batcher.text(ask(prompts[0]!))), { message: 'no memory' })
+  fail = 'step'
+  const both = [0, 1].map(() => whole(batcher.text(ask(prompts[0]!))))
+  for (const one of both) await t.rejects(one, { message: 'the device is lost' })
+  fail = undefined
+  t.equal((await whole(batcher.text(ask(prompts[0]!)))).end, 'length')
+  t.ok(free(batcher))
+})
+
+t.test('closing ends what is under way', async t => {
+  const batcher = new Batcher(decoder, tokenizer, 2)
+  const texts = [1, 2, 3, 4, 5, 6].map(() => whole(batcher.text(ask(prompts[1]!, { maxTokens: 400 }))))
+  await wait(30)
+  await batcher[Symbol.asyncDispose]()
+  t.ok((await Promise.all(texts)).every(({ end }) => end === undefined))
+  t.throws(() => batcher.text(ask(prompts[0]!)), { code: 'busy' })
+  t.ok(free(batcher))
+})
