@@ -11,5 +11,7 @@ export const linears = defineTable('linears', 1, {
   source: utf8('folder of the checkpoint this comes from'),
   weight: tensor('float', 'm n', 'W, one output a row; kept: any shape and type'),
   K: optional(u32('bits a weight that this linear is to have; none: as the code says')),
-  hessian: optional(tensor('f32', 'n n', 'H = E[x xᵀ], not damped; kept: none')),
+  hessian: optional(
+    tensor('f32', 'n n', 'H = E[x xᵀ], not damped; with g groups of outputs theirs, one below the other: [g·n, n]; kept: none'),
+  ),
 })

@@ -1,36 +1,47 @@
 /** How much a linear's output suffers from rounding: its relative proxy error where the code's mean squared error is 1. */
 import { hadamardBlock } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
-import type { Tensor } from '../../native/tensor.js'
+import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { type Context, PipeError, type Row } from '../../pipeline/define.js'
 import type { linears } from '../../schemas/tables/linears.js'
+import { hessianGroups } from '../model/groups.js'
 
 /** Blocks of LDL, as tiles are wide; rows of noise that tr(D) is measured with: 1.5 % of it for n = 256, less for more. */
 const block = 16
 const noiseRows = 32
 const damps = [0.01, 0.1, 1] as const
 
-/** Of each row ‖W‖²/n · tr(D)/tr(WHWᵀ), H damped; linears that share H one after the other. 0 for a W of zeros. */
+/** An H, damped, which WHWᵀ is measured with, and tr(D) of the same in a basis that mixes its columns, as rht does. */
+interface Measured {
+  readonly h: Tensor
+  readonly trace: number
+}
+
+/**
+ * Of each row ‖W‖²/n · tr(D)/tr(WHWᵀ), H damped, where its outputs have an H a group the mean of tr(D) and the sum of
+ * tr(WHWᵀ) over them; linears that share H one after the other. 0 for a W of zeros.
+ */
 export async function sensitivities(rows: readonly Row<typeof linears>[], context: Context): Promise<number[]> {
   const { ops } = context
   const out: number[] = []
-  let known: { id: string; h: Tensor; trace: number } | undefined
+  let known: { of: TensorRef | undefined; groups: Measured[] } = { of: undefined, groups: [] }
+  const letGo = () => {
+    for (const { h } of known.groups) h[Symbol.dispose]()
+  }
   try {
     for (const [i, row] of rows.entries()) {
       context.signal.throwIfAborted()
-      const id = `${row.layer}/${row.shares}`
-      if (known?.id !== id) {
-        known?.h[Symbol.dispose]()
-        known = undefined
-        known = { id, ...(await dampedWithTrace(row, context)) }
+      if (row.hessian === undefined || known.of !== row.hessian) {
+        letGo()
+        known = { of: row.hessian, groups: [] }
+        for (let k = 0, g = hessianGroups(row); k < g; k++) known.groups.push(await dampedWithTrace(row, k, context))
       }
       using w = await row.weight.open(ops, 'f32')
-      using zero = ops.zeros('f32', w.shape)
-      using traces = ops.proxyError(w, zero, known.h)
       using squares = ops.sumSquares(w)
-      const [total = 0] = await numbers(traces)
+      const total = await totalOf(ops, w, known.groups)
       const [norm = 0] = await numbers(squares)
-      const error = total > 0 ? (norm / row.n) * (known.trace / total) : 0
+      const trace = known.groups.reduce((sum, one) => sum + one.trace, 0) / known.groups.length
+      const error = total > 0 ? (norm / row.n) * (trace / total) : 0
       if (!Number.isFinite(error))
         throw new PipeError('input', {
           where: `allocate  ${row.linear}`,
@@ -41,17 +52,32 @@ export async function sensitivities(rows: readonly Row<typeof linears>[], contex
       context.progress(i + 1, rows.length, 'linears')
     }
   } finally {
-    known?.h[Symbol.dispose]()
+    letGo()
   }
   return out
 }
 
-/** H damped, which WHWᵀ is measured with, and tr(D) of the same in a basis that mixes its columns, as rht does. */
-async function dampedWithTrace(row: Row<typeof linears>, { ops, rng }: Context): Promise<{ h: Tensor; trace: number }> {
+/** Σ_k tr(W_k H_k W_kᵀ) over groups of rows. */
+async function totalOf(ops: Ops, w: Tensor, groups: readonly Measured[]): Promise<number> {
+  const [m = 0, n = 0] = w.shape
+  const each = m / groups.length
+  let sum = 0
+  for (const [k, { h }] of groups.entries()) {
+    using rows = ops.copy(w, { rows: [k * each, (k + 1) * each] })
+    using zero = ops.zeros('f32', [each, n])
+    using traces = ops.proxyError(rows, zero, h)
+    sum += (await numbers(traces))[0] ?? 0
+  }
+  return sum
+}
+
+/** Of group k of the row's outputs. */
+async function dampedWithTrace(row: Row<typeof linears>, k: number, { ops, rng }: Context): Promise<Measured> {
   const where = `allocate  ${row.linear}`
   if (row.hessian === undefined)
     throw new PipeError('failed', { where, message: 'The row has no hessian.', hint: 'Put "hessian" before "allocate".' })
-  using raw = await row.hessian.open(ops, 'f32')
+  using all = await row.hessian.open(ops, 'f32')
+  using raw = ops.copy(all, { rows: [k * row.n, (k + 1) * row.n] })
   using signs = ops.tensor(rng('allocate', row.layer, row.shares).signs(row.n), [row.n])
   const order = hadamardBlock(row.n, row.n)
   for (const damp of damps) {

@@ -7,6 +7,9 @@
  * Only the residual stream entering each block is kept; it is also what a killed run goes on from. While a block runs, the
  * weights of the next are read and uploaded, where there is room for them.
  *
+ * With `gradients` it also gives, for each linear, how much the end loss depends on what it gives for each token (gradients.ts):
+ * a row of its own for every linear then, x with s beside it.
+ *
  * QuIP# (arXiv:2402.04396) §F.2; QTIP (arXiv:2406.11235) §4: Hessians of the original model over calibration sequences.
  */
 import { type Static, Type } from '@sinclair/typebox'
@@ -23,6 +26,7 @@ import { type Precision, precisionOf, precisionParameter } from '../model/precis
 import { openWeights } from '../model/quantized.js'
 import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
+import { Gradients } from './gradients.js'
 import { Residual } from './residual.js'
 
 const params = Type.Object(
@@ -32,6 +36,11 @@ const params = Type.Object(
     length: Type.Integer({ default: 2048, minimum: 1, description: 'Tokens of a sequence' }),
     batch: Type.Integer({ default: 4, minimum: 1, description: 'Sequences that go through a block at a time; more take more memory' }),
     precision: precisionParameter,
+    gradients: Type.Boolean({
+      default: false,
+      description:
+        'Run the model backward too, for Hessians that weigh tokens by the squared gradient of the loss (hessian "weight": "gradient")',
+    }),
   },
   { additionalProperties: false },
 )
@@ -46,7 +55,7 @@ export default defineStage({
   input,
   output: activations,
   scope: 'stream',
-  estimate(rows, { sequences, length, batch }) {
+  estimate(rows, { sequences, length, batch, gradients }) {
     const { groups, weights } = sizesOf(rows)
     const tokens = sequences * length
     const widest = most(groups, ({ m }) => m)
@@ -54,7 +63,13 @@ export default defineStage({
     const memory =
       mostOfLayer(groups, ({ m, n }) => 4 * m * n) +
       4 * Math.min(batch, sequences) * length * (mostOfLayer(groups, ({ n }) => n) + 3 * widest)
-    return { operations: weights * tokens, memory, disk: 0, rows: rows.map(row => ({ ...row, tokens })) }
+    // With gradients: forward twice more, and back.
+    return {
+      operations: (gradients ? 4 : 1) * weights * tokens,
+      memory: (gradients ? 3 : 1) * memory,
+      disk: 0,
+      rows: rows.map(row => ({ ...row, tokens })),
+    }
   },
   operator: (params, context) => source =>
     source.pipe(
@@ -67,16 +82,16 @@ type LinearRow = Row<typeof input>
 
 async function* calibrate(
   rows: readonly LinearRow[],
-  { text, sequences, length, batch, precision: asked }: Static<typeof params>,
+  { text, sequences, length, batch, precision: asked, gradients: backward }: Static<typeof params>,
   context: Context,
 ): AsyncGenerator<NewRow<typeof activations>> {
   const { ops, signal } = context
   // A block is worth running for the linears whose results are not stored yet.
   const wanted = rows.filter(row => context.wanted(batchOf(row)))
-  const groups = new Map<number, Map<string, LinearRow>>()
+  const groups = new Map<number, Map<string, LinearRow[]>>()
   for (const row of wanted.filter(row => row.role === 'linear')) {
-    const group = groups.get(row.layer) ?? new Map<string, LinearRow>()
-    if (!group.has(row.shares)) group.set(row.shares, row)
+    const group = groups.get(row.layer) ?? new Map<string, LinearRow[]>()
+    group.set(row.shares, [...(group.get(row.shares) ?? []), row])
     groups.set(row.layer, group)
   }
   const layers = [...groups.keys()]
@@ -93,6 +108,17 @@ async function* calibrate(
   const windows = await modelWindows(checkpoint, text, { length, count: sequences }, note => context.note(note))
   const chunks = Array.from({ length: Math.ceil(windows.length / batch) }, (_, i) => windows.slice(i * batch, (i + 1) * batch))
   using rotary = new Rotary(ops, config)
+  const widest = chunkBytes(config, length * Math.max(...chunks.map(chunk => chunk.length)), precision)
+  const gradients = backward
+    ? await Gradients.open(context, weights, {
+        chunks: chunks.map(joined),
+        length,
+        precision,
+        rotary,
+        chunkBytes: widest,
+        blockBytes: Math.max(...layers.map(layer => blockBytes(checkpoint, layer, precision))),
+      })
+    : undefined
   using residual = await Residual.open(
     context,
     chunks.length,
@@ -103,7 +129,6 @@ async function* calibrate(
   if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
   const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
   let done = 0
-  const widest = chunkBytes(config, length * Math.max(...chunks.map(chunk => chunk.length)), precision)
   await using blocks = new BlocksAhead(async (layer, besides) => {
     using _slot = await context.room(blockBytes(checkpoint, layer, precision) + (besides ? widest : 0))
     return openBlock(ops, weights, layer, precision)
@@ -116,19 +141,24 @@ async function* calibrate(
         signal.throwIfAborted()
         // With one chunk through, all that this block needs is there: what is free now can be had.
         if (i === 1 && layer < Math.max(...layers)) blocks.start(layer + 1)
-        const inputs: { row: LinearRow; x: Tensor }[] = []
+        const inputs: { readers: LinearRow[]; x: Tensor }[] = []
         {
           using _slot = await context.room(chunkBytes(config, chunk.length * length, precision))
           const x = forwardBlock(ops, config, layer, block, await residual.take(i), rotary.of(length, chunk.length), (shares, x) => {
-            const reader = groups.get(layer)?.get(shares)
-            if (reader === undefined) x[Symbol.dispose]()
-            else inputs.push({ row: reader, x })
+            const readers = groups.get(layer)?.get(shares)
+            if (readers === undefined) x[Symbol.dispose]()
+            else inputs.push({ readers: gradients === undefined ? readers.slice(0, 1) : [...readers], x })
           })
           await residual.put(i, x)
         }
         try {
-          for (let next = inputs.shift(); next !== undefined; next = inputs.shift()) {
-            yield { ...next.row, role: 'activation', weight: undefined, x: next.x, tokens: chunk.length * length }
+          for (let next = inputs[0]; next !== undefined; next = inputs[0]) {
+            const [row, ...others] = next.readers as [LinearRow, ...LinearRow[]]
+            const rowWeights = await gradients?.of(row.linear, i)
+            const x = others.length > 0 ? ops.copy(next.x) : next.x
+            if (others.length > 0) next.readers = others
+            else inputs.shift()
+            yield { ...row, role: 'activation', weight: undefined, x, tokens: chunk.length * length, rowWeights }
           }
         } finally {
           for (const { x } of inputs) x[Symbol.dispose]() // what nobody came for
@@ -172,7 +202,7 @@ class BlocksAhead implements AsyncDisposable {
   }
 }
 
-const passed = (row: LinearRow): NewRow<typeof activations> => ({ ...row, x: undefined, tokens: 0 })
+const passed = (row: LinearRow): NewRow<typeof activations> => ({ ...row, x: undefined, tokens: 0, rowWeights: undefined })
 
 /** Bytes of a block's weights while they are opened, and the widest of them as it is stored. */
 function blockBytes({ expected, tensors }: Checkpoint, layer: number, precision: Precision): number {

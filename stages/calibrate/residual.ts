@@ -51,7 +51,7 @@ export class Residual implements Disposable {
 
   /** The newest saved stream from which every layer from `first` on can be reached; layer 0 when there is none. `bytes`: size of the stream. */
   static async open(context: Context, chunks: number, first: number, last: number, bytes: number): Promise<Residual> {
-    const saved = await context.checkpoint.list()
+    const saved = (await context.checkpoint.list()).filter(name => /^\d+\.\d+$/.test(name)) // gradients are saved beside it
     const { device } = context.ops
     const fits = bytes <= small || (device.kind === 'cuda' && bytes <= share * (device.info().totalBytes ?? 0))
     const complete = (layer: number): boolean =>

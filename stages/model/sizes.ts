@@ -7,6 +7,9 @@ export interface Group {
   readonly layer: number
   readonly n: number
   m: number
+  linears: number
+  /** Matrices H that they have: one for all, unless their outputs count differently. */
+  hessians: number
   /** Of their weights, as they are stored. */
   bytes: number
 }
@@ -22,6 +25,7 @@ export interface Sizes {
 
 export function sizesOf(rows: readonly KnownRow[]): Sizes {
   const groups = new Map<string, Group>()
+  const known = new Set<TensorRef>()
   let [weights, keptBytes, head] = [0, 0, 0]
   for (const row of rows) {
     const { role, layer, shares, m, n } = row as { role: string; layer: number; shares: string; m: number; n: number }
@@ -31,9 +35,15 @@ export function sizesOf(rows: readonly KnownRow[]): Sizes {
       head = Math.max(head, m * n)
       continue
     }
-    const group = groups.get(`${layer} ${shares}`) ?? { layer, n, m: 0, bytes: 0 }
+    const group = groups.get(`${layer} ${shares}`) ?? { layer, n, m: 0, linears: 0, hessians: 0, bytes: 0 }
     groups.set(`${layer} ${shares}`, group)
     group.m += m
+    group.linears++
+    // Linears share an H unless a stage before says otherwise, or those that are there do.
+    const hessian = row.hessian as TensorRef | undefined
+    if (hessian === undefined) group.hessians = row.hessians === undefined ? 1 : group.hessians + Number(row.hessians)
+    else if (!known.has(hessian)) group.hessians += (hessian.shape[0] ?? n) / n
+    if (hessian !== undefined) known.add(hessian)
     group.bytes += bytes
     weights += m * n
   }

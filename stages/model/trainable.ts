@@ -219,7 +219,7 @@ export class QuantizedLinear implements TrainableLinear {
   }
 }
 
-/** op(a)·op(b) in f32, from f32 operands that `precision` rounds. */
+/** op(a)·op(b) in f32, from f32 operands that `precision` rounds; b may be in bf16 already. */
 function product(
   ops: Ops,
   precision: Precision,
@@ -229,6 +229,7 @@ function product(
 ): Tensor {
   if (precision === 'f32') return ops.matmul(a, b, o)
   using left = ops.cast(a, 'bf16')
+  if (b.dtype === 'bf16') return ops.matmul(left, b, { ...o, dtype: 'f32' }) // a frozen weight may be kept so
   using right = ops.cast(b, 'bf16')
   return ops.matmul(left, right, { ...o, dtype: 'f32' })
 }

@@ -6,6 +6,7 @@
 import type { Ops } from '../../native/ops.js'
 import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { type Context, PipeError } from '../../pipeline/define.js'
+import { hessianGroups } from '../model/groups.js'
 
 /** The least damping tried after none, the factor between tries, and the last: beyond it H̃ is mostly the identity. */
 const ladder = { first: 1e-3, factor: 10, last: 1 } as const
@@ -46,20 +47,32 @@ export async function factor(
   }
 }
 
-/** The factors of one H̃ for codes whose tiles differ in width: each made once. */
+interface Linear {
+  readonly linear: string
+  readonly m: number
+  readonly n: number
+  readonly hessian?: TensorRef | undefined
+}
+
+/** The factors of the H̃ of linears that are rounded together, for codes whose tiles differ in width: each made once. */
 export class Factors implements Disposable {
-  readonly #made = new Map<number, Factored>()
+  readonly #made = new Map<TensorRef, Map<number, Factored[]>>()
 
   constructor(
-    private readonly row: { readonly linear: string; readonly hessian?: TensorRef | undefined },
     private readonly o: { readonly damp: number; readonly feedback: boolean },
     private readonly context: Context,
   ) {}
 
-  async of(block: number): Promise<Factored> {
-    const known = this.#made.get(block)
-    if (known !== undefined) return known
-    const { linear, hessian } = this.row
+  /** Of all these, in their order. */
+  async all(rows: readonly Linear[], block: number): Promise<readonly (readonly Factored[])[]> {
+    const all: (readonly Factored[])[] = []
+    for (const row of rows) all.push(await this.of(row, block))
+    return all
+  }
+
+  /** Of each group of the linear's outputs; the same ones for linears that share H̃. */
+  async of(row: Linear, block: number): Promise<readonly Factored[]> {
+    const { linear, hessian } = row
     const where = `round  ${linear}`
     if (hessian === undefined) {
       throw new PipeError('failed', {
@@ -68,15 +81,27 @@ export class Factors implements Disposable {
         hint: 'Every linear must carry "hessian" when it reaches "round".',
       })
     }
+    const known = this.#made.get(hessian)?.get(block)
+    if (known !== undefined) return known
     const { ops, note } = this.context
-    using h = await hessian.open(ops, 'f32')
-    const made = await factor(ops, h, { ...this.o, block, where, note })
-    this.#made.set(block, made)
+    const groups = hessianGroups(row)
+    const made: Factored[] = []
+    this.#made.set(hessian, (this.#made.get(hessian) ?? new Map<number, Factored[]>()).set(block, made))
+    using all = await hessian.open(ops, 'f32')
+    for (let k = 0; k < groups; k++) {
+      const own = groups === 1 ? undefined : ops.copy(all, { rows: [k * row.n, (k + 1) * row.n] })
+      try {
+        const at = groups === 1 ? where : `${where}, group ${k} of outputs`
+        made.push(await factor(ops, own ?? all, { ...this.o, block, where: at, note }))
+      } finally {
+        own?.[Symbol.dispose]()
+      }
+    }
     return made
   }
 
   [Symbol.dispose](): void {
-    for (const { damped, l } of this.#made.values()) {
+    for (const { damped, l } of [...this.#made.values()].flatMap(blocks => [...blocks.values()].flat())) {
       damped[Symbol.dispose]()
       l?.[Symbol.dispose]()
     }

@@ -16,6 +16,12 @@ import type { Codec } from '../../native/codebook.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 
+/** Rows of W, whole tiles, that are fed back through this l f32 [n, n]. Left out: every tile is rounded by itself (nearest rounding, for comparison). */
+export interface Part {
+  readonly rows: readonly [number, number]
+  readonly l: Tensor | undefined
+}
+
 /** Columns whose feedback is summed block by block; the rest gets it in one large product when they are done. */
 const buffered = 128
 
@@ -27,15 +33,14 @@ export interface Rounded {
 }
 
 /**
- * w f32 [m, n] in units of the code, l f32 [n, n]; m a multiple of Tx, n of Ty.
+ * w f32 [m, n] in units of the code; m a multiple of Tx, n of Ty. `parts`: all rows of w, those with an L of their own apart.
  * `done` is awaited after each buffer with the columns that are finished: pace, progress and stopping.
- * Left out, l means no feedback: every tile is rounded by itself (nearest rounding, for comparison).
  */
 export async function ldlq(
   ops: Ops,
   codec: Codec,
   w: Tensor,
-  l: Tensor | undefined,
+  parts: readonly Part[],
   done: (columns: number) => Promise<void>,
 ): Promise<Rounded> {
   const [m = 0, n = 0] = w.shape
@@ -53,8 +58,14 @@ export async function ldlq(
       const from = to - Ty
       using z = ops.copy(target, { columns: [from, to] })
       // Z += error[:, to:end] · L[to:end, from:to]
-      if (l && to < end)
-        ops.gemm(z, error, l, { aWindow: { columns: [to, end] }, bWindow: { rows: [to, end], columns: [from, to] }, beta: 1 })
+      for (const { rows, l } of parts)
+        if (l && to < end)
+          ops.gemm(z, error, l, {
+            window: { rows },
+            aWindow: { rows, columns: [to, end] },
+            bWindow: { rows: [to, end], columns: [from, to] },
+            beta: 1,
+          })
       const rounded = codec.encode(z)
       using blockCodes = rounded.codes
       using blockValues = rounded.values
@@ -67,14 +78,14 @@ export async function ldlq(
       ops.paste(codes, blockCodes, { column: (from / Ty) * perTile })
     }
     // target[:, :start] += error[:, start:end] · L[start:end, :start]
-    if (l && start > 0) {
-      ops.gemm(target, error, l, {
-        window: { columns: [0, start] },
-        aWindow: { columns: [start, end] },
-        bWindow: { rows: [start, end], columns: [0, start] },
-        beta: 1,
-      })
-    }
+    for (const { rows, l } of parts)
+      if (l && start > 0)
+        ops.gemm(target, error, l, {
+          window: { rows, columns: [0, start] },
+          aWindow: { rows, columns: [start, end] },
+          bWindow: { rows: [start, end], columns: [0, start] },
+          beta: 1,
+        })
     end = start
     await done(n - start)
   }

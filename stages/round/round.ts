@@ -1,8 +1,10 @@
 /**
  * round: W̃ to codes, with LDLQ feedback through H̃.
  *
- * Linears that share H̃ are stacked and rounded as one matrix: they share its factorisation, and more tiles a
- * step keep the search busy. Each has its own scale σ; the source scale s is searched once for the stack.
+ * Linears of one input are stacked and rounded as one matrix: those that share H̃ share its factorisation, and more tiles a
+ * step keep the search busy. Each has its own scale σ; the source scale s is searched once for the stack. Where H̃ are more
+ * (a linear's own, or one for each group of its outputs), rows are fed back through theirs; a tile across the border of
+ * two groups through that of its first row.
  *
  *   proxyError = tr((W̃−σŴ) H̃ (W̃−σŴ)ᵀ) / tr(W̃ H̃ W̃ᵀ)        H̃ damped: H̃ + damp·mean(diag H̃)·I
  *
@@ -23,7 +25,8 @@ import { type Factored, Factors } from './factor.js'
 import { ldlq } from './ldlq.js'
 import { type Choice, codeFor, mistakesOf, overridesSchema } from './overrides.js'
 import { rowScaled } from './row-scale.js'
-import { number, points, searchScale } from './scale.js'
+import { number, points, sampleOf, sampleTiles, searchScale } from './scale.js'
+import { partsOf, traces } from './output-groups.js'
 
 const params = Type.Object(
   {
@@ -57,15 +60,12 @@ const settledLater = <T>(promise: Promise<T>): Promise<T> => {
   return promise
 }
 
-/** Tiles that the scale is searched on: two full vectors of sequences. */
-const sampleTiles = 64
-
 /**
  * Bytes of tensors that linears [m, n] of one input take at a time, in f32: W̃ and H̃ as they came, with a copy of both, H̃ damped
  * and factored; or with W̃ scaled, the targets, the errors, the values, the codes, H̃ damped and its factor. Llama-2-7B's down: 2.4 GB.
  * The search's scratch memory comes on top: on CUDA up to 1.1 GB.
  */
-const memoryOf = ({ m, n }: Group): number => Math.max(8 * m * n + 16 * n * n, 22 * m * n + 12 * n * n)
+const memoryOf = ({ m, n, hessians: h }: Group): number => Math.max(8 * m * n + (12 * h + 4) * n * n, 22 * m * n + 12 * h * n * n)
 
 type In = Row<typeof incoherent>
 type Out = NewRow<typeof rounded>
@@ -87,7 +87,7 @@ export default defineStage({
   estimate(rows, params) {
     const { scale, feedback } = params
     const { groups } = sizesOf(rows)
-    const algebra = feedback ? sum(groups, ({ m, n }) => (n ** 3 + m * n ** 2) / 2) : 0 // the factor, and errors times it
+    const algebra = feedback ? sum(groups, ({ m, n, hessians }) => (hessians * n ** 3 + m * n ** 2) / 2) : 0 // the factor, and errors times it
     let [operations, disk] = [algebra, 0]
     const told = rows.map(row => {
       const settings = row.role === 'linear' ? codeFor(String(row.linear), row.K as number | undefined, params) : 'leave'
@@ -108,7 +108,7 @@ export default defineStage({
       runs((row: In) => `${row.role}/${row.layer}/${row.shares}`),
       concatMap(async (rows): Promise<Out[]> => {
         if (rows[0]?.role === 'kept') return rows.map(kept)
-        using factors = new Factors(rows[0] as In, params, context)
+        using factors = new Factors(params, context)
         const out = new Map<In, Out>()
         for (const [json, alike] of grouped(rows, params)) {
           if (json === 'leave') {
@@ -117,7 +117,8 @@ export default defineStage({
           }
           const { codebook, params: code } = codebookOf(json)
           using codec = codebook.open(context.ops, code)
-          const done = await roundTogether(alike, codec, { ...params, json }, settledLater(factors.of(codec.tile[1])), context)
+          const factored = settledLater(factors.all(alike, codec.tile[1]))
+          const done = await roundTogether(alike, codec, { ...params, json }, factored, context)
           for (const [i, row] of alike.entries()) out.set(row, done[i] as Out)
         }
         return rows.map(row => out.get(row) as Out)
@@ -166,12 +167,12 @@ interface Settings {
   rowScale: boolean
 }
 
-/** Rounds linears that share H̃ and the code as one matrix [Σ m, n], padded to whole tiles. */
+/** Rounds linears of one input and code as one matrix [Σ m, n], padded to whole tiles. */
 async function roundTogether(
   rows: readonly In[],
   codec: Codec,
   settings: Settings,
-  factored: Promise<Factored>,
+  factored: Promise<readonly (readonly Factored[])[]>,
   context: Context,
 ): Promise<Out[]> {
   const { ops } = context
@@ -196,7 +197,7 @@ async function roundTogether(
     ops.paste(raw, w, { row: offsets[i] ?? 0 })
   }
   // The one wait, behind the other batch's columns in the queue: from here on all is enqueued to the last column.
-  const h = await factored
+  const hs = await factored
   const sigma = (await Promise.all(squares)).map((bytes, i) => rootMeanSquare(number(bytes), rows[i] as In))
   const units = new Float32Array(m)
   for (const [i, rms] of sigma.entries()) units.fill(rms > 0 ? 1 / rms : 0, offsets[i], offsets[i + 1])
@@ -208,7 +209,7 @@ async function roundTogether(
   stack[Symbol.dispose]()
   const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)
   const enqueued: Promise<void>[] = []
-  const result = await ldlq(ops, codec, scaled, h.l, async columns => {
+  const result = await ldlq(ops, codec, scaled, partsOf(rows, offsets, hs, Tx), async columns => {
     enqueued.push(settledLater(ops.finish()))
     if (enqueued.length > ahead) await enqueued.shift()
     context.signal.throwIfAborted()
@@ -223,10 +224,10 @@ async function roundTogether(
     const from = offsets[i] ?? 0
     const to = from + Math.ceil(row.m / Tx) * Tx
     const part = (x: Tensor): Tensor => ops.copy(x, { rows: [from, from + row.m], columns: [0, row.n] })
-    const { sv, traces } = await errorOf(ops, row, part(scaled), part(values), h.damped, settings)
-    using _ = traces
+    const damped = (hs[i] ?? []).map(one => one.damped)
+    const { sv, errors } = await errorOf(ops, row, part(scaled), part(values), damped, settings)
     const ownCodes = ops.copy(codes, { rows: [(from / Tx) * tileRow, (to / Tx) * tileRow] })
-    const [error = Number.NaN, total = Number.NaN] = new Float64Array((await traces.read()).slice().buffer)
+    const [error, total] = await errors
     return {
       ...kept(row),
       weight: undefined,
@@ -247,21 +248,21 @@ async function roundTogether(
   return out
 }
 
-/** Traces of proxyError, and sv, with a scale for each output if wanted. Takes w and v over. */
+/** Traces of the error, and sv, with a scale for each output if wanted. Takes w and v over. */
 async function errorOf(
   ops: Ops,
   row: In,
   weights: Tensor,
   values: Tensor,
-  h: Tensor,
+  hs: readonly Tensor[],
   { rowScale }: Settings,
-): Promise<{ sv: TensorRef | Tensor | undefined; traces: Tensor }> {
+): Promise<{ sv: TensorRef | Tensor | undefined; errors: Promise<[error: number, total: number]> }> {
   using w = weights
   using v = values
-  if (!rowScale) return { sv: row.sv, traces: ops.proxyError(w, v, h) }
+  if (!rowScale) return { sv: row.sv, errors: traces(ops, w, v, hs) }
   using sv = await required(row.sv, row, 'sv').open(ops, 'f32')
   const { m: order } = JSON.parse(row.transform) as { m: number }
-  return await rowScaled(ops, { w, v, h, sv, order })
+  return await rowScaled(ops, { w, v, hs, sv, order })
 }
 
 /** s, f64 [1]: as found on the sample, or as given. */
@@ -279,23 +280,6 @@ function rootMeanSquare(squares: number, row: In): number {
     message: 'The weights hold NaN or infinite values.',
     hint: 'Check the checkpoint; a linear that is broken cannot be rounded.',
   })
-}
-
-/** Tiles spread evenly over the stack, real weights only: f32 [sampleTiles · Tx, Ty]. */
-function sampleOf(ops: Ops, stack: Tensor, [Tx, Ty]: readonly [number, number], rows: readonly In[], offsets: readonly number[]): Tensor {
-  const places: [number, number][] = []
-  for (const [i, row] of rows.entries()) {
-    for (let r = 0; r + Tx <= row.m; r += Tx) for (let c = 0; c + Ty <= row.n; c += Ty) places.push([(offsets[i] ?? 0) + r, c])
-  }
-  if (places.length === 0) places.push([0, 0]) // smaller than one tile
-  const count = Math.min(sampleTiles, places.length)
-  const tiles = Array.from({ length: count }, (_, i) => {
-    const [r, c] = places[Math.floor((i * places.length) / count)] ?? [0, 0]
-    return ops.copy(stack, { rows: [r, r + Tx], columns: [c, c + Ty] })
-  })
-  const sample = ops.concat(tiles)
-  for (const tile of tiles) tile[Symbol.dispose]()
-  return sample
 }
 
 /** Raises where a linear came without what rounding needs. */

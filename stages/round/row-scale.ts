@@ -7,18 +7,22 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
+import { rowsOf, traces } from './output-groups.js'
 
-/** w, v f32 [m, n] in the incoherent basis, h f32 [n, n], sv f32 [m], `order` of Hₘ: sv·s, and traces as of proxyError with it. */
+/** w, v f32 [m, n] in the incoherent basis, hs f32 [n, n], one a group of outputs, sv f32 [m], `order` of Hₘ: sv·s, and the traces with it. */
 export async function rowScaled(
   ops: Ops,
-  { w, v, h, sv, order }: { w: Tensor; v: Tensor; h: Tensor; sv: Tensor; order: number },
-): Promise<{ sv: Tensor; traces: Tensor }> {
+  { w, v, hs, sv, order }: { w: Tensor; v: Tensor; hs: readonly Tensor[]; sv: Tensor; order: number },
+): Promise<{ sv: Tensor; errors: Promise<[error: number, total: number]> }> {
   const [m = 0, n = 0] = w.shape
   const back = (x: Tensor): Tensor => ops.hadamard(x, { side: 'left', signs: sv, block: order, inverse: true })
   using outputs = back(w)
   using rounded = back(v)
   using product = ops.zeros('f32', [m, n])
-  ops.gemm(product, rounded, h, {})
+  for (const [k, h] of hs.entries()) {
+    const rows = rowsOf(k, hs.length, m)
+    ops.gemm(product, rounded, h, { window: { rows }, aWindow: { rows } })
+  }
   const dots = async (x: Tensor): Promise<Float32Array> => {
     using columns = ops.transpose(x)
     using others = ops.transpose(product)
@@ -35,5 +39,5 @@ export async function rowScaled(
   using scaled = ops.scale(rounded, { rows })
   using column = ops.reshape(sv, [m, 1])
   using folded = ops.scale(column, { rows })
-  return { sv: ops.reshape(folded, [m]), traces: ops.proxyError(outputs, scaled, h) }
+  return { sv: ops.reshape(folded, [m]), errors: traces(ops, outputs, scaled, hs) }
 }

@@ -15,6 +15,9 @@ import type { Tensor } from '../../native/tensor.js'
 const range = [0.7, 1.3] as const
 export const points = 7
 
+/** Tiles that the scale is searched on: two full vectors of sequences. */
+export const sampleTiles = 64
+
 /** sample f32 [rows, Ty], of unit rms; returns s, f64 [1]. Deterministic, and read by nobody on the way: the device need not wait. */
 export const searchScale = (ops: Ops, codec: Codec, sample: Tensor): Tensor =>
   ops.goldenSection(range, points, s => {
@@ -25,6 +28,29 @@ export const searchScale = (ops: Ops, codec: Codec, sample: Tensor): Tensor =>
     using difference = ops.add(scaled, rounded, { beta: -1 })
     return ops.sumSquares(difference)
   })
+
+/** Tiles spread evenly over the stack, real weights only: f32 [sampleTiles · Tx, Ty]. */
+export function sampleOf(
+  ops: Ops,
+  stack: Tensor,
+  [Tx, Ty]: readonly [number, number],
+  rows: readonly { readonly m: number; readonly n: number }[],
+  offsets: readonly number[],
+): Tensor {
+  const places: [number, number][] = []
+  for (const [i, row] of rows.entries()) {
+    for (let r = 0; r + Tx <= row.m; r += Tx) for (let c = 0; c + Ty <= row.n; c += Ty) places.push([(offsets[i] ?? 0) + r, c])
+  }
+  if (places.length === 0) places.push([0, 0]) // smaller than one tile
+  const count = Math.min(sampleTiles, places.length)
+  const tiles = Array.from({ length: count }, (_, i) => {
+    const [r, c] = places[Math.floor((i * places.length) / count)] ?? [0, 0]
+    return ops.copy(stack, { rows: [r, r + Tx], columns: [c, c + Ty] })
+  })
+  const sample = ops.concat(tiles)
+  for (const tile of tiles) tile[Symbol.dispose]()
+  return sample
+}
 
 /** The first number of an f64 tensor that was read. */
 export const number = (bytes: Uint8Array): number => new DataView(bytes.buffer, bytes.byteOffset).getFloat64(0, true)

@@ -15,7 +15,7 @@ function trace(w: Float32Array, h: Float32Array, m: number, n: number): number {
   return sum
 }
 
-const row = (linear: string, m: number, n: number, h: Float32Array) => ({
+const row = (linear: string, m: number, n: number, h: Float32Array, hessian = ref(h, [h.length / n, n])) => ({
   role: 'linear' as const,
   layer: 3,
   linear,
@@ -24,7 +24,7 @@ const row = (linear: string, m: number, n: number, h: Float32Array) => ({
   n,
   source: '',
   weight: ref(normals(m * n, 'w', linear, m, n), [m, n]),
-  hessian: ref(h, [n, n]),
+  hessian,
 })
 
 for (const { name, skip, open } of backends) {
@@ -55,12 +55,30 @@ for (const { name, skip, open } of backends) {
   t.test(`${name}: signs belong to names: su to the input, sv to the linear, the same in any company`, { skip }, async t => {
     const ops = await open()
     const { h } = correlated(32, 100, 'rht')
-    const together = await runStage(rht, {}, [row('q', 16, 32, h), row('k', 16, 32, h)], contextOf(ops))
+    const shared = ref(h, [32, 32])
+    const together = await runStage(rht, {}, [row('q', 16, 32, h, shared), row('k', 16, 32, h, shared)], contextOf(ops))
     const [alone] = await runStage(rht, {}, [row('k', 16, 32, h)], contextOf(ops))
     t.strictSame(await floats(together[0]?.su), await floats(together[1]?.su))
     t.notSame(await floats(together[0]?.sv), await floats(together[1]?.sv))
     t.strictSame(await floats(together[1]?.weight), await floats(alone?.weight))
     t.equal(together[0]?.hessian, together[1]?.hessian, 'H̃ is computed once')
+  })
+
+  t.test(`${name}: with an H for each of two groups of outputs, groups stay apart and each keeps its trace`, { skip }, async t => {
+    const ops = await open()
+    const [m, n] = [32, 48]
+    const [first, second] = [correlated(n, 200, 'first').h, correlated(n, 200, 'second').h]
+    const before = row('q', m, n, Float32Array.from([...first, ...second]))
+    const [after] = await runStage(rht, {}, [before], contextOf(ops))
+    t.strictSame(JSON.parse(after?.transform ?? ''), { m: 16, n: 48 })
+    const [w, mixed, h] = [await floats(before.weight), await floats(after?.weight), await floats(after?.hessian)]
+    for (const [k, own] of [first, second].entries()) {
+      const rows = (x: Float32Array) => x.subarray((k * m * n) / 2, ((k + 1) * m * n) / 2)
+      const ratio = trace(rows(mixed), h.subarray(k * n * n, (k + 1) * n * n), m / 2, n) / trace(rows(w), own, m / 2, n)
+      t.ok(Math.abs(ratio - 1) < 1e-5, `group ${k}: ${ratio}`)
+    }
+    const broken = row('q', m, n, new Float32Array(3 * n * n))
+    await t.rejects(runStage(rht, {}, [broken], contextOf(ops)), { code: 'failed', where: 'q' }, '3 groups of 32 outputs')
   })
 
   t.test(`${name}: a size without a Hadamard matrix gets blocks, and the run says so`, { skip }, async t => {

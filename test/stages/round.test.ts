@@ -136,6 +136,30 @@ for (const { name, skip, open } of backends) {
     t.equal(together[1]?.scale, alone?.scale)
   })
 
+  t.test(`${name}: each of two groups of outputs is rounded with its own H; a tile across their border too`, { skip }, async t => {
+    const ops = await open()
+    const [m, n] = [32, 64]
+    const a = normals(m * n, 'groups')
+    const hs = [correlated(n, 500, 'first').h, correlated(n, 500, 'second').h]
+    const both = (rows: number, weight: Float32Array): In => ({
+      ...row('both', rows, n, weight, hs[0]!),
+      transform: JSON.stringify({ m: rows / 2, n }),
+      hessian: ref(Float32Array.from([...hs[0]!, ...hs[1]!]), [2 * n, n]),
+    })
+    const rounded = async (one: In, o = {}) => {
+      const [out] = await runStage(round, { codebook: hyb2, scale: 1, ...o }, [one], contextOf(ops))
+      return { codes: Buffer.from(await (await settled(out?.codes)).read()), error: out?.proxyError ?? 1 }
+    }
+    const apart = await Promise.all(hs.map((h, i) => rounded(row(`${i}`, m, n, a, h))))
+    const whole = both(2 * m, Float32Array.from([...a, ...a]))
+    const together = await rounded(whole)
+    t.ok(together.codes.equals(Buffer.concat(apart.map(({ codes }) => codes))), 'the codes of the two alone')
+    t.ok(together.error > Math.min(...apart.map(({ error }) => error)) && together.error < Math.max(...apart.map(({ error }) => error)))
+    t.ok((await rounded(whole, { rowScale: true })).error < together.error, 'scales of rows, each in the metric of its group')
+    const uneven = both(40, normals(40 * n, 'uneven'))
+    t.ok((await rounded(uneven)).error < (await rounded(uneven, { feedback: false })).error, 'groups of 20, tiles of 16')
+  })
+
   t.test(`${name}: sizes that tiles do not divide are padded, and decode to what was rounded`, { skip }, async t => {
     const ops = await open()
     const { h } = correlated(44, 300, 'odd')

@@ -7,19 +7,12 @@ import t from 'tap'
 import { codebookOf } from '../../../native/codebooks/settings.js'
 import { trellisCodes } from '../../../native/codebooks/trellis/codes.js'
 import { kernelOrder } from '../../../native/codebooks/trellis/kernel-layout.js'
-import { addBiasReference } from '../../../native/ops/add-bias/reference.js'
-import { attentionReference } from '../../../native/ops/attention/reference.js'
 import { gemmReference } from '../../../native/ops/gemm/reference.js'
 import { hadamardFactor } from '../../../native/ops/hadamard/hadamard.js'
 import { hadamardReference } from '../../../native/ops/hadamard/reference.js'
-import { rmsnormReference } from '../../../native/ops/rmsnorm/reference.js'
-import { ropeReference } from '../../../native/ops/rope/reference.js'
-import { siluMulReference } from '../../../native/ops/silu-mul/reference.js'
 import type { Tensor } from '../../../native/tensor.js'
-import { blockName } from '../../../stages/model/architecture.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape, type Tape } from '../../../stages/model/backward.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
-import type { ModelConfig } from '../../../stages/model/config.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../../../stages/model/forward.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import {
@@ -34,6 +27,7 @@ import {
 import { backends, nmse, root } from '../../helpers.js'
 import { gaussian, uniform } from '../../native/devices.js'
 import { numbers, readAll } from '../safetensors-reader.js'
+import { blockReference, type Place } from './block-reference.js'
 
 const floats = async (x: { read(): Promise<Uint8Array> }): Promise<Float32Array> => new Float32Array((await x.read()).slice().buffer)
 const folderOf = (family: string) => join(root, 'fixtures/hf-reference', family)
@@ -49,50 +43,6 @@ const hadamardMatrix = (n: number, block: number): Float64Array => {
 }
 const valuesOf = async (block: TrainableBlock): Promise<Map<string, Float64Array>> =>
   new Map(await Promise.all(parametersOf(block).map(async ({ name, value }) => [name, Float64Array.from(await floats(value))] as const)))
-
-interface Place {
-  readonly config: ModelConfig
-  readonly layer: number
-  readonly sequences: number
-  readonly length: number
-  readonly cos: ArrayLike<number>
-  readonly sin: ArrayLike<number>
-}
-
-/** A block in float64, step by step as its architecture says. */
-const blockReference = (place: Place, weights: ReadonlyMap<string, Float64Array>, x: ArrayLike<number>): Float64Array => {
-  const { config, layer, sequences, length, cos, sin } = place
-  const { h: heads, g: kvHeads, e } = config.sizes
-  const rows = sequences * length
-  const positions = Int32Array.from({ length: rows }, (_, t) => t % length)
-  const made = new Map<string, Float64Array>([['x', Float64Array.from(x)]])
-  for (const { op, out, reads, name, shape, bias } of config.steps) {
-    const [first, second, third] = reads.map(read => made.get(read)!) as [Float64Array, Float64Array, Float64Array]
-    const weight = (ending: string) => weights.get(`${blockName(config.architecture, layer)}.${name}.${ending}`)!
-    const linear = (input: Float64Array) => {
-      const [m, n] = shape as [number, number]
-      const y = gemmReference(input, weight('weight'), rows, m, n, { lda: n, ldb: n, transposeB: true })
-      return bias ? addBiasReference(y, weight('bias')) : y
-    }
-    const run = {
-      rmsnorm: () => rmsnormReference(first, weight('weight'), config.eps),
-      linear: () => linear(first),
-      'add linear': () => linear(second).map((y, i) => y + first[i]!),
-      attention: () =>
-        attentionReference(ropeReference(first, cos, sin, positions, heads), ropeReference(second, cos, sin, positions, kvHeads), third, {
-          heads,
-          kvHeads,
-          e,
-          length,
-          window: config.windows[layer],
-          scale: 1 / Math.sqrt(e),
-        }),
-      silu·: () => siluMulReference(first, second),
-    }
-    made.set(out, run[op]())
-  }
-  return made.get('x')!
-}
 
 const dot = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
   let sum = 0
