@@ -6,7 +6,7 @@
 #   tar xf FILE && ./pipe doctor
 #
 # In it: the Node that runs this, dist, the addons as built here, production dependencies, graphs, schemas and the bundled
-# model. --tests adds the tests and what they need: PIPE_TEST_DEVICE=cuda:0 bin/node dist/test/run.js
+# model. --tests adds the tests and what they need: scripts/test-gpu.sh and scripts/sanitize.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,7 +35,7 @@ strip --strip-unneeded "$stage"/build/Release/*.node
 copy package.json graphs schemas fixtures/tiny-llama
 # What benchmarks say they measured: the commit, with a + when files differ from it.
 git describe --always --abbrev=12 --exclude='*' --dirty=+ > "$stage"/COMMIT 2> /dev/null || echo unknown > "$stage"/COMMIT
-if [ "$tests" ]; then copy dist test fixtures graphs stages pipeline native schemas scripts/sanitize.sh
+if [ "$tests" ]; then copy dist test fixtures graphs stages pipeline native schemas scripts/sanitize.sh scripts/test-gpu.sh
 else copy --exclude=dist/test dist
 fi
 

@@ -1,11 +1,12 @@
 /**
- * `npm test`: runs the compiled test files, two at a time, through tap's own API, and reports. Arguments are parts of
+ * `npm test`: runs the compiled test files, two at a time (on a GPU as many as there are cores), through tap's own API, and reports. Arguments are parts of
  * the paths of the files to run; none = all. The tap command line is not used: its loaders cost a second a file.
  *
  * PIPE_TEST_DEVICE=cuda:0 (npm run test:gpu) runs the tests of ops, codebooks and stages on that device; without it they
  * are skipped by name. UPDATE=1 lets tests rewrite what they compare with (committed tables).
  */
 import { existsSync, readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
@@ -14,9 +15,10 @@ import { testDevice } from './helpers.js'
 import { Reporter } from './reporter.js'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-const jobs = 2
+/** Files at a time. A GPU serves many, and is mostly waiting for the definitions in float64 that results are compared with. */
+const jobs = testDevice === 'cpu' ? 2 : Math.max(2, Math.min(14, availableParallelism()))
 /** Seconds a file may take: the longest (the whole main job, several times) takes a minute or two on 2 idle cores. */
-const timeout = 600
+const timeout = testDevice === 'cpu' ? 600 : 120
 
 // Listed by source, so that what was compiled from a file now deleted is not run.
 const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })

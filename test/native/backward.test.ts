@@ -20,7 +20,7 @@ import { tableGradientReference } from '../../native/ops/table-gradient/referenc
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { testDevice } from '../helpers.js'
-import { everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
+import { affordable, everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
 
 const devices = await everyDevice()
 
@@ -95,12 +95,15 @@ t.test('rmsnormBackward', async t => {
       'gradient',
     )
   }
-  for (const [rows, n, w] of [
-    [1, 2, 2],
-    [3, 7, 7],
-    [70, 64, 16],
-    [130, 688, 688],
-  ] as const) {
+  for (const [rows, n, w] of affordable(
+    [
+      [1, 2, 2],
+      [3, 7, 7],
+      [70, 64, 16],
+      [130, 688, 688],
+    ] as const,
+    ([rows, n]) => rows * n,
+  )) {
     const [x, weight, dy, before] = [gaussian(rows * n, 1), gaussian(w, 2), gaussian(rows * n, 3), gaussian(w, 4)]
     const { dx, gradient } = rmsnormBackwardReference(x, weight, dy, 1e-5)
     const run = (ops: Ops) => {
@@ -133,7 +136,7 @@ t.test('siluMulBackward', async t => {
       'dUp',
     )
   }
-  for (const n of [1, 15, 513, 70000]) {
+  for (const n of affordable([1, 15, 513, 70000], n => n)) {
     const [gate, up, dy] = [gaussian(n, 1).map(x => 10 * x), gaussian(n, 2), gaussian(n, 3)]
     if (n > 1) gate.set([-200, 200])
     const { dGate, dUp } = siluMulBackwardReference(gate, up, dy)
@@ -159,7 +162,7 @@ t.test('attentionBackward: lengths around the blocks, groups, windows, several s
     { sequences: 1, length: 34, heads: 1, kvHeads: 1, e: 80 },
     { sequences: 1, length: 34, heads: 1, kvHeads: 1, e: 130, window: 9 },
   ]
-  for (const { sequences, ...shape } of cases) {
+  for (const { sequences, ...shape } of affordable(cases, ({ length, heads, e }) => (length * length * heads * e) / 10)) {
     const { length, heads, kvHeads, e } = shape
     const rows = sequences * length
     const sizes = { q: rows * heads * e, kv: rows * kvHeads * e }
@@ -232,7 +235,7 @@ t.test('attentionBackward of bf16: f32 sums of rounded inputs', async t => {
     const bits = new Uint32Array(gaussian(length, seed).buffer).map(x => x & 0xffff0000)
     return new Float32Array(bits.buffer)
   }
-  for (const { sequences, ...shape } of cases) {
+  for (const { sequences, ...shape } of affordable(cases, ({ length, heads, e }) => (length * length * heads * e) / 60)) {
     const { length, heads, kvHeads, e } = shape
     const rows = sequences * length
     const [q, k, v, dy] = [
@@ -276,12 +279,15 @@ t.test('attentionBackward: large scores do not overflow', async t => {
 })
 
 t.test('addColumnDots: gradients of a bias and of a scale', async t => {
-  for (const [rows, n] of [
-    [1, 1],
-    [3, 5],
-    [301, 344],
-    [2000, 33],
-  ] as const) {
+  for (const [rows, n] of affordable(
+    [
+      [1, 1],
+      [3, 5],
+      [301, 344],
+      [2000, 33],
+    ] as const,
+    ([rows, n]) => rows * n,
+  )) {
     const [x, y, before] = [gaussian(rows * n, 1), gaussian(rows * n, 2), gaussian(n, 3)]
     const run = (both: boolean) => (ops: Ops) => {
       const into = ops.tensor(before, [n])
@@ -319,11 +325,14 @@ t.test('crossEntropyGradient: hard labels, and the top k of a teacher', async t 
       'soft',
     )
   }
-  for (const [n, v, k] of [
-    [1, 2, 1],
-    [5, 513, 1],
-    [40, 2049, 8],
-  ] as const) {
+  for (const [n, v, k] of affordable(
+    [
+      [1, 2, 1],
+      [5, 513, 1],
+      [40, 2049, 8],
+    ] as const,
+    ([n, v]) => n * v,
+  )) {
     const [logits, targets, weights] = [gaussian(n * v, 1).map(x => 5 * x), integers(n * k, v, 2), gaussian(n * k, 3).map(Math.abs)]
     if (n > 1) targets[1] = -1
     const { loss, gradient } = crossEntropyGradientReference(logits, targets, k === 1 ? weights.map(() => 1) : weights, n, 0.25)
@@ -357,11 +366,14 @@ t.test('klGradient: divergence and soft cross-entropy, whose gradient is one', a
     t.ok(nmse(crossEntropy, sparse.loss) < 1e-12, 'soft labels for every token are the same loss')
     t.ok(nmse(gradient, sparse.gradient) < 1e-12, 'and the same gradient')
   }
-  for (const [n, v] of [
-    [1, 2],
-    [5, 513],
-    [40, 2049],
-  ] as const) {
+  for (const [n, v] of affordable(
+    [
+      [1, 2],
+      [5, 513],
+      [40, 2049],
+    ] as const,
+    ([n, v]) => n * v,
+  )) {
     const [p, q] = [gaussian(n * v, 1).map(x => 3 * x), gaussian(n * v, 2).map(x => 3 * x)]
     const { divergence, crossEntropy, gradient } = klGradientReference(p, q, v, 0.5)
     const run = (ops: Ops) => {
@@ -407,11 +419,14 @@ t.test('adam: three steps', async t => {
 })
 
 t.test('addTableGradient: signs, tiles cut off at the edges, tables small and large', async t => {
-  for (const { m, n, tile, V, L, rows } of [
-    { m: 5, n: 7, tile: [4, 4], V: 2, L: 6, rows: 8 },
-    { m: 32, n: 48, tile: [16, 16], V: 1, L: 10, rows: 1024 },
-    { m: 64, n: 64, tile: [8, 32], V: 2, L: 16, rows: 65536 },
-  ] as const) {
+  for (const { m, n, tile, V, L, rows } of affordable(
+    [
+      { m: 5, n: 7, tile: [4, 4], V: 2, L: 6, rows: 8 },
+      { m: 32, n: 48, tile: [16, 16], V: 1, L: 10, rows: 1024 },
+      { m: 64, n: 64, tile: [8, 32], V: 2, L: 16, rows: 65536 },
+    ] as const,
+    ({ rows }) => rows,
+  )) {
     const [Tx, Ty] = tile
     const codes = integers(Math.ceil(m / Tx) * Math.ceil(n / Ty) * ((Tx * Ty) / V), 2 ** L, 1)
     const [rowOf, sign] = [integers(2 ** L, rows, 2), integers(2 ** L, 2, 3)]

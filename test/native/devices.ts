@@ -43,6 +43,13 @@ export const everyDevice = async (): Promise<[string, Ops][]> => {
   return list
 }
 
+/**
+ * All cases; under a sanitizer (scripts/sanitize.sh sets PIPE_TEST_SMALL), where an access to memory costs hundreds, those of at
+ * most 20,000 elements or steps, as `size` counts them. The shapes that kernels tell apart are among the small ones.
+ */
+export const affordable = <T>(cases: readonly T[], size: (one: T) => number): readonly T[] =>
+  process.env.PIPE_TEST_SMALL === '1' ? cases.filter(one => size(one) <= 20_000) : cases
+
 /** Uniform numbers in [0, 1), the same from the same seed (mulberry32). */
 export const uniform = (seed: number): (() => number) => {
   let state = seed >>> 0

@@ -13,7 +13,7 @@ import { ropeReference } from '../../native/ops/rope/reference.js'
 import { siluMulReference } from '../../native/ops/silu-mul/reference.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
+import { affordable, everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
 import { testDevice } from '../helpers.js'
 
 /** Runs a case on every device: error below the bound, equal to the bit on a second run and for any number of threads. */
@@ -54,11 +54,14 @@ const integers = (length: number, below: number, seed: number): Int32Array => {
 }
 
 t.test('embed: rows of the table', async t => {
-  for (const [v, d, n] of [
-    [1, 1, 1],
-    [2, 3, 5],
-    [257, 64, 130],
-  ] as const) {
+  for (const [v, d, n] of affordable(
+    [
+      [1, 1, 1],
+      [2, 3, 5],
+      [257, 64, 130],
+    ] as const,
+    ([, d, n]) => d * n,
+  )) {
     const [table, ids] = [gaussian(v * d, 1), integers(n, v, 2)]
     await check(
       t,
@@ -79,13 +82,16 @@ t.test('embed: rows of the table', async t => {
 })
 
 t.test('rmsnorm: whole rows, and heads of a row', async t => {
-  for (const [rows, n, w] of [
-    [1, 1, 1],
-    [3, 7, 7],
-    [5, 64, 16],
-    [130, 688, 688],
-    [9, 96, 32],
-  ] as const) {
+  for (const [rows, n, w] of affordable(
+    [
+      [1, 1, 1],
+      [3, 7, 7],
+      [5, 64, 16],
+      [130, 688, 688],
+      [9, 96, 32],
+    ] as const,
+    ([rows, n]) => rows * n,
+  )) {
     const [x, weight] = [gaussian(rows * n, 1), gaussian(w, 2)]
     await check(
       t,
@@ -106,11 +112,14 @@ t.test('rmsnorm: whole rows, and heads of a row', async t => {
 })
 
 t.test('addBias', async t => {
-  for (const [rows, n] of [
-    [1, 1],
-    [3, 5],
-    [301, 344],
-  ] as const) {
+  for (const [rows, n] of affordable(
+    [
+      [1, 1],
+      [3, 5],
+      [301, 344],
+    ] as const,
+    ([rows, n]) => rows * n,
+  )) {
     const [x, bias] = [gaussian(rows * n, 1), gaussian(n, 2)]
     await check(
       t,
@@ -131,11 +140,14 @@ t.test('addBias', async t => {
 })
 
 t.test('rope: every position, several heads', async t => {
-  for (const [n, heads, e] of [
-    [1, 1, 2],
-    [7, 3, 6],
-    [200, 8, 32],
-  ] as const) {
+  for (const [n, heads, e] of affordable(
+    [
+      [1, 1, 2],
+      [7, 3, 6],
+      [200, 8, 32],
+    ] as const,
+    ([n, heads, e]) => n * heads * e,
+  )) {
     const angles = gaussian(n * (e / 2), 3)
     const [x, cos, sin, positions] = [gaussian(n * heads * e, 1), angles.map(Math.cos), angles.map(Math.sin), integers(n, n, 4)]
     await check(
@@ -170,7 +182,7 @@ t.test('attention: lengths around the blocks, groups, windows, several sequences
     { sequences: 1, length: 100, heads: 2, kvHeads: 1, e: 17, window: 37 },
     { sequences: 1, length: 65, heads: 2, kvHeads: 2, e: 64, window: 1000 },
   ]
-  for (const { sequences, ...shape } of cases) {
+  for (const { sequences, ...shape } of affordable(cases, ({ length, heads, e }) => (length * length * heads * e) / 20)) {
     const { length, heads, kvHeads, e } = shape
     const rows = sequences * length
     const [q, k, v] = [gaussian(rows * heads * e, 1), gaussian(rows * kvHeads * e, 2), gaussian(rows * kvHeads * e, 3)]
@@ -215,7 +227,7 @@ t.test('attendCache: slots, positions, groups, windows, several rows, heads of e
       e: 32,
     },
   ]
-  for (const { rows, slots, ...shape } of cases)
+  for (const { rows, slots, ...shape } of affordable(cases, ({ rows, capacity, heads, e }) => (rows.length * capacity * heads * e) / 20))
     for (const bf16 of [false, true]) {
       const { capacity, heads, kvHeads, e } = shape
       const [q, k, v] = [
@@ -316,7 +328,7 @@ t.test('attention: large scores do not overflow', async t => {
 })
 
 t.test('siluMul', async t => {
-  for (const n of [1, 2, 15, 511, 513, 70000]) {
+  for (const n of affordable([1, 2, 15, 511, 513, 70000], n => n)) {
     const [gate, up] = [gaussian(n, 1).map(x => 10 * x), gaussian(n, 2)]
     await check(
       t,
@@ -337,12 +349,15 @@ t.test('siluMul', async t => {
 })
 
 t.test('crossEntropy and klDivergence', async t => {
-  for (const [n, v] of [
-    [1, 1],
-    [3, 2],
-    [5, 513],
-    [40, 2049],
-  ] as const) {
+  for (const [n, v] of affordable(
+    [
+      [1, 1],
+      [3, 2],
+      [5, 513],
+      [40, 2049],
+    ] as const,
+    ([n, v]) => n * v,
+  )) {
     const [p, q, targets] = [gaussian(n * v, 1).map(x => 5 * x), gaussian(n * v, 2).map(x => 5 * x), integers(n, v, 3)]
     if (n > 1) targets[1] = -1
     await check(
@@ -386,12 +401,15 @@ t.test('crossEntropy and klDivergence', async t => {
 })
 
 t.test('argmax: of equal elements the first, NaN never', async t => {
-  for (const [n, v] of [
-    [1, 1],
-    [3, 2],
-    [70, 515],
-    [3, 40_000],
-  ] as const) {
+  for (const [n, v] of affordable(
+    [
+      [1, 1],
+      [3, 2],
+      [70, 515],
+      [3, 40_000],
+    ] as const,
+    ([n, v]) => n * v,
+  )) {
     const x = gaussian(n * v, 1).map(z => Math.round(4 * z)) // many are equal
     const special = n > 1
     if (special) {
