@@ -95,15 +95,12 @@ t.test('rmsnormBackward', async t => {
       'gradient',
     )
   }
-  for (const [rows, n, w] of affordable(
-    [
-      [1, 2, 2],
-      [3, 7, 7],
-      [70, 64, 16],
-      [130, 688, 688],
-    ] as const,
-    ([rows, n]) => rows * n,
-  )) {
+  for (const [rows, n, w] of [
+    [1, 2, 2],
+    [3, 7, 7],
+    [70, 64, 16],
+    [130, 688, 688],
+  ] as const) {
     const [x, weight, dy, before] = [gaussian(rows * n, 1), gaussian(w, 2), gaussian(rows * n, 3), gaussian(w, 4)]
     const { dx, gradient } = rmsnormBackwardReference(x, weight, dy, 1e-5)
     const run = (ops: Ops) => {
