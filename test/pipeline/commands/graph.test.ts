@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { pipe, temporary } from '../../helpers.js'
+import { pipe as startedPipe, temporary } from '../../helpers.js'
+import { pipe } from './in-process.js'
 import { toyGraph } from './toys.js'
 
 t.test('draws stages, parameters, tables and columns', async t => {
   const graph = toyGraph(temporary(t))
-  const { code, stdout, stderr } = await pipe(['graph', graph])
+  const { code, stdout, stderr } = await startedPipe(['graph', graph])
   t.equal(code, 0, stderr)
   const lines = stdout.split('\n')
   t.equal(lines[0], 'toy: Sum of squares.')

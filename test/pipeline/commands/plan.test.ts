@@ -1,7 +1,8 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { pipe, temporary } from '../../helpers.js'
+import { pipe as startedPipe, temporary } from '../../helpers.js'
+import { pipe } from './in-process.js'
 import { toyGraph } from './toys.js'
 
 t.test('before the first run: what will run, the columns; nothing is made', async t => {
@@ -70,7 +71,7 @@ t.test('after a run: cached; after a change: which parameter, old → new, and w
   t.match(other, /\nsquare +run +6 +\S+ m?s .*factor: 1 → 3\n/)
   t.match(other, /\nsum +run .*square runs\n/)
   writeFileSync(join(folder, 'sum.js'), `${'\n'}// changed\n`, { flag: 'a' })
-  const { stdout: code } = await pipe(['plan', graph], { cwd: folder })
+  const { stdout: code } = await startedPipe(['plan', graph], { cwd: folder })
   t.match(code, /\nsquare +be taken from the cache/)
   t.match(code, /\nsum +run /)
 })

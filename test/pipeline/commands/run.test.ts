@@ -1,7 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { pipe, startPipe, temporary } from '../../helpers.js'
+import { startPipe, pipe as startedPipe, temporary } from '../../helpers.js'
+import { pipe } from './in-process.js'
 import { toyGraph } from './toys.js'
 
 const lines = (text: string) => text.trimEnd().split('\n')
@@ -10,7 +11,7 @@ const parse = (text: string) => lines(text).map(line => JSON.parse(line))
 t.test('the plan and progress on stderr, the results on stdout', async t => {
   const folder = temporary(t)
   const graph = toyGraph(folder)
-  const { code, stdout, stderr } = await pipe(['run', graph], { cwd: folder })
+  const { code, stdout, stderr } = await startedPipe(['run', graph], { cwd: folder })
   t.equal(code, 0, stderr)
   t.match(
     stderr,
@@ -41,7 +42,7 @@ t.test('again: everything is stored, and it says so', async t => {
 
 t.test('--json: events as JSON lines on stdout, nothing else there', async t => {
   const folder = temporary(t)
-  const { code, stdout } = await pipe(['run', toyGraph(folder), '--json'], { cwd: folder })
+  const { code, stdout } = await startedPipe(['run', toyGraph(folder), '--json'], { cwd: folder })
   t.equal(code, 0)
   const events = parse(stdout)
   t.equal(events[0].kind, 'plan')
@@ -135,13 +136,13 @@ t.test('a second run in the same folder is told who is there', async t => {
   const graph = toyGraph(folder)
   const first = startPipe(['run', graph, '--set', 'square.wait=60000'], { cwd: folder })
   await first.saw('square: started')
-  const { code, stderr } = await pipe(['run', graph], { cwd: folder })
+  const { code, stderr } = await startedPipe(['run', graph], { cwd: folder })
   t.equal(code, 1)
   t.match(stderr, new RegExp(`Process ${first.pid}, since .* is working in this folder`))
-  t.equal((await pipe(['cache', 'gc', graph], { cwd: folder })).code, 1, 'nor is anything deleted meanwhile')
+  t.equal((await startedPipe(['cache', 'gc', graph], { cwd: folder })).code, 1, 'nor is anything deleted meanwhile')
   first.kill('SIGKILL')
   await first.finished
-  t.equal((await pipe(['run', graph], { cwd: folder })).code, 0, 'a dead process holds no lock')
+  t.equal((await startedPipe(['run', graph], { cwd: folder })).code, 0, 'a dead process holds no lock')
 })
 
 t.test('--to, --from, --only, --force', async t => {
@@ -168,11 +169,11 @@ t.test('--memory, --device: what cannot be is said', async t => {
   const memory = await pipe(['run', graph, '--memory', 'lots'], { cwd: folder })
   t.equal(memory.code, 2)
   t.match(memory.stderr, /--memory <size>.*'lots'.*Give a size of at least 1 MB, such as 4GB or 512MiB\./)
-  const device = await pipe(['run', graph, '--device', 'gpu'], { cwd: folder })
+  const device = await startedPipe(['run', graph, '--device', 'gpu'], { cwd: folder })
   t.equal(device.code, 1)
   t.equal(
     device.stderr,
     '--device gpu\n  unknown device "gpu"; it may be auto, cpu, or cuda:0, cuda:1, …\n  pipe doctor lists what this machine has.\n',
   )
-  t.equal((await pipe(['run', graph, '--memory', '1.5GB'], { cwd: folder })).code, 0)
+  t.equal((await startedPipe(['run', graph, '--memory', '1.5GB'], { cwd: folder })).code, 0)
 })
