@@ -14,36 +14,21 @@ const template = '{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfo
 t.test('through pipes: a message a line, and the answers; what was said before matters', async t => {
   const file = join(temporary(t), 'template.jinja')
   writeFileSync(file, template)
-  const chat = async (lines: readonly string[], ...args: string[]) => {
-    const running = startPipe(['chat', tiny, '--template', file, '--max-tokens', '8', '--stop', '\n', ...args], {
-      input: `${lines.join('\n')}\n`,
-    })
-    const { code, stdout, stderr } = await running.finished
-    t.equal(code, 0, stderr)
-    return stdout.split('\n').slice(0, -1)
-  }
-  const [talked, prompted] = await Promise.all([
-    chat(['How many bricks?', '', 'And then?', '/reset', 'And then?', '/exit', 'never']),
-    chat(['How many bricks?'], '--system', 'It is Monday.'),
-  ])
-  t.equal(talked.length, 3)
-  const [first, second, third] = talked
+  const input = ['How many bricks?', '', 'And then?', '/reset', 'And then?', '/exit', 'never'].join('\n')
+  const { code, stdout, stderr } = await startPipe(['chat', tiny, '--template', file, '--max-tokens', '8', '--stop', '\n'], { input })
+    .finished
+  t.equal(code, 0, stderr)
+  const [first, second, third, ...rest] = stdout.split('\n').slice(0, -1)
+  t.strictSame(rest, [])
   t.ok(first && second && third && first.length > 5)
   t.not(second, third, 'after another question, and after none')
-  t.not(prompted[0], first, 'after a system message, and after none')
 })
 
-t.test('mistakes', async t => {
-  for (const [args, text] of [
-    [[tiny], /the model has no chat template: .*\n {2}Give one with --template FILE/],
-    [[tiny, '--template', 'nowhere'], /^nowhere\n {2}expected a chat template and found no such file\./m],
-    [[tiny, '--stop', ''], /^--stop\n/],
-  ] as const) {
-    const { code, stderr } = await pipe(['chat', ...args])
-    t.equal(code, 1)
-    t.match(stderr, text)
-    t.notMatch(stderr, /\n\s+at /)
-  }
+t.test('a model without a chat template', async t => {
+  const { code, stderr } = await pipe(['chat', tiny])
+  t.equal(code, 1)
+  t.match(stderr, /the model has no chat template: .*\n {2}Give one with --template FILE/)
+  t.notMatch(stderr, /\n\s+at /)
 })
 
 t.test('on a terminal: ctrl-C ends the answer, not the conversation; /reset forgets; ctrl-D leaves', async t => {
