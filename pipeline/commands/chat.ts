@@ -3,9 +3,20 @@ import { TextModel } from '../../stages/model/text-model.js'
 import { PipeError } from '../error.js'
 import { rng } from '../random.js'
 import { talk } from './talk.js'
-import { collect, deviceOption, examples, number, openDevice, type Register, samplingOptions, type SamplingOptions } from './wiring.js'
+import {
+  collect,
+  deviceOption,
+  examples,
+  type HoldingOptions,
+  holdingOptions,
+  number,
+  openDevice,
+  type Register,
+  samplingOptions,
+  type SamplingOptions,
+} from './wiring.js'
 
-interface Options extends SamplingOptions {
+interface Options extends SamplingOptions, HoldingOptions {
   system?: string
   template?: string
   context?: number
@@ -16,7 +27,7 @@ interface Options extends SamplingOptions {
 }
 
 export const register: Register = (program, wiring) => {
-  samplingOptions(deviceOption(program.command('chat <dir>')))
+  holdingOptions(samplingOptions(deviceOption(program.command('chat <dir>'))))
     .description(
       'Talk with a checkpoint, original or quantized. /reset begins anew, /exit ends; ctrl-C stops an answer. ' +
         'What is piped in is a message a line, and the answers are all that is printed.',
@@ -37,7 +48,7 @@ export const register: Register = (program, wiring) => {
     .action(async (dir: string, o: Options) => {
       if (o.stop.includes('')) throw new PipeError('input', { where: '--stop', message: 'expected a text and found an empty one.' })
       const ops = await openDevice(wiring, o.device)
-      await using model = await TextModel.open(ops, dir, { slots: 1, queue: 0, context: o.context, template: o.template, mustChat: true })
+      await using model = await TextModel.open(ops, dir, { ...o, slots: 1, queue: 0, mustChat: true })
       const random = rng(o.seed, 'chat')
       const options = { sampling: o, uniform: () => random.uniform(1)[0] ?? 0, stop: o.stop, maxTokens: o.maxTokens }
       await talk({

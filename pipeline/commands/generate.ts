@@ -1,5 +1,4 @@
 /** pipe generate: text that goes on from a prompt, by a checkpoint, dense or quantized. */
-import { type Command, InvalidArgumentError, Option } from 'commander'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { Generator } from '../../stages/model/generate.js'
 import { openWeights } from '../../stages/model/quantized.js'
@@ -7,51 +6,34 @@ import { StreamedText } from '../../stages/model/streamed-text.js'
 import { openTokenizer } from '../../stages/model/text.js'
 import { PipeError } from '../error.js'
 import { rng } from '../random.js'
-import { collect, deviceOption, examples, openDevice, type Register } from './wiring.js'
+import {
+  collect,
+  deviceOption,
+  examples,
+  type HoldingOptions,
+  holdingOptions,
+  number,
+  openDevice,
+  type Register,
+  type SamplingOptions,
+  samplingOptions,
+} from './wiring.js'
 
-interface Options {
+interface Options extends SamplingOptions, HoldingOptions {
   prompt: string
   maxTokens: number
-  temperature: number
-  topK: number
-  topP: number
-  minP: number
-  repetitionPenalty: number
   seed: number
   stop: string[]
   device: string
-  weights: 'packed' | 'dense'
 }
 
-/** Parser of a number within bounds. */
-const number =
-  (least: number, most: number, whole = false) =>
-  (text: string): number => {
-    const value = text.trim() === '' ? Number.NaN : Number(text)
-    if (value >= least && value <= most && (!whole || Number.isInteger(value))) return value
-    throw new InvalidArgumentError(`Give a ${whole ? 'whole ' : ''}number from ${least} to ${most}.`)
-  }
-
-export const register: Register = (program: Command, wiring) => {
-  deviceOption(program.command('generate <dir>'))
+export const register: Register = (program, wiring) => {
+  holdingOptions(samplingOptions(deviceOption(program.command('generate <dir>'))))
     .description('Go on from a prompt with a checkpoint, original or quantized; the text appears as it is made.')
     .requiredOption('--prompt <text>', 'what to go on from')
     .option('--max-tokens <n>', 'most tokens to make', number(1, 2 ** 20, true), 256)
-    .option('--temperature <t>', '0: the likeliest token always; 1: drawn as the model says', number(0, 100), 0)
-    .option('--top-k <k>', 'draw from the k likeliest; 0: all', number(0, 2 ** 31, true), 0)
-    .option('--top-p <p>', 'draw from the fewest likeliest that have this probability together', number(0, 1), 1)
-    .option('--min-p <p>', 'draw from those with this share of the probability of the likeliest', number(0, 1), 0)
-    .option('--repetition-penalty <r>', 'makes what was said before less likely; 1: not', number(0.01, 100), 1)
     .option('--seed <n>', 'the same seed draws the same text', number(0, Number.MAX_SAFE_INTEGER, true), 0)
     .option('--stop <text>', 'end before this text; repeat for more', collect, [])
-    .addOption(
-      new Option(
-        '--weights <form>',
-        'how quantized linears are held: packed, as they are stored, where there is a kernel for it; or decoded',
-      )
-        .choices(['packed', 'dense'])
-        .default('packed'),
-    )
     .addHelpText(
       'after',
       examples(
@@ -72,7 +54,7 @@ export const register: Register = (program: Command, wiring) => {
       const text = new StreamedText(tokenizer, prompt, o.stop)
       const started = performance.now()
       let tokens = 0
-      for await (const id of generator.tokens(prompt, { sampling: o, maxTokens: o.maxTokens, uniform: () => random.uniform(1)[0] ?? 0 })) {
+      for await (const id of generator.tokens(prompt, { ...o, sampling: o, uniform: () => random.uniform(1)[0] ?? 0 })) {
         tokens++
         wiring.print(await text.push(id))
         if (text.stopped || wiring.signal.aborted) break

@@ -8,9 +8,9 @@ import { rng } from '../random.js'
 import type { Drawing, Model } from '../serve/model.js'
 import { local, Server } from '../serve/server.js'
 import { plural } from '../text.js'
-import { bodySize, deviceOption, examples, number, openDevice, type Register } from './wiring.js'
+import { bodySize, deviceOption, examples, type HoldingOptions, holdingOptions, number, openDevice, type Register } from './wiring.js'
 
-interface Options {
+interface Options extends HoldingOptions {
   port: number
   host: string
   apiKey?: string
@@ -27,7 +27,7 @@ const grace = 5000
 export const stopping = `Closing: answers under way have ${grace / 1000} seconds.`
 
 export const register: Register = (program, wiring) => {
-  deviceOption(program.command('serve <dir>'))
+  holdingOptions(deviceOption(program.command('serve <dir>')))
     .description(
       'OpenAI-compatible endpoints for a checkpoint, original or quantized: /v1/models, /v1/completions, /v1/chat/completions, with streaming. ' +
         'On this machine alone unless --host says otherwise. Logs a line a request, and nothing of its text.',

@@ -1,5 +1,5 @@
 /** What cli.ts hands to the commands: the stages, the backend, where to print, when to stop; and what they have in common. */
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Machine } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
 import { deviceText } from '../device.js'
@@ -117,3 +117,21 @@ export const samplingOptions = (command: Command): Command =>
     .option('--top-p <p>', 'draw from the fewest likeliest that have this probability together', number(0, 1), 1)
     .option('--min-p <p>', 'draw from those with this share of the probability of the likeliest', number(0, 1), 0)
     .option('--repetition-penalty <r>', 'makes what was said before less likely; 1: not', number(0.01, 100), 1)
+
+export interface HoldingOptions {
+  weights: 'packed' | 'dense'
+  cache: 'f32' | 'bf16'
+}
+
+/** What a model that makes text holds on the device, and how. */
+export const holdingOptions = (command: Command): Command =>
+  command
+    .addOption(
+      new Option(
+        '--weights <form>',
+        'how quantized linears are held: packed, as they are stored, where there is a kernel for it; or decoded',
+      )
+        .choices(['packed', 'dense'])
+        .default('packed'),
+    )
+    .addOption(new Option('--cache <dtype>', 'what keys and values are kept in: bf16 takes half').choices(['f32', 'bf16']).default('f32'))

@@ -15,6 +15,8 @@ export interface GenerateOptions {
   readonly maxTokens: number
   /** Numbers in [0, 1), for the draws. */
   uniform(): number
+  /** What keys and values are kept in. Default: f32. */
+  readonly cache?: 'f32' | 'bf16'
 }
 
 /** A model with all its weights open. */
@@ -38,7 +40,7 @@ export class Generator implements Disposable {
     const { positions = Number.POSITIVE_INFINITY } = checkpoint.config
     checkPrompt(checkpoint.path, prompt.length, positions)
     const most = Math.min(o.maxTokens, positions - prompt.length)
-    using decoder = Decoder.over(this.model, { slots: 1, positions: prompt.length + most })
+    using decoder = Decoder.over(this.model, { slots: 1, positions: prompt.length + most, cache: o.cache })
     const seen = new Set(prompt)
     let logits = await decoder.prefill(0, prompt)
     for (let made = 1; ; made++) {

@@ -8,14 +8,14 @@ import { PipeError } from '../../pipeline/define.js'
 import { Batcher, type Asked, type Piece } from './batcher.js'
 import { ChatTemplate, type Message } from './chat-template.js'
 import { openCheckpoint } from './checkpoint.js'
-import { Decoder } from './decoder.js'
+import { Decoder, type DecoderOptions } from './decoder.js'
 import { openWeights, type Weights } from './quantized.js'
 import { openTokenizer } from './text.js'
 
 /** A cache of all positions that a model was made for may be larger than the model: not without being asked for. */
 const usual = 4096
 
-export interface TextModelOptions {
+export interface TextModelOptions extends Pick<DecoderOptions, 'weights' | 'cache'> {
   /** Texts at a time. */
   readonly slots: number
   /** Requests that may wait for a slot. */
@@ -55,7 +55,7 @@ export class TextModel implements AsyncDisposable {
     const { positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
     const weights = await openWeights(ops, checkpoint)
     try {
-      const decoder = await Decoder.open(ops, weights, { slots: o.slots, positions: Math.min(o.context ?? usual, own) })
+      const decoder = await Decoder.open(ops, weights, { ...o, positions: Math.min(o.context ?? usual, own) })
       return new TextModel(folder, tokenizer, template, weights, decoder, new Batcher(decoder, tokenizer, o.queue))
     } catch (error) {
       weights[Symbol.dispose]()
