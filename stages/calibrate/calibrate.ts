@@ -14,14 +14,15 @@
  */
 import { type Static, Type } from '@sinclair/typebox'
 import { toArray } from 'rxjs'
+import type { Ops } from '../../native/ops.js'
 import { bytesPerElement, elements, type Tensor } from '../../native/tensor.js'
 import { type Context, defineStage, file, type NewRow, type Row, spread } from '../../pipeline/define.js'
 import { activations } from '../../schemas/tables/activations.js'
 import { linears } from '../../schemas/tables/linears.js'
-import { batchOf } from '../model/batch.js'
+import { batchOf, headInput } from '../model/batch.js'
 import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
 import type { ModelConfig } from '../model/config.js'
-import { embed, forwardBlock, type Opened, openBlock, Rotary } from '../model/forward.js'
+import { embed, forwardBlock, Opened, openBlock, Rotary, type Tap } from '../model/forward.js'
 import { type Precision, precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
 import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
@@ -116,6 +117,7 @@ async function* calibrate(
         precision,
         rotary,
         chunkBytes: widest,
+        head: rows.find(({ role, shares }) => role === 'linear' && shares === headInput)?.linear,
         blockBytes: Math.max(...layers.map(layer => blockBytes(checkpoint, layer, precision))),
       })
     : undefined
@@ -129,9 +131,13 @@ async function* calibrate(
   if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
   const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
   let done = 0
+  const forward = (layer: number, block: Opened, x: Tensor, sequences: number, tap: Tap): Tensor =>
+    layer < config.sizes.layers
+      ? forwardBlock(ops, config, layer, block, x, rotary.of(length, sequences), tap)
+      : enterHead(ops, config, block, x, tap)
   await using blocks = new BlocksAhead(async (layer, besides) => {
     using _slot = await context.room(blockBytes(checkpoint, layer, precision) + (besides ? widest : 0))
-    return openBlock(ops, weights, layer, precision)
+    return layer < config.sizes.layers ? openBlock(ops, weights, layer, precision) : Opened.open(ops, weights, [normOf(config)], precision)
   })
 
   for (const row of wanted) {
@@ -144,7 +150,7 @@ async function* calibrate(
         const inputs: { readers: LinearRow[]; x: Tensor }[] = []
         {
           using _slot = await context.room(chunkBytes(config, chunk.length * length, precision))
-          const x = forwardBlock(ops, config, layer, block, await residual.take(i), rotary.of(length, chunk.length), (shares, x) => {
+          const x = forward(layer, block, await residual.take(i), chunk.length, (shares, x) => {
             const readers = groups.get(layer)?.get(shares)
             if (readers === undefined) x[Symbol.dispose]()
             else inputs.push({ readers: gradients === undefined ? readers.slice(0, 1) : [...readers], x })
@@ -170,6 +176,14 @@ async function* calibrate(
     }
     yield passed(row)
   }
+}
+
+const normOf = ({ architecture }: ModelConfig): string => `${architecture.norm}.weight`
+
+/** What the head reads, told as a block tells what its linears read; gives the residual stream back. */
+function enterHead(ops: Ops, config: ModelConfig, opened: Opened, x: Tensor, tap: Tap): Tensor {
+  tap(headInput, ops.rmsnorm(x, opened.get(normOf(config)), { eps: config.eps, dtype: opened.precision }))
+  return x
 }
 
 /** Opens a block; `besides`: while another one runs, for which room must be left. */
@@ -209,7 +223,7 @@ function blockBytes({ expected, tensors }: Checkpoint, layer: number, precision:
   const own = expected.filter(tensor => tensor.layer === layer)
   return (
     bytesPerElement[precision] * own.reduce((sum, { shape }) => sum + elements(shape), 0) +
-    Math.max(...own.map(({ name }) => tensors.get(name)?.bytes ?? 0))
+    Math.max(0, ...own.map(({ name }) => tensors.get(name)?.bytes ?? 0))
   )
 }
 

@@ -42,6 +42,8 @@ export interface Text {
   /** Bytes that come to life when a chunk goes through a block, and of a block's weights. */
   readonly chunkBytes: number
   readonly blockBytes: number
+  /** The head, where it is a linear to round. */
+  readonly head?: string | undefined
 }
 
 type Saved = NonNullable<Awaited<ReturnType<Context['checkpoint']['load']>>>
@@ -147,7 +149,9 @@ async function runPart(
       using head = await openHead(ops, weights, precision)
       for (const [at, i] of part.entries()) {
         using x = leaving[at] as Tensor
-        leaving[at] = lossGradient(ops, weights.checkpoint, head.block, x, idsOf(i), text)
+        const { dx, s } = lossGradient(ops, weights.checkpoint, head.block, x, idsOf(i), text)
+        leaving[at] = dx
+        if (s && text.head !== undefined && found[at]) found[at][text.head] = s
         await ops.finish()
       }
     }
@@ -191,18 +195,19 @@ function meanSquares(ops: Ops, dy: Tensor): Tensor {
   return ops.reshape(means, [t, groups])
 }
 
-/** The gradient of ℓ by x f32 [t, d], which leaves the last block. */
+/** The gradient of ℓ by x f32 [t, d], which leaves the last block; and s of the head, where it is a linear to round. */
 function lossGradient(
   ops: Ops,
   { config }: Checkpoint,
   head: TrainableBlock,
   x: Tensor,
   ids: Int32Array,
-  { length, precision }: Text,
-): Tensor {
+  { length, precision, head: rounded }: Text,
+): { dx: Tensor; s?: Tensor } {
   const [t = 0, d = 0] = x.shape
   const rows = Math.max(1, Math.floor(logitsBytes / (4 * config.sizes.vocab)))
   const gradient = ops.zeros('f32', [t, d])
+  const s = rounded === undefined ? undefined : ops.zeros('f32', [t, finestGroups(config.sizes.vocab)])
   for (let from = 0; from < t; from += rows) {
     const part: [number, number] = [from, Math.min(t, from + rows)]
     // The last token of a sequence has nothing to predict.
@@ -212,10 +217,14 @@ function lossGradient(
     using logits = out
     const { loss, gradient: dLogits } = ops.crossEntropyGradient(logits, labels)
     loss[Symbol.dispose]()
+    if (s !== undefined) {
+      using means = meanSquares(ops, dLogits)
+      ops.paste(s, means, { row: from })
+    }
     using dx = backwardBlock(ops, tape, dLogits)
     ops.paste(gradient, dx, { row: from })
   }
-  return gradient
+  return { dx: gradient, ...(s && { s }) }
 }
 
 /** A linear whose weights stay, and the gradient by what it gives is told. */

@@ -92,13 +92,21 @@ export class Student implements Disposable {
         this.#rounded.set(full, rounded)
       }
     }
-    const head = headName(architecture, tied)
     this.#embedding = await weight(`${architecture.embed}.weight`).open(ops, 'f32')
-    this.#head = {
-      norms: new Map([[architecture.norm, await parameter(`${architecture.norm}.weight`)]]),
+    const norms = new Map([[architecture.norm, await parameter(`${architecture.norm}.weight`)]])
+    const linears = new Map<string, TrainableLinear>()
+    this.#head = { norms, linears }
+    // A head that was rounded, or left alone by name, is a tensor of its own, whatever the original's is.
+    const [own, stepName] = [headName(architecture, false), headName(architecture, tied)]
+    const row = rows.get(own)
+    if (row !== undefined) {
+      const rounded = await RoundedLinear.open(ops, codecs, row, { stage: 'distill', trainTable: this.o.tableRate > 0 })
+      linears.set(stepName, rounded.linear)
+      this.#rounded.set(own, rounded)
+    } else if (tied && !rows.has(`${own}.weight`)) {
       // A head that is the embedding stays: the embedding is not trained.
-      linears: new Map([[head, new DenseLinear(ops, tied ? ops.copy(this.#embedding) : await parameter(`${head}.weight`))]]),
-    }
+      linears.set(stepName, new DenseLinear(ops, ops.copy(this.#embedding)))
+    } else linears.set(stepName, new DenseLinear(ops, await parameter(`${own}.weight`)))
   }
 
   /** All that is trained, with its rates. */

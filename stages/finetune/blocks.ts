@@ -3,7 +3,7 @@ import type { Tensor } from '../../native/tensor.js'
 import type { Context, InnerStage, InnerStages, NewRow, Row } from '../../pipeline/define.js'
 import type { linears } from '../../schemas/tables/linears.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
-import { blockBatch } from '../model/batch.js'
+import { blockBatch, headInput } from '../model/batch.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../model/forward.js'
 import { precisionOf } from '../model/precision.js'
@@ -36,7 +36,7 @@ const carried = ({ hessian: _, ...row }: In, weight: Tensor | undefined = undefi
 export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear, params: Params, context: Context): AsyncGenerator<Out> {
   const all = grouped(rows, blockBatch)
   const batches = all.filter(([row]) => row !== undefined && context.wanted(blockBatch(row)))
-  const isBlock = (batch: readonly In[]): boolean => batch.some(row => row.role === 'linear')
+  const isBlock = (batch: readonly In[]): boolean => batch.some(row => isLinear(row) && row.shares !== headInput)
   const layers = batches.filter(isBlock).map(batch => batch[0]?.layer ?? 0)
   const first = rows[0]
   if (params.epochs === 0 || layers.length === 0 || first === undefined) {
@@ -62,7 +62,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
       continue
     }
     if (!isBlock(batch)) {
-      yield* batch.map(row => carried(row))
+      yield* await roundOnly(batch, perLinear, context) // a head, if anything: no block is trained against it
       continue
     }
     for (; sequences.layer <= layer; await sequences.advance()) {

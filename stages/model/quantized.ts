@@ -20,7 +20,7 @@ import { hadamardFactor } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
-import type { ExpectedTensor } from './architecture.js'
+import { type ExpectedTensor, headName } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { ModelConfig } from './config.js'
 import { toDense } from './incoherence.js'
@@ -75,7 +75,8 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
   }
   for (const { use } of [value.codebook, ...(value.more ?? [])])
     if (!Object.hasOwn(codebooks, use)) fail(`the codebook "${use}" is not known.`, `Known: ${Object.keys(codebooks).join(', ')}.`)
-  const linears = new Map(expected.filter(({ role }) => role === 'linear').map(({ name, shape }) => [name, shape]))
+  const head = `${headName(config.architecture, false)}.weight` // it may be rounded as linears are, where it is no embedding
+  const linears = new Map(expected.filter(({ role, name }) => role === 'linear' || name === head).map(({ name, shape }) => [name, shape]))
   for (const [name, { m, n, transform, code = 0 }] of Object.entries(value.modules)) {
     if (code > (value.more?.length ?? 0)) fail(`"${name}" has code ${code}, and "more" has ${value.more?.length ?? 0}.`)
     const shape = linears.get(`${name}.weight`)

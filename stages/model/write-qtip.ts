@@ -11,6 +11,7 @@ import { codebookOf } from '../../native/codebooks/settings.js'
 import { toKernelLayout } from '../../native/codebooks/trellis/kernel-layout.js'
 import { contradiction, type DecodeMode, hasKernel, hasTable, type PublishedCode } from '../../native/codebooks/trellis/published.js'
 import { PipeError } from '../../pipeline/define.js'
+import { headName } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 import { writeFolder } from './folder.js'
 import { misfit, type QuipParams, shortName } from './qtip.js'
@@ -43,6 +44,9 @@ export async function writeQtip(
   if (quantization.quant_method === 'qtip') return refuse('it is in that form already', 'Copy the folder.')
   const { model_type: kind } = config.raw
   if (kind !== 'llama') refuse(`its program reads models of the type "llama", and this is ${JSON.stringify(kind)}`)
+  const head = headName(config.architecture, false)
+  if (Object.hasOwn(quantization.modules, head))
+    refuse(`the head "${head}" is rounded, and there it is dense`, 'Export it with --to dense, or round without "head".')
   const code = codeOf(quantization, refuse)
   checkModules(quantization, code, refuse)
 

@@ -41,17 +41,27 @@ export interface Choice {
   readonly overrides: Overrides
 }
 
-/** Patterns that match nothing, that contradict each other, or whose code has no such parameters. */
+/** A code, or one of a pattern, that there is not; patterns that match nothing, or contradict each other. */
 export function mistakesOf({ codebook, overrides }: Choice, linears: readonly string[], where: string): Mistake[] {
   const place = `${where}  overrides`
   const mistakes = mistakesOfPatterns(overrides, linears, place)
+  const add = (at: string, settings: Settings): void => {
+    const wrong = contradictionOf(settings)
+    if (wrong !== undefined) mistakes.push({ where: at, message: `${wrong}.` })
+  }
+  add(`${where}  codebook`, codebook)
   for (const [pattern, override] of Object.entries(overrides)) {
-    if (override === 'leave') continue
-    try {
-      codebookOf(override.codebook ?? { ...codebook, K: override.K })
-    } catch (error) {
-      mistakes.push({ where: `${place} "${pattern}"`, message: `${(error as Error).message}.` })
-    }
+    if (override !== 'leave') add(`${place} "${pattern}"`, override.codebook ?? { ...codebook, K: override.K })
   }
   return mistakes
+}
+
+/** Parameters that the codebook does not have, or that do not go together. */
+function contradictionOf(settings: Settings): string | undefined {
+  try {
+    const { codebook, params } = codebookOf(settings)
+    codebook.operations(params)
+  } catch (error) {
+    return (error as Error).message
+  }
 }

@@ -23,6 +23,8 @@ export interface Folder {
   readonly shardBytes: number
   /** Becomes quantization_config in config.json; left out for a dense checkpoint. */
   readonly config?: Readonly<Record<string, unknown>>
+  /** The head was the embedding, and is among the entries now. */
+  readonly untied?: boolean
   /** Goes into the metadata of each safetensors file. */
   readonly recipe: Readonly<Record<string, unknown>>
   progress(doneBytes: number, totalBytes: number): void
@@ -57,7 +59,7 @@ async function fill(partial: string, o: Folder): Promise<void> {
   delete config.quantization_config
   await writeSynced(
     join(partial, 'config.json'),
-    `${JSON.stringify({ ...config, ...(o.config && { quantization_config: o.config }) }, null, 2)}\n`,
+    `${JSON.stringify({ ...config, ...(o.untied && { tie_word_embeddings: false }), ...(o.config && { quantization_config: o.config }) }, null, 2)}\n`,
   )
   for (const file of (await readdir(o.source)).sort()) {
     if (!companions.test(file) || !(await stat(join(o.source, file))).isFile()) continue

@@ -7,6 +7,8 @@
  *                             a codebook's tables once, as codebook.<name>; every other tensor as it was
  *   model/tokenizer*, …       copied
  *
+ * A head that was the embedding and was rounded is a tensor of its own, and config.json says so.
+ *
  *   W = diag(SV)·Hₘ·decode(trellis)·Hₙᵀ·diag(SU)        orders of Hₘ and Hₙ in quantization_config.modules
  *
  * The recipe (graph, versions, parameters, seed, input hashes; no times, no paths) goes into the safetensors
@@ -19,6 +21,7 @@ import type { Ops } from '../../native/ops.js'
 import { defineStage, PipeError, type Row } from '../../pipeline/define.js'
 import { checkpoint } from '../../schemas/tables/checkpoint.js'
 import { packed } from '../../schemas/tables/rounded.js'
+import { headName } from '../model/architecture.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { tablesOf } from '../model/quantized.js'
 import { bytesOfCodes, sizesOf } from '../model/sizes.js'
@@ -141,6 +144,7 @@ export default defineStage({
           entries,
           shardBytes,
           recipe,
+          untied: source.config.tied && entries.some(({ name }) => name.startsWith(`${headName(source.config.architecture, false)}.`)),
           config: {
             quant_method: 'pipe',
             version: codes.length > 1 ? 3 : linears.some(row => row.table) ? 2 : 1,

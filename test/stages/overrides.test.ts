@@ -98,6 +98,8 @@ t.test('what patterns may be mistaken in is told before anything runs', async t 
   t.match(await mistakes({ '*.q_proj': { k: 3 } }), /"k" is no parameter of round, in "overrides\.\*\.q_proj"\. Did you mean "K"\?/)
   t.match(await mistakes({ '*.q_proj': { codebook: { use: 'trellis/hub' } } }), /unknown "trellis\/hub"\. Did you mean "trellis\/hyb"\?/)
   t.match(await mistakes({ '*.q_proj': { K: 9 } }), /K: must be <= 8/)
+  const together = /overrides "\*\.q_proj"\n.*K·V, the new bits of a step, is at most 8: with V = 2, K is from 1 to 4, got 8\./
+  t.match(await mistakes({ '*.q_proj': { K: 8 } }), together, 'parameters that do not go together')
 })
 
 t.test('inside fine-tuning: a linear left alone is trained with the rest, and stays in its own type', async t => {

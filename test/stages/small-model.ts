@@ -77,8 +77,8 @@ export interface SmallRun extends RunResult {
   readonly tensors: ReadonlyMap<string, Buffer>
 }
 
-/** Runs of the small model. They share what is stored, but for those that name a folder of their own. */
-export function smallRuns(ops: Ops, folder: string, model: string) {
+/** Runs of the small model. They share what is stored, but for those that name a folder of their own. With `head`, it is rounded, too. */
+export function smallRuns(ops: Ops, folder: string, model: string, { head = false } = {}) {
   const text = join(root, 'fixtures/tiny-llama/calibration.jsonl')
   const test = join(root, 'fixtures/tiny-llama/test.jsonl')
   /** These stages between hessian and pack. `stop`: end the run at this event. */
@@ -87,7 +87,7 @@ export function smallRuns(ops: Ops, folder: string, model: string) {
     { apart = 'shared', stop }: { apart?: string; stop?: (event: Event) => boolean } = {},
   ): Promise<SmallRun> => {
     const list = [
-      { use: 'model', path: model },
+      { use: 'model', path: model, ...(head && { head }) },
       { use: 'calibrate', text, sequences: 16, length: 32 },
       { use: 'hessian' },
       ...middle,
