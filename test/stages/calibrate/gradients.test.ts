@@ -27,7 +27,7 @@ async function withModel(ops: Ops, use: (weights: Awaited<ReturnType<typeof open
   {
     using weights = await openWeights(ops, checkpoint)
     using rotary = new Rotary(ops, checkpoint.config)
-    await use(weights, { chunks, length, precision: 'f32', rotary, chunkBytes: 0, blockBytes: 0 })
+    await use(weights, { chunks, length, precision: 'f32', rotary, chunkBytes: 0, blockBytes: 0, head: 'lm_head' })
   }
   await ops.finish()
   if (ops.device.liveBytes !== 0) throw new Error(`${ops.device.liveBytes} bytes are left on the device`)
@@ -57,6 +57,7 @@ for (const { name, skip, open } of backends) {
           )
         const normed = rmsnormReference(x, tensors.get('model.norm.weight')!, config.eps)
         const logits = gemmReference(normed, tensors.get('lm_head.weight')!, length, vocab, d, { lda: d, ldb: d, transposeB: true })
+        moved('lm_head', logits)
         let sum = 0
         for (let i = 0; i + 1 < length; i++) {
           const row = logits.subarray(i * vocab, (i + 1) * vocab)
@@ -66,7 +67,7 @@ for (const { name, skip, open } of backends) {
         return sum
       }
       const own = (await saved.load('gradients.1'))!.tensors
-      t.equal(Object.keys(own).length, 14, 'of every linear')
+      t.equal(Object.keys(own).length, 15, 'of every linear and of the head, where it is to be rounded')
       for (const [i, [linear, s]] of Object.entries(own).entries()) {
         if (i % 2 === 1) continue // of seven linears a block those of one that the other leaves out
         const [token, k] = [1 + (i % 2), (3 * i) % 8] // to queries and keys the first token's only look, at itself, is all the same
