@@ -79,3 +79,33 @@ t.test('deterministic; whatever the random number, a token that is left', async 
   const best = new Set([...z.keys()].sort((a, b) => z[b]! - z[a]!).slice(0, 50))
   for (const u of [0, 0.5, 1 - 2 ** -53]) t.ok(best.has(sample(z, none, o, () => u)), `u = ${u}`)
 })
+
+t.test('what is sorted by parts gives what a whole sort gives', async t => {
+  /** The definition: all sorted, then each setting on what the one before left. */
+  const whole = (z: Float32Array, o: Sampling, u: number): number => {
+    const p = [...z].map(x => Math.exp((x - Math.max(...z)) / o.temperature))
+    const total = (ids: readonly number[]) => ids.reduce((sum, id) => sum + p[id]!, 0)
+    let ids = [...p.keys()].sort((a, b) => p[b]! - p[a]! || a - b)
+    if (o.topK > 0) ids = ids.slice(0, o.topK)
+    const enough = o.topP * total(ids)
+    if (o.topP < 1) ids = ids.filter((_, i) => i === 0 || total(ids.slice(0, i)) < enough)
+    ids = ids.filter((id, i) => i === 0 || p[id]! >= o.minP)
+    const below = u * total(ids)
+    return ids.find((_, i) => total(ids.slice(0, i + 1)) > below) ?? ids.at(-1)!
+  }
+  const next = uniform(7)
+  const equal = new Float32Array(100)
+  const outlier = gaussian(100, 2).fill(Number.NEGATIVE_INFINITY, 9, 12).fill(40, 17, 18)
+  for (const z of [gaussian(100, 3), equal, outlier, gaussian(100, 4).map(x => 50 * x), Float32Array.of(3)])
+    for (const temperature of [0.1, 1, 30])
+      for (const rest of [{}, { topK: 7 }, { topP: 0.8 }, { minP: 0.1 }, { topK: 20, topP: 0.9, minP: 0.02 }]) {
+        const o = { ...greedy, temperature, ...rest }
+        for (const u of [0, next(), 0.9999]) if (sample(z, none, o, () => u) !== whole(z, o, u)) t.fail(JSON.stringify({ o, u }))
+      }
+  t.pass('looked at all')
+  t.equal(
+    sample(Float32Array.of(Number.NEGATIVE_INFINITY, 1, 1), none, drawn, () => 1),
+    2,
+    'never one that is impossible',
+  )
+})
