@@ -13,6 +13,7 @@ export const stages: Readonly<Record<string, () => Promise<{ default: AnyStage }
   distill: () => import('./distill/distill.js'),
   pack: () => import('./pack/pack.js'),
   write: () => import('./write/write.js'),
+  checkpoint: () => import('./checkpoint/checkpoint.js'),
   evaluate: () => import('./evaluate/evaluate.js'),
   tasks: () => import('./tasks/tasks.js'),
 }

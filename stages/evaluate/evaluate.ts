@@ -1,7 +1,7 @@
 /**
  * evaluate: what quantization cost. Perplexity of the original and of the quantized model on text that calibration did
  * not see, and the KL divergence between their predictions: mean, percentiles, and how often both find the same token
- * the most likely.
+ * the most likely. Of a checkpoint that is compared with none, its perplexity.
  *
  * The quantized model is read back from disk and decoded from its packed codes, so that what is measured is what was
  * written. Protocol of GPTQ, QuIP# and QTIP: documents concatenated, cut into windows of `length` tokens, every token
@@ -9,7 +9,7 @@
  * Differs from the paper, unless `protocol` names one of its: the last windows of the text, so that one file can serve
  * calibration (its first) as well.
  */
-import { join } from 'node:path'
+import { resolve } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import { defineStage, each, file } from '../../pipeline/define.js'
 import { checkpoint, metrics } from '../../schemas/tables/checkpoint.js'
@@ -20,11 +20,14 @@ import { mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows, protocols } from '../model/text.js'
 import { score } from './perplexity.js'
 
+/** Of a sequence in published figures. */
+const usualLength = 2048
+
 const params = Type.Object(
   {
     text: file('Test text: .jsonl with one {"text": …} a line, or plain text; its last sequences are used'),
     sequences: Type.Integer({ default: 64, minimum: 1, description: "Sequences of test text, where protocol is 'end'" }),
-    length: Type.Integer({ default: 2048, minimum: 2, description: 'Tokens of a sequence' }),
+    length: Type.Optional(Type.Integer({ minimum: 2, description: 'Tokens of a sequence; none: 2048, or what the model was made for' })),
     protocol: Type.Union([Type.Literal('end'), Type.Literal('wikitext2'), Type.Literal('c4'), Type.Literal('ptb')], {
       default: 'end',
       description:
@@ -37,15 +40,15 @@ const params = Type.Object(
 
 export default defineStage({
   name: 'evaluate',
-  version: 2,
+  version: 3,
   about: 'Measure the quantized model against the original: perplexity, KL divergence and top-1 agreement on test text.',
   params,
   input: checkpoint,
   output: metrics,
   scope: 'stream',
   batch: () => 'all',
-  estimate(rows, { sequences, length }) {
-    const { groups, weights, head } = sizesOf(rows)
+  estimate(rows, { sequences, length = usualLength }) {
+    const { groups, weights, head, models } = sizesOf(rows)
     // Two models, and their predictions of every token; a block of weights, its chunk, residual streams and logits.
     const width = Math.min(...groups.map(({ n }) => n))
     const memory =
@@ -54,68 +57,91 @@ export default defineStage({
       Math.min(512 * 2 ** 20, 8 * sequences * length * width) +
       64 * 2 ** 20 +
       8 * head
-    return { operations: 2 * sequences * length * (weights + head), memory, disk: 0 }
+    return { operations: models * sequences * length * (weights + head), memory, disk: 0 }
   },
-  operator: ({ text, sequences, length, protocol, precision }, context) =>
+  operator: ({ text, sequences, length: asked, protocol, precision }, context) =>
     each(async row => {
-      const original = await openCheckpoint(row.source)
-      const quantized = await openCheckpoint(join(context.out, row.path))
+      const original = row.source === undefined ? undefined : await openCheckpoint(row.source)
+      const quantized = await openCheckpoint(resolve(context.out, row.path))
+      const first = original ?? quantized
+      const length = asked ?? Math.min(usualLength, first.config.positions ?? usualLength)
       const windows = await modelWindows(
-        original,
+        first,
         text,
         protocol === 'end' ? { length, count: sequences, from: 'end' } : { length, ...protocols[protocol] },
         note => context.note(note),
       )
-      using first = await openWeights(context.ops, original)
-      using second = await openWeights(context.ops, quantized)
-      const { nll, against, predictions } = await score(context.ops, [first, second], windows, {
-        precision: precisionOf(precision, context.ops, original),
+      using before = original && (await openWeights(context.ops, original))
+      using after = await openWeights(context.ops, quantized)
+      const { nll, against, predictions } = await score(context.ops, before ? [before, after] : [after], windows, {
+        precision: precisionOf(precision, context.ops, first),
         signal: context.signal,
         progress: (done, total) => context.progress(done, total, 'tokens'),
       })
-      const perplexity = (i: number): number => Math.exp((nll[i] ?? Number.NaN) / predictions)
-      if (against === undefined) throw new Error('two models were scored')
-      const { kl, agreement } = against
+      const perplexities = nll.map(sum => Math.exp(sum / predictions))
       return {
         ...row,
-        perplexityOriginal: perplexity(0),
-        perplexityQuantized: perplexity(1),
-        kl: kl.mean,
-        klMedian: kl.median,
-        kl90: kl.p90,
-        kl99: kl.p99,
-        agreement,
+        ...(original && { perplexityOriginal: perplexities[0] }),
+        perplexityQuantized: perplexities.at(-1) ?? Number.NaN,
+        kl: against?.kl.mean,
+        klMedian: against?.kl.median,
+        kl90: against?.kl.p90,
+        kl99: against?.kl.p99,
+        agreement: against?.agreement,
         tokens: predictions,
       }
     }),
   report(row) {
-    const byLinear = JSON.parse(row.proxyErrorByLinear) as Record<string, number>
+    const { perplexityOriginal, perplexityQuantized, kl, klMedian, kl90, kl99, agreement, proxyErrorMean, proxyErrorMax } = row
+    const { bytesOriginal, bytesQuantized, bitsPerWeight, tokens } = row
+    if (perplexityOriginal === undefined || kl === undefined || bytesOriginal === undefined || agreement === undefined)
+      return {
+        result: { bitsPerWeight, bytes: bytesQuantized, perplexity: perplexityQuantized, predictions: tokens },
+        table: {
+          columns: ['', 'value'],
+          rows: [
+            ['bits a weight', bitsPerWeight.toFixed(3)],
+            ['size', megabytes(bytesQuantized)],
+            ['perplexity', perplexityQuantized.toFixed(4)],
+            ['predictions', String(tokens)],
+          ],
+        },
+      }
+    const byLinear = JSON.parse(row.proxyErrorByLinear ?? '{}') as Record<string, number>
     const [worst] = Object.entries(byLinear).sort(([, a], [, b]) => b - a)
-    const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`
+    const percentiles = [klMedian, kl90, kl99].map(x => (x ?? Number.NaN).toFixed(5)).join('  ')
+    const isRounded = proxyErrorMean !== undefined && proxyErrorMax !== undefined
     return {
       result: {
-        bitsPerWeight: row.bitsPerWeight,
-        bytes: { original: row.bytesOriginal, quantized: row.bytesQuantized },
-        perplexity: { original: row.perplexityOriginal, quantized: row.perplexityQuantized },
-        kl: row.kl,
-        klPercentiles: { 50: row.klMedian, 90: row.kl90, 99: row.kl99 },
-        top1Agreement: row.agreement,
-        proxyError: { mean: row.proxyErrorMean, max: row.proxyErrorMax, byLinear },
+        bitsPerWeight,
+        bytes: { original: bytesOriginal, quantized: bytesQuantized },
+        perplexity: { original: perplexityOriginal, quantized: perplexityQuantized },
+        kl,
+        klPercentiles: { 50: klMedian, 90: kl90, 99: kl99 },
+        top1Agreement: agreement,
+        ...(isRounded && { proxyError: { mean: proxyErrorMean, max: proxyErrorMax, byLinear } }),
+        predictions: tokens,
       },
       table: {
         columns: ['', 'original', 'quantized'],
         rows: [
-          ['bits a weight', '', row.bitsPerWeight.toFixed(3)],
-          ['size', megabytes(row.bytesOriginal), megabytes(row.bytesQuantized)],
-          ['perplexity', row.perplexityOriginal.toFixed(4), row.perplexityQuantized.toFixed(4)],
-          ['KL divergence, nats', '', row.kl.toFixed(5)],
-          ['KL at 50, 90, 99 %', '', [row.klMedian, row.kl90, row.kl99].map(x => x.toFixed(5)).join('  ')],
-          ['same most likely token', '', `${(100 * row.agreement).toFixed(2)} %`],
-          ['proxy error, mean', '', row.proxyErrorMean.toExponential(3)],
-          ['proxy error, worst', '', `${row.proxyErrorMax.toExponential(3)}${worst === undefined ? '' : `  ${worst[0]}`}`],
-          ['predictions', '', String(row.tokens)],
+          ['bits a weight', '', bitsPerWeight.toFixed(3)],
+          ['size', megabytes(bytesOriginal), megabytes(bytesQuantized)],
+          ['perplexity', perplexityOriginal.toFixed(4), perplexityQuantized.toFixed(4)],
+          ['KL divergence, nats', '', kl.toFixed(5)],
+          ['KL at 50, 90, 99 %', '', percentiles],
+          ['same most likely token', '', `${(100 * agreement).toFixed(2)} %`],
+          ...(isRounded
+            ? [
+                ['proxy error, mean', '', proxyErrorMean.toExponential(3)],
+                ['proxy error, worst', '', `${proxyErrorMax.toExponential(3)}${worst === undefined ? '' : `  ${worst[0]}`}`],
+              ]
+            : []),
+          ['predictions', '', String(tokens)],
         ],
       },
     }
   },
 })
+
+const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`

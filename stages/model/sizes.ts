@@ -21,9 +21,13 @@ export interface Sizes {
   /** Bytes of tensors that are carried along, and elements of the largest: the embedding, as large as the head. */
   readonly keptBytes: number
   readonly head: number
+  /** That are measured: the original and the quantized; of a checkpoint by itself, one. */
+  readonly models: number
 }
 
 export function sizesOf(rows: readonly KnownRow[]): Sizes {
+  const [first] = rows
+  if (first?.path !== undefined) return sizesOfCheckpoint(Number(first.weights), first.source === undefined ? 1 : 2)
   const groups = new Map<string, Group>()
   const known = new Set<TensorRef>()
   let [weights, keptBytes, head] = [0, 0, 0]
@@ -47,7 +51,14 @@ export function sizesOf(rows: readonly KnownRow[]): Sizes {
     group.bytes += bytes
     weights += m * n
   }
-  return { groups: [...groups.values()], weights, keptBytes, head }
+  return { groups: [...groups.values()], weights, keptBytes, head, models: 2 }
+}
+
+/** Of a row that stands for a checkpoint: it has no linears to look at, so they are taken for 32 blocks of 7 squares, the embedding for a block's. */
+function sizesOfCheckpoint(weights: number, models: number): Sizes {
+  const n = Math.ceil(Math.sqrt(weights / (32 * 7)))
+  const groups = Array.from({ length: 32 }, (_, layer) => ({ layer, n, m: 7 * n, linears: 7, hessians: 1, bytes: 28 * n * n }))
+  return { groups, weights, keptBytes: 0, head: weights / 32, models }
 }
 
 /** The most that f takes over groups, summed within each layer. */

@@ -5,7 +5,7 @@
  *
  * Answers are kept every 512 items, so that a killed run asks the others alone.
  */
-import { join } from 'node:path'
+import { resolve } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import { defineStage, directory, each } from '../../pipeline/define.js'
 import { checkpoint, taskScores } from '../../schemas/tables/checkpoint.js'
@@ -32,7 +32,7 @@ const params = Type.Object(
   { additionalProperties: false },
 )
 
-type Scores = Readonly<Record<string, Readonly<Record<'original' | 'quantized', TaskScore>>>>
+type Scores = Readonly<Record<string, { readonly original?: TaskScore; readonly quantized: TaskScore }>>
 
 export default defineStage({
   name: 'tasks',
@@ -44,19 +44,21 @@ export default defineStage({
   scope: 'stream',
   batch: () => 'all',
   estimate(rows, { tasks, limit = 2000 }) {
-    const { groups, weights, head } = sizesOf(rows)
+    const { groups, weights, head, models } = sizesOf(rows)
     const tokens = tasks.length * limit * 2 * 80 // items of two choices and more, of 80 tokens or so
     const memory = mostOfLayer(groups, ({ m, n }) => 4 * m * n) + 4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) + 2 ** 28 + 4 * head
-    return { operations: 2 * tokens * weights, memory, disk: 0 }
+    return { operations: models * tokens * weights, memory, disk: 0 }
   },
   operator: ({ data, tasks, limit, precision }, context) =>
     each(async row => {
       const found = []
       for (const task of tasks) found.push({ task, items: await readItems(data, task, limit) })
+      const quantized = ['quantized', resolve(context.out, row.path)] as const
+      const models = row.source === undefined ? [quantized] : [['original', row.source] as const, quantized]
       const scores: Record<string, Record<string, TaskScore>> = {}
-      const total = 2 * found.reduce((sum, { items }) => sum + items.length, 0)
+      const total = models.length * found.reduce((sum, { items }) => sum + items.length, 0)
       let before = 0
-      for (const [which, folder] of [['original', row.source] as const, ['quantized', join(context.out, row.path)] as const]) {
+      for (const [which, folder] of models) {
         const opened = await openCheckpoint(folder)
         using weights = await openWeights(context.ops, opened)
         for (const { task, items } of found) {
@@ -77,12 +79,14 @@ export default defineStage({
   report(row) {
     const scores = JSON.parse(row.tasks) as Scores
     const metrics = ['acc', 'accNorm', 'perplexity'] as const
+    const compared = Object.values(scores).every(({ original }) => original !== undefined)
     const rows = Object.entries(scores).flatMap(([task, { original, quantized }]) =>
       metrics.flatMap(metric => {
-        const [before, after] = [original[metric], quantized[metric]]
-        return before === undefined || after === undefined ? [] : [[`${task} ${metric}`, written(before), written(after)]]
+        const [before, after] = [original?.[metric], quantized[metric]]
+        return after === undefined ? [] : [[`${task} ${metric}`, ...(before ? [written(before)] : []), written(after)]]
       }),
     )
-    return { result: { tasks: scores }, table: { columns: ['', 'original', 'quantized'], rows } }
+    const result = compared ? scores : Object.fromEntries(Object.entries(scores).map(([task, { quantized }]) => [task, quantized]))
+    return { result: { tasks: result }, table: { columns: compared ? ['', 'original', 'quantized'] : ['', 'value'], rows } }
   },
 })

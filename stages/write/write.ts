@@ -19,7 +19,7 @@ import { concatMap, pipe, toArray } from 'rxjs'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import type { Ops } from '../../native/ops.js'
 import { defineStage, PipeError, type Row } from '../../pipeline/define.js'
-import { checkpoint } from '../../schemas/tables/checkpoint.js'
+import { written } from '../../schemas/tables/checkpoint.js'
 import { packed } from '../../schemas/tables/rounded.js'
 import { headName } from '../model/architecture.js'
 import { openCheckpoint } from '../model/checkpoint.js'
@@ -42,7 +42,7 @@ export default defineStage({
   about: 'Write the quantized checkpoint in Hugging Face layout.',
   params,
   input: packed,
-  output: checkpoint,
+  output: written,
   scope: 'stream',
   batch: () => 'all',
   intact: async (row, { out }) => (await folderHash(`${out}/${row.path}`).catch(() => '')) === row.sha256,
@@ -138,7 +138,7 @@ export default defineStage({
         )
         const entries = [...quantized, ...kept]
 
-        const written = await writeCheckpoint({
+        const { sha256 } = await writeCheckpoint({
           folder: `${out}/model`,
           source: source.path,
           entries,
@@ -159,7 +159,8 @@ export default defineStage({
         return {
           source: source.path,
           path: 'model',
-          sha256: written.sha256,
+          sha256,
+          weights,
           bitsPerWeight: (8 * quantized.reduce((sum, entry) => sum + entryBytes(entry), 0)) / weights,
           bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0),
           bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),

@@ -148,7 +148,7 @@ t.test('marks and standard errors', t => {
 
 t.test('the stage: both models, and a stopped run asks only what was not answered', async t => {
   const row = {
-    ...{ source: model, path: '.', sha256: '', bitsPerWeight: 2, bytesOriginal: 1, bytesQuantized: 1 },
+    ...{ source: model, path: '.', weights: 1, bitsPerWeight: 2, bytesOriginal: 1, bytesQuantized: 1 },
     ...{ proxyErrorMean: 0, proxyErrorMax: 0, proxyErrorByLinear: '{}' },
   }
   const saved = new Map<string, Readonly<Record<string, unknown>>>()

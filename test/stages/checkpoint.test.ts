@@ -1,0 +1,76 @@
+/** checkpoint, and the graphs that begin with it: what a run has measured of its model is measured again from the folders alone. */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { openBackend } from '../../native/index.js'
+import { root, temporary, testDevice } from '../helpers.js'
+import { pipe } from '../pipeline/commands/in-process.js'
+import { smallRuns, writeSmallModel } from './small-model.js'
+
+const ops = await openBackend(testDevice)
+const folder = temporary(t)
+const model = join(folder, 'model')
+await writeSmallModel(model, { untied: true })
+const small = await smallRuns(ops, folder, model).run([
+  { use: 'rht' },
+  { use: 'round', codebook: { use: 'trellis/hyb', L: 12, K: 2, Q: 9 } },
+])
+const quantized = join(folder, 'shared/model')
+
+/** Runs a graph that is shipped, on the device of the run before; gives result.json, what was printed, and the folder. */
+async function run(graph: string, ...set: string[]) {
+  const out = join(temporary(t), 'out')
+  const settings = ['evaluate.sequences=16', 'evaluate.length=32'].filter(() => graph === 'evaluate')
+  const { code, stdout, stderr } = await pipe([
+    ...['run', join(root, 'graphs', `${graph}.json`), '--out', out, '--device', testDevice],
+    ...[...settings, ...set].flatMap(setting => ['--set', setting]),
+  ])
+  const result = code === 0 ? (JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as Record<string, unknown>) : {}
+  return { code, stdout, stderr, result }
+}
+
+t.test('a quantized model beside its original: the figures of the run that made it', async t => {
+  const { code, stdout, stderr, result } = await run('evaluate', `model=${quantized}`, `checkpoint.original=${model}`)
+  t.equal(code, 0, stderr)
+  for (const name of ['bitsPerWeight', 'bytes', 'perplexity', 'kl', 'klPercentiles', 'top1Agreement', 'predictions'])
+    t.strictSame(result[name], small.results[name], name)
+  t.notOk('proxyError' in result, 'it was not rounded here')
+  t.match(stdout, /\n +original +quantized\nbits a weight +2\.\d+\n[\s\S]*\nKL divergence, nats +/)
+})
+
+t.test('a model by itself, quantized or dense', async t => {
+  const expected = small.results as { perplexity: Record<string, number>; bytes: Record<string, number>; bitsPerWeight: number }
+  const packed = await run('evaluate', `model=${quantized}`)
+  t.equal(packed.code, 0, packed.stderr)
+  t.match(packed.result, {
+    perplexity: expected.perplexity.quantized,
+    bytes: expected.bytes.quantized,
+    bitsPerWeight: expected.bitsPerWeight,
+  })
+  const dense = await run('evaluate', `model=${model}`)
+  t.equal(dense.code, 0, dense.stderr)
+  t.match(dense.result, { perplexity: expected.perplexity.original, bytes: expected.bytes.original, bitsPerWeight: 32 })
+  t.match(dense.stdout, /\n +value\nbits a weight +32\.000\nsize +\S+ MB\nperplexity +\d/)
+})
+
+t.test('tasks of one model, and of two', async t => {
+  const data = temporary(t)
+  writeFileSync(join(data, 'lambada.jsonl'), '{"text": "Once upon a time there was a dog"}\n{"text": "The dog ran to the house"}\n')
+  const settings = [`data=${data}`, `model=${quantized}`, 'tasks.tasks=["lambada"]']
+  const one = await run('tasks', ...settings)
+  const two = await run('tasks', ...settings, `checkpoint.original=${model}`)
+  t.equal(one.code, 0, one.stderr)
+  const [alone, beside] = [one.result.tasks, two.result.tasks] as [Record<string, object>, Record<string, Record<string, object>>]
+  t.match(alone.lambada, { items: 2 })
+  t.strictSame(alone.lambada, beside.lambada?.quantized)
+  t.notSame(beside.lambada?.original, beside.lambada?.quantized)
+})
+
+t.test('what it will take, before it has run; models that have not the same tokens', async t => {
+  const plan = await pipe(['plan', join(root, 'graphs/evaluate.json'), '--set', `model=${quantized}`, '--out', folder, '--json'])
+  const [, evaluate] = (JSON.parse(plan.stdout) as { stages: { seconds: number; memoryBytes: number }[] }).stages
+  t.ok((evaluate?.seconds ?? 0) > 0 && (evaluate?.memoryBytes ?? 0) > 1e6 && (evaluate?.memoryBytes ?? 0) < 2e9, JSON.stringify(evaluate))
+  const { code, stderr } = await run('evaluate', `model=${quantized}`, `checkpoint.original=${join(root, 'fixtures/hf-reference/llama')}`)
+  t.equal(code, 1)
+  t.match(stderr, /expected a model with \d+ tokens, as .* has, and found one with 2048\./)
+})
