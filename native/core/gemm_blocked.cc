@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "gemm.h"
 #include "parallel.h"
@@ -130,7 +131,45 @@ void narrow(const GemmKernel& kernel, int64_t m, int64_t n, int64_t k, float alp
   }
 }
 
+template <class T>
+void few_rows(const GemmKernel& kernel, void (*dots)(int64_t, const float*, int64_t, int, const T*, float*), int64_t m, int64_t n, int64_t k, float alpha,
+              const float* x, int64_t ldx, const T* w, int64_t ldw, float beta, float* y, int64_t ldy) {
+  std::vector<float> moved;
+  if constexpr (sizeof(T) == 2) {
+    moved.resize(m * k);
+    for (int64_t i = 0; i < m; ++i) {
+      const int64_t width = 2 * kernel.pairs, whole = k / width * width;
+      for (int64_t l = 0; l < k; ++l) {
+        const int64_t e = l % width;
+        moved[i * k + (l < whole ? l - e + e % 2 * kernel.pairs + e / 2 : l)] = x[i * ldx + l];
+      }
+    }
+    x = moved.data(), ldx = k;
+  }
+  // Long enough to be worth a thread, short enough for all to end together.
+  const int64_t grain = m * n * k < kSmall ? n : std::max<int64_t>(1, (int64_t{1} << 19) / std::max<int64_t>(k, 1));
+  parallel_for(n, grain, [&](int64_t begin, int64_t end) {
+    float sums[kFewRows];
+    for (int64_t j = begin; j < end; ++j) {
+      dots(k, x, ldx, static_cast<int>(m), w + j * ldw, sums);
+      for (int64_t i = 0; i < m; ++i) y[i * ldy + j] = beta == 0.f ? alpha * sums[i] : alpha * sums[i] + beta * y[i * ldy + j];
+    }
+  });
+}
+
 }  // namespace
+
+void gemm_few_rows(int64_t m, int64_t n, int64_t k, float alpha, const float* x, int64_t ldx, const float* w, int64_t ldw, float beta, float* y,
+                   int64_t ldy) {
+  const GemmKernel kernel = choose_gemm_kernel();
+  few_rows(kernel, kernel.dots, m, n, k, alpha, x, ldx, w, ldw, beta, y, ldy);
+}
+
+void gemm_few_rows(int64_t m, int64_t n, int64_t k, float alpha, const float* x, int64_t ldx, const uint16_t* w, int64_t ldw, float beta,
+                   float* y, int64_t ldy) {
+  const GemmKernel kernel = choose_gemm_kernel();
+  few_rows(kernel, kernel.dots_bf16, m, n, k, alpha, x, ldx, w, ldw, beta, y, ldy);
+}
 
 GemmKernel choose_gemm_kernel() {
 #if defined(__x86_64__)
@@ -146,6 +185,7 @@ void gemm_blocked(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int6
   const int64_t mr = kernel.mr, nr = kernel.nr;
   const int64_t a_row = transpose_a ? 1 : lda, a_depth = transpose_a ? lda : 1;
   const int64_t b_column = transpose_b ? ldb : 1, b_depth = transpose_b ? 1 : ldb;
+  if (m <= kFewRows && !transpose_a && transpose_b) return gemm_few_rows(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   if (n <= kNarrow && !transpose_a) return narrow(kernel, m, n, k, alpha, a, lda, b, b_column, b_depth, beta, c, ldc);
 
   const bool small = m * n * k < kSmall;

@@ -51,6 +51,8 @@ t.test('matmul: both transposes, results in bf16 and in f32', async t => {
   for (const [m, n, k] of [
     [1, 1, 1],
     [7, 9, 3],
+    [1, 20, 701],
+    [3, 33, 140],
     [64, 33, 100],
     [16, 128, 264],
     [70, 130, 313],

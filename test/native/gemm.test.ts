@@ -130,3 +130,23 @@ t.test('gemm: wrong arguments are refused with a sentence', async t => {
   t.throws(() => ops.gemm(x, x, x, { window: { rows: [0, 3] } }), { message: 'gemm: window rows 0…3, columns 0…3 is not within [2, 3]' })
   await ops.finish()
 })
+
+t.test('x·Wᵀ of one row is that of the same row among eight, to the bit', async t => {
+  const [n, k] = [37, 301]
+  for (const [name, ops] of await everyDevice()) {
+    if (ops.device.kind !== 'cpu') continue
+    using x = ops.tensor(gaussian(8 * k, 1), [8, k])
+    using w = ops.tensor(gaussian(n * k, 2), [n, k])
+    for (const dtype of ['f32', 'bf16'] as const) {
+      using a = ops.cast(x, dtype)
+      using b = ops.cast(w, dtype)
+      using all = ops.matmul(a, b, { transposeB: true, dtype: 'f32' })
+      for (const rows of [1, 2, 3, 5]) {
+        using some = ops.copy(a, { rows: [8 - rows, 8] })
+        using y = ops.matmul(some, b, { transposeB: true, dtype: 'f32' })
+        using expected = ops.copy(all, { rows: [8 - rows, 8] })
+        t.ok(same(await values(y), await values(expected)), `${name}, ${dtype}: ${rows}`)
+      }
+    }
+  }
+})

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "../../core/blas.h"
+#include "../../core/gemm.h"
 #include "../../core/half.h"
 #include "../../core/parallel.h"
 
@@ -21,6 +22,27 @@ std::vector<float> widened(const uint16_t* x, int64_t rows, int64_t columns, int
   return values;
 }
 
+// Rounded into the rectangle [m, n].
+void narrow(const std::vector<float>& c, int64_t m, int64_t n, uint16_t* into, int64_t stride) {
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) into[i * stride + j] = f32_to_bf16(c[i * n + j]);
+  }
+}
+
+// x·Wᵀ for a few rows of x: reading W is what takes time, so it is read once, as it is.
+void gemm_few(const GemmArgs& args) {
+  const auto [m, n, k] = std::tuple{args.m, args.n, args.k};
+  const std::vector<float> x = widened(reinterpret_cast<const uint16_t*>(args.a) + args.a_offset, m, k, args.lda);
+  const uint16_t* const w = reinterpret_cast<const uint16_t*>(args.b) + args.b_offset;
+  if (!args.c_bf16) {
+    return gemm_few_rows(m, n, k, args.alpha, x.data(), k, w, args.ldb, args.beta, reinterpret_cast<float*>(args.c) + args.c_offset, args.ldc);
+  }
+  uint16_t* const into = reinterpret_cast<uint16_t*>(args.c) + args.c_offset;
+  std::vector<float> c = args.beta == 0 ? std::vector<float>(m * n) : widened(into, m, n, args.ldc);
+  gemm_few_rows(m, n, k, args.alpha, x.data(), k, w, args.ldb, args.beta, c.data(), n);
+  narrow(c, m, n, into, args.ldc);
+}
+
 // Operands widened, and the product in f32: what tensor cores compute, but for the order of the sum.
 void gemm_bf16(const GemmArgs& args) {
   const auto [m, n, k] = std::tuple{args.m, args.n, args.k};
@@ -36,15 +58,13 @@ void gemm_bf16(const GemmArgs& args) {
   uint16_t* const into = reinterpret_cast<uint16_t*>(args.c) + args.c_offset;
   std::vector<float> c = args.beta == 0 ? std::vector<float>(m * n) : widened(into, m, n, args.ldc);
   product(c.data(), n);
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) into[i * args.ldc + j] = f32_to_bf16(c[i * n + j]);
-  }
+  narrow(c, m, n, into, args.ldc);
 }
 
 }  // namespace
 
 void gemm(const GemmArgs& args) {
-  if (args.bf16) return gemm_bf16(args);
+  if (args.bf16) return args.m <= kFewRows && !args.transpose_a && args.transpose_b ? gemm_few(args) : gemm_bf16(args);
   blas_gemm(args.transpose_a, args.transpose_b, args.m, args.n, args.k, args.alpha, reinterpret_cast<const float*>(args.a) + args.a_offset,
             args.lda, reinterpret_cast<const float*>(args.b) + args.b_offset, args.ldb, args.beta,
             reinterpret_cast<float*>(args.c) + args.c_offset, args.ldc);

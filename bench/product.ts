@@ -1,0 +1,139 @@
+/**
+ * Products with packed weights, by code and K, beside the same matrix in bf16 through `matmul`: one vector, then several. More
+ * matrices than any cache holds take turns. `--device cuda:0`, `--sizes 4096x4096,8192x28672` (rows × columns), `--codes hyb,mul1`.
+ *
+ * The read bandwidth is what the same run measures with the faster of a copy (both directions) and an f32 matrix times a vector.
+ */
+import { randomFillSync } from 'node:crypto'
+import { fileURLToPath } from 'node:url'
+import { codebooks } from '../native/codebooks/index.js'
+import { hadamardBlock } from '../native/ops/hadamard/hadamard.js'
+import type { Ops } from '../native/ops.js'
+import type { Tensor } from '../native/tensor.js'
+import { cardOf, openDevice } from './gpu.js'
+import { type Figures, type Options, printTable, type Row } from './table.js'
+
+const repeats = 9
+/** Bytes that take turns: several times the largest caches. */
+const turns = 160e6
+const codes: readonly (readonly [name: string, code: string, params: Record<string, unknown>, precision?: 'int8'])[] = [
+  ['hyb', 'trellis/hyb', { Q: 9 }],
+  ['hyb, tensor-core', 'trellis/hyb', { Q: 9, order: 'tensor-core' }],
+  ['1mad', 'trellis/1mad', {}],
+  ['1mad, int8', 'trellis/1mad', {}, 'int8'],
+  ['3inst', 'trellis/3inst', {}],
+  ['mul1', 'trellis/mul1', {}],
+  ['mul1, int8', 'trellis/mul1', {}, 'int8'],
+  ['mcg', 'trellis/mcg', {}],
+]
+
+/** The clock, in GHz: a chain of multiplications of integers, three cycles each on every core there is. */
+const clock = (): number => {
+  const chain = (n: number, factor: number): number => {
+    let x = 1
+    for (let i = 0; i < n; i++) x = Math.imul(x, factor)
+    return x
+  }
+  let least = Number.POSITIVE_INFINITY
+  for (let i = 0; i < 20; i++) {
+    const start = process.hrtime.bigint()
+    chain(2e6, 3 + 2 * i)
+    least = Math.min(least, Number(process.hrtime.bigint() - start))
+  }
+  return (2e6 * 3) / least
+}
+
+/** Seconds of the device's own clock that `call` takes, by op: the least of several calls, the first of which warms up. */
+const least = async (ops: Ops, names: readonly string[], call: (turn: number) => Disposable): Promise<number[]> => {
+  const best = names.map(() => Number.POSITIVE_INFINITY)
+  for (let turn = 0; turn <= repeats; turn++) {
+    await ops.finish()
+    const before = names.map(name => ops.device.stats()[name]?.seconds ?? 0)
+    call(turn)[Symbol.dispose]()
+    await ops.finish()
+    const after = ops.device.stats()
+    for (const [i, name] of names.entries()) if (turn > 0) best[i] = Math.min(best[i]!, (after[name]?.seconds ?? 0) - before[i]!)
+  }
+  return best
+}
+
+export async function run(options: Options): Promise<Figures> {
+  const ops = await openDevice(options)
+  const { isa, threads } = ops.device.info()
+  const isCpu = ops.device.kind === 'cpu'
+  const sizes = (options.sizes ?? (isCpu ? '8192x8192' : '4096x4096,11008x4096,8192x28672'))
+    .split(',')
+    .map(size => size.split('x').map(Number))
+  const wanted = codes.filter(([name]) => options.codes === undefined || options.codes.split(',').includes(name.split(',')[0]!))
+  const rows: Row[] = []
+  const GHz = isCpu ? clock() : undefined
+  let readGBps = 0
+  for (const [m = 0, n = 0] of sizes) {
+    const [block, back] = [hadamardBlock(n), hadamardBlock(m)]
+    using su = ops.tensor(new Float32Array(n).fill(1), [n])
+    using sv = ops.tensor(new Float32Array(m).fill(1), [m])
+    const vectors = (t: number): Tensor =>
+      ops.tensor(
+        Float32Array.from({ length: t * n }, (_, i) => Math.cos(i * i)),
+        [t, n],
+      )
+    using x = vectors(1)
+    {
+      using w = ops.zeros('f32', [m, n])
+      const [product = 1] = await least(ops, ['gemm'], () => ops.matmul(x, w, { transposeB: true }))
+      const [copied = 1] = await least(ops, ['paste'], () => ops.copy(w))
+      readGBps = Math.max(readGBps, (4 * m * n) / product / 1e9, (8 * m * n) / copied / 1e9)
+    }
+    /** By the number of vectors: the times of the same matrix in bf16. */
+    const dense = new Map<number, number>()
+    {
+      const matrices = Array.from({ length: Math.max(2, Math.ceil(turns / (2 * m * n))) }, () => ops.zeros('bf16', [m, n]))
+      for (const t of [1, 4, 16]) {
+        using input = vectors(t)
+        using half = ops.cast(input, 'bf16')
+        const [seconds = 0] = await least(ops, ['gemm'], turn =>
+          ops.matmul(half, matrices[turn % matrices.length]!, { transposeB: true, dtype: 'f32' }),
+        )
+        dense.set(t, seconds)
+        rows.push({ code: 'bf16', K: 16, m, n, t, µs: seconds * 1e6, 'GB/s': (2 * m * n) / seconds / 1e9 })
+      }
+      for (const matrix of matrices) matrix[Symbol.dispose]()
+    }
+    for (const [name, code, params, precision] of wanted) {
+      if (precision !== undefined && !isCpu) continue
+      for (const K of [1, 2, 3, 4]) {
+        using codec = codebooks[code]!.open(ops, { L: 16, K, Tx: 16, Ty: 16, ...params })
+        const packed = codec.packed!
+        const bytes = (m * n * K) / 8
+        using trellis = ops.device.upload(randomFillSync(new Uint8Array(bytes)), 'i16', [(m * n) / 256, 16 * K])
+        const matrices = Array.from({ length: Math.max(2, Math.ceil(turns / bytes)) }, () => packed.arrange(trellis, m, n))
+        for (const t of K === 2 ? [1, 4, 16] : [1]) {
+          using input = vectors(t)
+          const [seconds = 0, hadamards = 0] = await least(ops, ['trellis_product', 'hadamard'], turn => {
+            using turned = ops.hadamard(input, { side: 'right', signs: su, block })
+            using y = packed.product(turned, matrices[turn % matrices.length]!, { rows: m, columns: n, ...(precision && { precision }) })
+            return ops.hadamard(y, { side: 'right', signs: sv, block: back, inverse: true })
+          })
+          rows.push({
+            code: name,
+            K,
+            m,
+            n,
+            t,
+            µs: seconds * 1e6,
+            'with Hadamards, µs': (seconds + hadamards) * 1e6,
+            'GB/s': bytes / seconds / 1e9,
+            ...(GHz && { 'cycles a weight': (seconds * GHz * 1e9 * threads) / (m * n) }),
+            '× bf16': dense.get(t)! / seconds,
+          })
+        }
+        for (const matrix of matrices) matrix[Symbol.dispose]()
+      }
+    }
+  }
+  const shares = rows.map(row => ({ ...row, 'share of read bandwidth': (row['GB/s'] as number) / readGBps }))
+  console.log(`${isa} × ${threads}${GHz ? `, ${GHz.toFixed(2)} GHz` : ''}, read bandwidth ${readGBps.toFixed(1)} GB/s`)
+  return { ...cardOf(ops), isa, threads, ...(GHz && { GHz }), readGBps, rows: shares }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) printTable((await run({})).rows)
