@@ -4,43 +4,20 @@
  * section 3.1). A new text joins between two steps, where a slot is free; its prompt goes in by pieces of `piece` tokens,
  * one piece between two steps, so that the texts under way wait for no long prompt.
  *
+ * A slot keeps what went through the model until another text needs it: a prompt that begins as one that a free slot still
+ * holds, as in a conversation, goes in from where they differ.
+ *
  * A text depends on its request alone: rows of a step don't see each other, and each draws from a stream of its own. What
- * runs beside it changes its logits by no more than the rounding of products of other sizes; equal requests give equal
- * texts but where two tokens are as likely as each other to that precision.
+ * runs beside it, and what a slot held, changes its logits by no more than the rounding of products of other sizes and of
+ * the cache; equal requests give equal texts but where two tokens are as likely as each other to that precision.
  */
 import type { Tokenizer } from 'tokenizers'
 import { PipeError } from '../../pipeline/define.js'
+import { type Asked, type Piece, Reading, Row } from './batched-text.js'
 import type { Decoder } from './decoder.js'
-import { type Sampling, sample } from './sampling.js'
-import { StreamedText } from './streamed-text.js'
 
 /** Tokens of a prompt between two steps. */
 const piece = 256
-
-/** What one text is to be. */
-export interface Asked {
-  /** Tokens to go on from. */
-  readonly prompt: readonly number[]
-  readonly sampling: Sampling
-  /** Numbers in [0, 1), for the draws. */
-  uniform(): number
-  /** Most tokens to make. Fewer where the model has no position left. */
-  readonly maxTokens: number
-  /** The text ends before the first of these. */
-  readonly stop: readonly string[]
-  /** Tokens that end this text, beside those that end any. */
-  readonly ends?: ReadonlySet<number>
-  /** Aborted when nobody waits for the text any more. */
-  readonly signal?: AbortSignal
-}
-
-/** A piece of a text: what became certain, and how many tokens were made so far. The last one says why it ended. */
-export interface Piece {
-  readonly text: string
-  readonly tokens: number
-  /** stop: the model or a stop string ended it; length: maxTokens, or the last position. */
-  readonly end?: 'stop' | 'length'
-}
 
 /** What a batcher needs of a decoder. */
 export type Slots = Pick<Decoder, 'slots' | 'positions' | 'ends' | 'prefill' | 'step' | 'free'>
@@ -49,6 +26,8 @@ export class Batcher implements AsyncDisposable {
   /** Under way, by slot, and waiting for one, in the order they came. */
   readonly #rows = new Map<number, Row>()
   readonly #waiting: Row[] = []
+  /** Tokens that free slots still hold, the longest unused first. */
+  readonly #kept = new Map<number, readonly number[]>()
   #running: Promise<void> | undefined
   #closed = false
 
@@ -99,11 +78,13 @@ export class Batcher implements AsyncDisposable {
     })
   }
 
-  /** Ends what is under way, without its last piece, and waits until every slot is free. */
+  /** Ends what is under way, without its last piece, waits until every slot is free, and empties them. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true
     for (const row of [...this.#rows.values(), ...this.#waiting]) this.#leave(row)
     await this.#running
+    for (const slot of this.#kept.keys()) this.decoder.free(slot)
+    this.#kept.clear()
   }
 
   #leave(row: Row): void {
@@ -118,9 +99,7 @@ export class Batcher implements AsyncDisposable {
     await undefined // what asks comes to its loop first
     for (;;) {
       this.#sweep()
-      for (let slot = 0; slot < this.decoder.slots && this.#waiting.length > 0; slot++) {
-        if (!this.#rows.has(slot)) this.#rows.set(slot, this.#waiting.shift()!.into(slot))
-      }
+      while (this.#waiting.length > 0 && this.#rows.size < this.decoder.slots) this.#admit(this.#waiting.shift()!)
       if (this.#rows.size === 0) break
       const joining = [...this.#rows.values()].find(row => row.joining)
       if (joining !== undefined) await this.#prefill(joining)
@@ -131,12 +110,38 @@ export class Batcher implements AsyncDisposable {
     this.#running = undefined
   }
 
+  /** Into the free slot that goes on best from here; else an empty one; else the longest unused. */
+  #admit(row: Row): void {
+    const empty = Array.from({ length: this.decoder.slots }, (_, slot) => slot).find(slot => !this.#rows.has(slot) && !this.#kept.has(slot))
+    const [oldest] = this.#kept.keys()
+    let slot = empty ?? oldest
+    let most = 0
+    for (const [other, tokens] of this.#kept) {
+      const same = row.same(tokens)
+      // Another conversation with the same first words is worth more whole.
+      if (same <= Math.max(most, tokens.length / 2)) continue
+      slot = other
+      most = same
+    }
+    if (slot === undefined) throw new Error('no slot is free')
+    const same = row.same(this.#kept.get(slot) ?? [])
+    this.#kept.delete(slot)
+    this.decoder.free(slot, same)
+    row.into(slot, same)
+    this.#rows.set(slot, row)
+  }
+
   /** Frees the slots of those that ended or left. Then they are told: who asks again at once finds the slot free. */
   #sweep(): void {
     for (const row of this.#rows.values()) {
       if (!row.left && !row.over) continue
       this.#rows.delete(row.slot)
-      this.decoder.free(row.slot)
+      this.#kept.set(row.slot, row.held)
+      if (row.failure !== undefined) {
+        // How far it came is not known.
+        this.decoder.free(row.slot)
+        this.#kept.delete(row.slot)
+      }
       row.close()
     }
   }
@@ -154,133 +159,11 @@ export class Batcher implements AsyncDisposable {
   async #step(rows: readonly Row[]): Promise<void> {
     try {
       const logits = await this.decoder.step(rows.map(({ slot, token }) => ({ slot, token })))
+      for (const row of rows) row.held.push(row.token)
       await Promise.all(rows.map((row, i) => row.take(logits[i]!).catch(error => row.fail(error))))
     } catch (error) {
       for (const row of rows) row.fail(error)
     }
-  }
-}
-
-/** A request under way: where its prompt is, what was made, and what of it was not read yet. */
-class Row {
-  slot = -1
-  /** The one to put through the model next. */
-  token = -1
-  /** Its reader has left. */
-  left = false
-  /** Nothing is made any more. */
-  over = false
-  /** Nothing follows what is unread. */
-  closed = false
-  readonly unread: Piece[] = []
-  failure: { readonly error: unknown } | undefined
-  #last: Piece | undefined
-  #fed = 0
-  #made = 0
-  #wakers: (() => void)[] = []
-  readonly #text: StreamedText
-  readonly #seen: Set<number>
-  readonly #most: number
-
-  constructor(
-    private readonly asked: Asked,
-    tokenizer: Tokenizer,
-    private readonly decoder: Slots,
-  ) {
-    this.#text = new StreamedText(tokenizer, asked.prompt, asked.stop)
-    this.#seen = new Set(asked.prompt)
-    this.#most = Math.min(asked.maxTokens, decoder.positions - asked.prompt.length)
-  }
-
-  get joining(): boolean {
-    return this.#fed < this.asked.prompt.length
-  }
-
-  into(slot: number): this {
-    this.slot = slot
-    return this
-  }
-
-  nextOfPrompt(tokens: number): readonly number[] {
-    const next = this.asked.prompt.slice(this.#fed, this.#fed + tokens)
-    this.#fed += next.length
-    return next
-  }
-
-  /** The token that these logits give, and the text that it makes certain. */
-  async take(logits: Float32Array): Promise<void> {
-    const token = sample(logits, this.#seen, this.asked.sampling, () => this.asked.uniform())
-    if (this.decoder.ends.has(token) || this.asked.ends?.has(token)) return this.#end('stop', '')
-    this.token = token
-    this.#seen.add(token)
-    this.#made++
-    const text = await this.#text.push(token)
-    if (this.#text.stopped) return this.#end('stop', text)
-    if (this.#made >= this.#most) return this.#end('length', text)
-    if (text !== '') this.#give({ text, tokens: this.#made })
-  }
-
-  async #end(end: 'stop' | 'length', text: string): Promise<void> {
-    const rest = await this.#text.end()
-    // A stop string may be in what was held back.
-    this.#last = { text: text + rest, tokens: this.#made, end: this.#text.stopped ? 'stop' : end }
-    this.over = true
-  }
-
-  fail(error: unknown): void {
-    this.over = true
-    this.failure = { error }
-  }
-
-  close(): void {
-    if (this.#last !== undefined) this.unread.push(this.#last)
-    this.closed = true
-    this.wake()
-  }
-
-  #give(next: Piece): void {
-    this.unread.push(next)
-    this.wake()
-  }
-
-  /** Resolves at the next piece, failure, or leaving. */
-  changed(): Promise<void> {
-    return new Promise(resolve => {
-      this.#wakers.push(resolve)
-    })
-  }
-
-  wake(): void {
-    for (const wake of this.#wakers.splice(0)) wake()
-  }
-}
-
-/** Not a generator function: one that was never begun would not hear that its reader has left. What is not read waits: a few hundred kilobytes at most. */
-class Reading implements AsyncIterableIterator<Piece> {
-  constructor(
-    private readonly row: Row,
-    private readonly leave: () => void,
-  ) {}
-
-  async next(): Promise<IteratorResult<Piece, undefined>> {
-    const { row } = this
-    while (row.unread.length === 0 && !row.closed && !row.left) await row.changed()
-    const value = row.left ? undefined : row.unread.shift()
-    if (value !== undefined) return { done: false, value }
-    const { failure } = row
-    row.failure = undefined
-    await this.return()
-    if (failure !== undefined) throw failure.error
-    return { done: true, value: undefined }
-  }
-
-  async return(): Promise<IteratorResult<Piece, undefined>> {
-    this.leave()
-    return { done: true, value: undefined }
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this
   }
 }
 

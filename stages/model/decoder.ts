@@ -113,10 +113,9 @@ export class Decoder implements Disposable {
     return held
   }
 
-  /** Forgets what the slot holds. */
-  free(slot: number): void {
-    this.held(slot)
-    this.#held[slot] = 0
+  /** Forgets what the slot holds, from a position on if one is given. */
+  free(slot: number, from = 0): void {
+    this.#held[slot] = Math.min(from, this.held(slot))
   }
 
   [Symbol.dispose](): void {

@@ -4,7 +4,8 @@ import { setTimeout as wait } from 'node:timers/promises'
 import t from 'tap'
 import { openBackend } from '../../../native/index.js'
 import { rng } from '../../../pipeline/random.js'
-import { type Asked, Batcher, type Piece, type Slots } from '../../../stages/model/batcher.js'
+import type { Asked, Piece } from '../../../stages/model/batched-text.js'
+import { Batcher, type Slots } from '../../../stages/model/batcher.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { Decoder } from '../../../stages/model/decoder.js'
 import { Generator } from '../../../stages/model/generate.js'
@@ -47,8 +48,12 @@ async function whole(pieces: AsyncIterable<Piece>): Promise<{ text: string; toke
   }
   return { text, tokens: last?.tokens ?? 0, end: last?.end }
 }
-/** Nothing is held in any slot. */
-const free = (batcher: Batcher) => batcher.active === 0 && batcher.waiting === 0 && [0, 1, 2, 3].every(slot => decoder.held(slot) === 0)
+/** No slot is in use, and none holds anything once the batcher is closed. */
+async function free(batcher: Batcher): Promise<boolean> {
+  const idle = batcher.active === 0 && batcher.waiting === 0
+  await batcher[Symbol.asyncDispose]()
+  return idle && [0, 1, 2, 3].every(slot => decoder.held(slot) === 0)
+}
 
 const prompts = await Promise.all(
   ['The mason had five bricks.', 'Once', 'A baker sold nine loaves and', 'In the harbour', 'Two and two', 'The clock', 'He said:'].map(
@@ -75,7 +80,7 @@ t.test('texts side by side are the texts alone, greedy and drawn', async t => {
     alone,
   )
   t.ok(new Set(alone).size === alone.length && alone.every(text => text.length > 5))
-  t.ok(free(batcher))
+  t.ok(await free(batcher))
 })
 
 t.test('a long prompt goes in by pieces, between the steps of others', async t => {
@@ -92,7 +97,7 @@ t.test('a long prompt goes in by pieces, between the steps of others', async t =
       calls.push(`step ${tokens.length}`)
       return decoder.step(tokens)
     },
-    free: slot => decoder.free(slot),
+    free: (slot, from) => decoder.free(slot, from),
   }
   await using batcher = new Batcher(watched, tokenizer, 0)
   const long = new Array(6).fill(prompts).flat(2).concat(new Array(200).fill(7)).slice(0, 300) as number[]
@@ -115,6 +120,37 @@ t.test('a long prompt goes in by pieces, between the steps of others', async t =
   )
 })
 
+t.test('what a slot still holds of a prompt is not computed again, and changes nothing', async t => {
+  const fed: number[] = []
+  const watched: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    prefill: (slot, ids) => {
+      fed.push(ids.length)
+      return decoder.prefill(slot, ids)
+    },
+    step: tokens => decoder.step(tokens),
+    free: (slot, from) => decoder.free(slot, from),
+  }
+  const [one, other] = [prompts[2]!, prompts[3]!]
+  await using batcher = new Batcher(watched, tokenizer, 0)
+  const ids = async (text: string) => (await tokenizer.encode(text, null, { addSpecialTokens: false })).getIds()
+  const first = await whole(batcher.text(ask(one, { maxTokens: 6 })))
+  const said = await ids(first.text)
+  const second = await whole(batcher.text(ask([...one, ...said, ...other], { maxTokens: 6 })))
+  const again = await whole(batcher.text(ask([...one, ...said, ...other, 5], { maxTokens: 6 })))
+  await whole(batcher.text(ask(other.slice(1), { maxTokens: 6 })))
+  await whole(batcher.text(ask(one, { maxTokens: 6 })))
+  t.strictSame(fed, [one.length, other.length + 1, 1, other.length - 1, 1], 'the last token alone, where all is held')
+  await batcher[Symbol.asyncDispose]()
+  await using fresh = new Batcher(watched, tokenizer, 0)
+  t.equal((await whole(fresh.text(ask([...one, ...said, ...other, 5], { maxTokens: 6 })))).text, again.text)
+  await fresh[Symbol.asyncDispose]()
+  await using another = new Batcher(watched, tokenizer, 0)
+  t.equal((await whole(another.text(ask([...one, ...said, ...other], { maxTokens: 6 })))).text, second.text)
+})
+
 t.test('ends: the model, a stop string, a token, the last position', async t => {
   await using batcher = new Batcher(decoder, tokenizer, 10)
   const prompt = prompts[0]!
@@ -128,7 +164,7 @@ t.test('ends: the model, a stop string, a token, the last position', async t => 
   t.match(await whole(batcher.text(ask(prompt, { ends: new Set([first!]) }))), { text: '', tokens: 0, end: 'stop' })
   const nearlyFull = new Array(509).fill(prompt).flat().slice(0, 509) as number[]
   t.match(await whole(batcher.text(ask(nearlyFull))), { tokens: 3, end: 'length' })
-  t.ok(free(batcher))
+  t.ok(await free(batcher))
 })
 
 t.test('who leaves frees the slot: a loop left, a signal, an answer never read, one that waits', async t => {
@@ -149,7 +185,7 @@ t.test('who leaves frees the slot: a loop left, a signal, an answer never read, 
   t.equal((await whole(forever(abort.signal))).tokens, 0, 'aborted before it began')
   t.equal((await whole(stays)).end, 'length')
   while (batcher.active > 0) await wait(5)
-  t.ok(free(batcher))
+  t.ok(await free(batcher))
 })
 
 t.test('full: told at once, and what is running goes on', async t => {
@@ -164,7 +200,7 @@ t.test('full: told at once, and what is running goes on', async t => {
     message: /^the prompt has 512 tokens and there is room for 512/,
   })
   t.throws(() => batcher.text(ask(new Array(1e6).fill(1))), { code: 'input', message: /^the prompt has 1000000 tokens/ })
-  t.ok(free(batcher))
+  t.ok(await free(batcher))
 })
 
 t.test('what fails, fails for those whose turn it was; the next are served', async t => {
@@ -181,7 +217,7 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
       if (fail === 'step') throw new Error('the device is lost')
       return decoder.step(tokens)
     },
-    free: slot => decoder.free(slot),
+    free: (slot, from) => decoder.free(slot, from),
   }
   await using batcher = new Batcher(failing, tokenizer, 2)
   await t.rejects(whole(batcher.text(ask(prompts[0]!))), { message: 'no memory' })
@@ -190,7 +226,7 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
   for (const one of both) await t.rejects(one, { message: 'the device is lost' })
   fail = undefined
   t.equal((await whole(batcher.text(ask(prompts[0]!)))).end, 'length')
-  t.ok(free(batcher))
+  t.ok(await free(batcher))
 })
 
 t.test('closing ends what is under way', async t => {
@@ -200,5 +236,5 @@ t.test('closing ends what is under way', async t => {
   await batcher[Symbol.asyncDispose]()
   t.ok((await Promise.all(texts)).every(({ end }) => end === undefined))
   t.throws(() => batcher.text(ask(prompts[0]!)), { code: 'busy' })
-  t.ok(free(batcher))
+  t.ok(await free(batcher))
 })
