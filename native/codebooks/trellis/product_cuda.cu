@@ -1,50 +1,81 @@
-// One block a row of tiles, 16 lanes a row of weights.
+// The ops trellis_arrange and trellis_product: x into the parts that the kernels read, then as many launches as there are groups of vectors.
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
 #include "product.h"
 #include "product_code.h"
+#include "product_cuda.h"
+#include "product_operands.cuh"
 
 namespace ops {
 
 namespace {
 
-constexpr int kMost = 16;  // vectors
+using namespace product;
 
-__global__ void __launch_bounds__(256) product_kernel(const TrellisProductArgs a) {
-  const auto code = static_cast<ProductCode>(a.code);
-  const int row = threadIdx.x / 16, lane = threadIdx.x % 16, K = static_cast<int>(a.K);
-  const bool pairs = code == ProductCode::hyb;
-  const int64_t across = a.columns / 16;
-  const int16_t* packed = reinterpret_cast<const int16_t*>(a.arranged) + blockIdx.x * across * 16 * K;
-  float sums[kMost] = {};
-  for (int64_t c = 0; c < across; ++c) {
-    const int place = product::place(row, lane, a.tensor_core);
-    const uint32_t s = product::state_at(packed + c * 16 * K, (pairs ? place & ~1 : place) * K, K);
-    const product::Weights w = product::value(code, s, a.entries);
-    const float value = pairs && lane % 2 ? w.second : w.first;
-#pragma unroll
-    for (int b = 0; b < kMost; ++b) {
-      if (b < a.t) sums[b] = fmaf(value, a.x[b * a.columns + c * 16 + lane], sums[b]);
-    }
-  }
-#pragma unroll
-  for (int b = 0; b < kMost; ++b) {
-    float sum = sums[b];
-    for (int offset = 8; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    if (lane == 0 && b < a.t) a.y[b * a.rows + blockIdx.x * 16 + row] = sum;
+struct Card {
+  int most_shared;
+  bool overlaps;  // kernels with the one before
+};
+Card card() {
+  int device, shared, major;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return {shared, major >= 9};
+}
+
+template <class Code>
+void run(const TrellisProductArgs& a, Args args, const Card& card) {
+  const int64_t t = a.t, bytes = int64_t{Code::parts} * padded(args.n) * (Code::bytes ? 1 : 2);
+  const bool natural = !a.tensor_core;
+  Scratch<unsigned char> parts(t * bytes);
+  Scratch<float> units(2 * t);
+  // Not begun early: the product reads weights and table before it waits, which whoever wrote them has then left behind.
+  prepare_kernel<Code><<<static_cast<unsigned>(t), 1024, 0, stream()>>>(a.x, parts, units, args.n, natural);
+  launched();
+  for (int64_t first = 0; first < t; first += args.t) {
+    const Choice choice = choose<Code>(static_cast<int>(a.K), natural, static_cast<int>(t - first), card.most_shared);
+    args.t = static_cast<int>(std::min<int64_t>(choice.most, t - first));
+    args.x = parts + first * bytes, args.units = units + 2 * first, args.y = a.y + first * a.rows;
+    check(choice.launch(args, multiprocessors(), card.overlaps, stream()));
   }
 }
 
 }  // namespace
 
 void trellis_arrange(const TrellisArrangeArgs& a) {
-  check(cudaMemcpyAsync(a.arranged, a.packed, a.rows * a.columns * a.K / 8, cudaMemcpyDeviceToDevice, stream()));
+  const int rows = static_cast<int>(a.rows), columns = static_cast<int>(a.columns), K = static_cast<int>(a.K);
+  const int64_t size = (a.rows + kRows - 1) / kRows * (padded(columns) / 64) * 256 * K;
+  arrange_kernel<<<blocks_for(size), kThreads, 0, stream()>>>(reinterpret_cast<const unsigned char*>(a.packed), a.arranged, size, rows, columns, K,
+                                                             a.tensor_core);
+  launched();
 }
 
 void trellis_product(const TrellisProductArgs& a) {
   if (a.int8) fail("products in int8 are the CPU's");
-  product_kernel<<<static_cast<unsigned>(a.rows / 16), 256, 0, stream()>>>(a);
-  launched();
+  const auto code = static_cast<ProductCode>(a.code);
+  Args args{};
+  args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.table = reinterpret_cast<const uint32_t*>(a.entries);
+  args.m = static_cast<int>(a.rows), args.n = static_cast<int>(a.columns);
+  const Card here = card();
+  switch (code) {
+    case ProductCode::hyb:
+      if (shared_bytes<Hyb<true>>(kWarps, 1) <= here.most_shared) run<Hyb<true>>(a, args, here);
+      else run<Hyb<false>>(a, args, here);
+      return;
+    case ProductCode::inst3:
+      args.factor = 89226354, args.addend = 64248484;
+      return run<Halves>(a, args, here);
+    case ProductCode::mcg:
+      args.factor = 0xcbac1fed;
+      return run<Halves>(a, args, here);
+    default: {
+      const ByteSum sum = byte_sum_of(code);
+      args.factor = sum.factor, args.addend = sum.addend;
+      args.gain = static_cast<float>(sum.gain), args.offset = static_cast<float>(sum.offset - 510 * sum.gain);
+      return run<Bytes>(a, args, here);
+    }
+  }
 }
 
 }  // namespace ops

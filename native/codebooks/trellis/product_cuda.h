@@ -1,0 +1,19 @@
+// defines: choose, the kernel for a code, rate, order and number of vectors. Compiled once a code: product_{hyb,bytes,halves}_cuda.cu.
+#pragma once
+#include "product_kernel.cuh"
+
+namespace ops::product {
+
+// Warps of a block: all that a multiprocessor's registers hold at 64 a thread.
+constexpr int kWarps = 32;
+
+struct Choice {
+  int most;  // vectors of a launch
+  cudaError_t (*launch)(const Args& args, int blocks, bool overlap, cudaStream_t stream);
+};
+
+// For t vectors, in as few launches as a block's shared memory allows.
+template <class Code>
+Choice choose(int K, bool natural, int t, int most_shared);
+
+}  // namespace ops::product
