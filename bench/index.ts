@@ -5,17 +5,18 @@
  * A benchmark exports `run(options): Promise<Row[]>`, or rows with what else is worth keeping; index prints the rows. Units
  * are in the columns' names. A file that exports no `run` is part of another.
  */
-import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { commit, root } from './commit.js'
 import { type Figures, type Options, printTable, type Row } from './table.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
-const root = dirname(dirname(here))
 const names = readdirSync(here)
-  .filter(name => name.endsWith('.js') && !['index.js', 'table.js', 'gpu.js', 'anchors.js', 'synthetic-hessian.js'].includes(name))
+  .filter(
+    name => name.endsWith('.js') && !['index.js', 'commit.js', 'table.js', 'gpu.js', 'anchors.js', 'synthetic-hessian.js'].includes(name),
+  )
   .map(name => basename(name, '.js'))
 const asked: string[] = []
 const options: Record<string, string> = {}
@@ -28,21 +29,6 @@ for (let words = process.argv.slice(2); words.length > 0; ) {
 }
 const unknown = asked.filter(name => !names.includes(name))
 if (unknown.length > 0) throw new Error(`no benchmark is called ${unknown.join(', ')}; there are: ${names.join(', ')}`)
-
-/** The commit measured, with a + when files differ from it; in a bundle, the one it was packed from. */
-function commit(): string {
-  try {
-    const git = (...args: string[]) =>
-      execFileSync('git', args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
-    return `${git('rev-parse', '--short=12', 'HEAD')}${git('status', '--porcelain', '--untracked-files=no') === '' ? '' : '+'}`
-  } catch {
-    try {
-      return readFileSync(join(root, 'COMMIT'), 'utf8').trim()
-    } catch {
-      return 'unknown'
-    }
-  }
-}
 
 for (const name of asked.length > 0 ? asked : names) {
   const { run } = (await import(`./${name}.js`)) as { run(options: Options): Promise<Row[] | Figures> }

@@ -9,10 +9,12 @@
  *
  * With weight "gradient" tokens count as the end loss depends on what the linear gives for them, its outputs in g groups:
  *
- *   H_k = Σ s_tk x xᵀ / T   s_tk: mean of (∂ℓ/∂z_tj)² over outputs j of group k = 1 … g, of mean 1 (stage calibrate)
+ *   H_k = Σ (floor + (1 − floor)·s_tk) x xᵀ / T   s_tk: mean of (∂ℓ/∂z_tj)² over outputs j of group k = 1 … g, of mean 1
  *
- * Σ_k tr(ΔW_k H_k ΔW_kᵀ) is then what rounding adds to the loss, to second order, by the diagonal of its Fisher information
- * and its average over a group (GuidedQuant, arXiv:2505.07004, section 3). No two linears share such an H.
+ * With floor 0, Σ_k tr(ΔW_k H_k ΔW_kᵀ) is what rounding adds to the loss, to second order, by the diagonal of its Fisher
+ * information and its average over a group (GuidedQuant, arXiv:2505.07004, section 3). No two linears share such an H.
+ * Differs from the published method by the floor: where the model is sure of the next token the gradient is next to nothing,
+ * but rounding errors of a few bits are not small, and what they break there the second order does not see.
  *
  * QTIP (arXiv:2406.11235) section 2.1; QuIP (arXiv:2307.13304) section 3.1.
  * Differs from the published code: not damped here, since damping belongs to the factorisation (stage round).
@@ -35,6 +37,12 @@ const params = Type.Object(
         'What a token counts: all the same, or by the squared gradient of the loss by what the linear gives (calibrate "gradients": true)',
     }),
     groups: Type.Integer({ default: 1, minimum: 1, description: 'With gradients: groups of outputs that have an H each: 1, 2, 4 or 8' }),
+    floor: Type.Number({
+      default: 0.5,
+      minimum: 0,
+      maximum: 1,
+      description: 'With gradients: share of what tokens count that is the same for all of them; 0 as published',
+    }),
   },
   { additionalProperties: false },
 )
@@ -121,8 +129,7 @@ class OpenSums {
 
   async add(key: string, row: Row<typeof activations>, x: Tensor): Promise<void> {
     const { ops } = this.context
-    const { weight, groups } = this.params
-    const roots = weight === 'gradient' ? await rootsOf(row, groups) : undefined
+    const roots = this.params.weight === 'gradient' ? await rootsOf(row, this.params) : undefined
     let sums = this.#open.get(key)
     if (!sums) {
       const zeros = (): Tensor => ops.zeros(x.dtype === 'bf16' ? 'f32' : 'f64', [row.n, row.n])
@@ -186,8 +193,8 @@ function meanOf(ops: Ops, h: Tensor, tokens: number): Tensor {
   return ops.scale(mean, { factor: 1 / tokens })
 }
 
-/** √s of the tokens of a chunk for each of g groups of outputs, made of the finest. */
-async function rootsOf({ rowWeights, layer, linear, m }: Row<typeof activations>, g: number): Promise<Float32Array[]> {
+/** √(floor + (1 − floor)·s) of the tokens of a chunk for each of g groups of outputs, made of the finest. */
+async function rootsOf({ rowWeights, layer, linear, m }: Row<typeof activations>, { groups: g, floor }: Params): Promise<Float32Array[]> {
   if (rowWeights === undefined)
     throw new PipeError('input', {
       where: `hessian  ${layer}/${linear}`,
@@ -201,7 +208,8 @@ async function rootsOf({ rowWeights, layer, linear, m }: Row<typeof activations>
   return Array.from({ length: g }, (_, k) =>
     Float32Array.from({ length: t }, (_, token) => {
       const from = token * finest + k * each
-      return Math.sqrt(s.subarray(from, from + each).reduce((sum, x) => sum + x, 0) / each)
+      const mean = s.subarray(from, from + each).reduce((sum, x) => sum + x, 0) / each
+      return Math.sqrt(floor + (1 - floor) * mean)
     }),
   )
 }

@@ -49,7 +49,7 @@ for (const { name, skip, open } of backends) {
     })
     const chunks = [part('q', 0, 250), part('k', 0, 250), part('q', 250, 600), part('k', 250, 600)]
     for (const groups of [1, 2, 8]) {
-      const rows = await runStage(hessian, { weight: 'gradient', groups }, [...chunks, linear('q'), linear('k')], contextOf(ops))
+      const rows = await runStage(hessian, { weight: 'gradient', groups, floor: 0 }, [...chunks, linear('q'), linear('k')], contextOf(ops))
       for (const [i, name] of (['q', 'k'] as const).entries()) {
         t.strictSame(rows[i]?.hessian?.shape, [groups * n, n])
         const found = await floats(rows[i]?.hessian)
@@ -61,10 +61,14 @@ for (const { name, skip, open } of backends) {
     close(t, await floats(plain[0]?.hessian), weighted(x, new Float32Array(8 * 600).fill(1), 0, 8), 1e-12, 'without weights x counts once')
     t.equal(plain[0]?.hessian, plain[1]?.hessian, 'and is shared')
 
+    const [raised] = await runStage(hessian, { weight: 'gradient', floor: 0.25 }, [...chunks, linear('q')], contextOf(ops))
+    const floored = s.q.map(z => 0.25 + 0.75 * z)
+    close(t, await floats(raised?.hessian), weighted(x, floored, 0, 8), 1e-12, 'with a floor')
+
     using wide = ops.tensor(x, [600, n])
     using half = ops.cast(wide, 'bf16')
     const bf16 = { ...part('q', 0, 600), x: bytesTensor(await half.read(), 'bf16', [600, n]) }
-    const [mixed] = await runStage(hessian, { weight: 'gradient' }, [bf16, linear('q')], contextOf(ops))
+    const [mixed] = await runStage(hessian, { weight: 'gradient', floor: 0 }, [bf16, linear('q')], contextOf(ops))
     close(t, await floats(mixed?.hessian), weighted(x, s.q, 0, 8), 1e-4, 'bf16')
   })
 
@@ -131,7 +135,7 @@ for (const { name, skip, open } of backends) {
 
 t.test('groups that outputs cannot be cut into are told before anything runs', async t => {
   const rows = [{ ...linear('q'), m: 12 }]
-  const told = (params: object) => hessian.check?.(rows, { weight: 'gradient', groups: 1, ...params }, 'graph  stages[2] hessian') ?? []
+  const told = (params: object) => hessian.check?.(rows, { weight: 'gradient', groups: 1, floor: 0, ...params }, 'graph  stages[2] hessian') ?? []
   t.strictSame(told({ groups: 4 }), [])
   t.match(told({ groups: 8 }), [
     { where: /groups/, message: 'The 12 outputs of q can’t be cut into 8 groups of equal size.'.replace('’', "'") },

@@ -81,15 +81,15 @@ export interface SmallRun extends RunResult {
 export function smallRuns(ops: Ops, folder: string, model: string, { head = false } = {}) {
   const text = join(root, 'fixtures/tiny-llama/calibration.jsonl')
   const test = join(root, 'fixtures/tiny-llama/test.jsonl')
-  /** These stages between hessian and pack. `stop`: end the run at this event. */
+  /** These stages between hessian and pack. `stop`: end the run at this event. `guided`: parameters of hessian, with gradients. */
   const run = async (
     middle: readonly object[],
-    { apart = 'shared', stop }: { apart?: string; stop?: (event: Event) => boolean } = {},
+    { apart = 'shared', stop, guided }: { apart?: string; stop?: (event: Event) => boolean; guided?: object } = {},
   ): Promise<SmallRun> => {
     const list = [
       { use: 'model', path: model, ...(head && { head }) },
-      { use: 'calibrate', text, sequences: 16, length: 32 },
-      { use: 'hessian' },
+      { use: 'calibrate', text, sequences: 16, length: 32, ...(guided && { gradients: true }) },
+      { use: 'hessian', ...(guided && { weight: 'gradient', ...guided }) },
       ...middle,
       { use: 'pack' },
       { use: 'write' },
