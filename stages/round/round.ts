@@ -52,7 +52,7 @@ const params = Type.Object(
  * Buffers of columns in the queue behind the one that runs. The event loop uploads and hashes for other batches meanwhile,
  * up to a tenth of a second at a time; the device must not run dry. Tensors take memory only when their op runs.
  */
-const ahead = 4
+const ahead = 8
 
 /** A promise that is awaited later; if that is never, as another failed first, its failure is nobody's. */
 const settledLater = <T>(promise: Promise<T>): Promise<T> => {
