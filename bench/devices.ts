@@ -1,7 +1,8 @@
 /**
  * What more devices bring: model → (H) → rht → round → pack of a model with the shapes of Llama-2-7B on the first device,
  * then on the first two, four, … and on all, each in a process and a folder of its own as `pipe run` does it. The stored
- * files of all runs are compared byte by byte.
+ * files of all runs are compared byte by byte. Rounding is rht, round and pack, from when a device first has work to when the
+ * last has none (the time in which some batch was in `round` says less: one device has moments when its two are before or behind it).
  *
  *   --device cuda:0,cuda:1   default: all GPUs; without one cpu,cpu, with tiny layers and half the cores each
  *   --layers 16              4 batches each; fewer than 8 a device, and the last ones show
@@ -15,7 +16,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { entries, sevenB } from '../fixtures/make/synthetic.js'
 import { openBackend } from '../native/index.js'
-import type { DeviceUsage, StageUsage } from '../pipeline/events.js'
+import type { DeviceUsage } from '../pipeline/events.js'
 import { cardOf } from './gpu.js'
 import type { Figures, Options, Row } from './table.js'
 
@@ -24,7 +25,6 @@ const here = (path: string): string => fileURLToPath(import.meta.resolve(path))
 
 interface Result {
   readonly seconds: number
-  readonly stages: readonly StageUsage[]
   readonly devices: readonly DeviceUsage[]
 }
 
@@ -58,19 +58,16 @@ export async function run({ device, layers, out, code = 'trellis/hyb', K = '2' }
       execute([here('../pipeline/cli.js'), 'run', file, '--device', list.join(), '--out', target], threads)
       return { list, target, result: JSON.parse(readFileSync(join(target, 'result.json'), 'utf8')) as Result }
     })
-    const seconds = ({ result }: (typeof runs)[number], id: string): number =>
-      result.stages.find(stage => stage.id === id)?.seconds ?? Number.NaN
+    const worked = ({ result }: (typeof runs)[number]): number => Math.max(...result.devices.map(({ seconds }) => seconds))
     const [one] = runs
     if (one === undefined) throw new Error('no device')
     const rows = runs.map((each): Row => {
       const { list, result, target } = each
-      const round = seconds(each, 'round')
       return {
         devices: list.join(),
-        'round s': round,
-        'Mweights/s': weights / round / 1e6,
-        'round, × one': seconds(one, 'round') / round,
-        'pack s': seconds(each, 'pack'),
+        'rounding s': worked(each),
+        'Mweights/s': weights / worked(each) / 1e6,
+        'rounding, × one': worked(one) / worked(each),
         'all s': result.seconds,
         'all, × one': one.result.seconds / result.seconds,
         'had work, least %': (100 * Math.min(...result.devices.map(used => used.seconds))) / result.seconds,

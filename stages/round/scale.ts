@@ -37,14 +37,18 @@ export function sampleOf(
   rows: readonly { readonly m: number; readonly n: number }[],
   offsets: readonly number[],
 ): Tensor {
-  const places: [number, number][] = []
-  for (const [i, row] of rows.entries()) {
-    for (let r = 0; r + Tx <= row.m; r += Tx) for (let c = 0; c + Ty <= row.n; c += Ty) places.push([(offsets[i] ?? 0) + r, c])
+  const counts = rows.map(({ m, n }) => Math.floor(m / Tx) * Math.floor(n / Ty))
+  const all = counts.reduce((a, b) => a + b, 0)
+  /** Where tile i of all begins, one linear after the other, row by row. */
+  const place = (i: number): [row: number, column: number] => {
+    let [linear, left] = [0, i]
+    for (let size = counts[0] ?? 0; left >= size; size = counts[++linear] ?? all) left -= size
+    const wide = Math.floor((rows[linear]?.n ?? 0) / Ty)
+    return [(offsets[linear] ?? 0) + Math.floor(left / wide) * Tx, (left % wide) * Ty]
   }
-  if (places.length === 0) places.push([0, 0]) // smaller than one tile
-  const count = Math.min(sampleTiles, places.length)
+  const count = Math.max(1, Math.min(sampleTiles, all))
   const tiles = Array.from({ length: count }, (_, i) => {
-    const [r, c] = places[Math.floor((i * places.length) / count)] ?? [0, 0]
+    const [r, c] = all === 0 ? [0, 0] : place(Math.floor((i * all) / count)) // smaller than one tile: what it is padded to
     return ops.copy(stack, { rows: [r, r + Tx], columns: [c, c + Ty] })
   })
   const sample = ops.concat(tiles)
