@@ -76,6 +76,17 @@ export interface FileRange {
   readonly offset: number
 }
 
+/**
+ * Ops that were recorded, with the tensors they read and write: every run is the same ops on the same tensors, whatever these
+ * hold then. Tensors that were made and disposed meanwhile are the program's until it is disposed.
+ */
+export interface Program extends Disposable {
+  /** Enqueues all of them. A run that failed leaves nothing behind: the next makes all again. */
+  run(): void
+  /** What a run is, once there were two: 'ops', one after the other; 'graph', one launch of a GPU; or why it is no graph. */
+  form(): string
+}
+
 export interface Device {
   /** The backend's kind: part of cache keys, because results may differ in the last place between kinds. */
   readonly kind: 'cpu' | 'cuda'
@@ -99,6 +110,13 @@ export interface Device {
    * the op should have written is never read.
    */
   run(op: string, args: OpArgs): void
+  /** Overwrites a tensor with these bytes, in the order of the queue: what is enqueued later sees them. */
+  write(tensor: Tensor, bytes: Uint8Array): void
+  /**
+   * Records the ops that `f` runs, instead of running them. What an op looks at on the host (token ids that are checked,
+   * on a GPU) it does not look at in a program. Throws what `f` throws; reading and waiting meanwhile reject.
+   */
+  record(f: () => void): Program
   /** Waits until the queue is empty. Rejects with the first failure since the last wait. */
   finish(): Promise<void>
   read(tensor: Tensor): Promise<Uint8Array>

@@ -1,5 +1,5 @@
 /** Opens a backend: loads its addon and gives the verbs. What the rest of the project imports from here are tensors in, tensors out. */
-import type { Device, DeviceFailure, DeviceInfo, FileRange, OpArgs, OpStats } from './device.js'
+import type { Device, DeviceFailure, DeviceInfo, FileRange, OpArgs, OpStats, Program } from './device.js'
 import { chooseGpu, loadAddon, surveyAddon } from './machine.js'
 import { type Ops, opsOn } from './ops.js'
 import { bytesPerElement, type DType, elements, type Handle, Tensor } from './tensor.js'
@@ -22,6 +22,12 @@ interface NativeDevice {
   bring(fd: number, offset: number, bytes: number): Promise<Handle>
   enqueue(op: number, ...values: unknown[]): number
   wait(handle?: Handle): Promise<Uint8Array | undefined>
+  record(): void
+  recorded(): Handle
+  replay(program: Handle): number
+  form(program: Handle): string
+  forget(program: Handle): void
+  write(handle: Handle, bytes: Uint8Array): void
   release(handle: Handle): void
   liveBytes(): number
   peakBytes(): number
@@ -131,6 +137,30 @@ class NativeQueue implements Device {
     }
     this.#traces.set(ticket, entry.trace)
     if (this.#traces.size >= this.#limit) this.#forget()
+  }
+
+  write(tensor: Tensor, bytes: Uint8Array): void {
+    if (tensor.device !== this) throw new TypeError('write: the tensor is on another device')
+    this.#native.write(tensor.handle, bytes)
+  }
+
+  record(f: () => void): Program {
+    const native = this.#native
+    native.record()
+    try {
+      f()
+    } catch (error) {
+      native.forget(native.recorded())
+      throw error
+    }
+    const program = native.recorded()
+    return {
+      run: () => {
+        native.replay(program)
+      },
+      form: () => native.form(program),
+      [Symbol.dispose]: () => native.forget(program),
+    }
   }
 
   async finish(): Promise<void> {

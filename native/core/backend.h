@@ -43,8 +43,17 @@ class Backend {
   using Done = std::function<void(std::exception_ptr)>;
   void read(const uint8_t* source, uint8_t* target, size_t bytes, Done done);
   void settle();  // until `done` has been called for every read
+  // The same over bytes that are there: what is enqueued later sees them. On the queue's thread.
+  void write(const uint8_t* source, uint8_t* target, size_t bytes);
   // Back for others, once the ops that have run are done with it. On any thread.
   void free(uint8_t* data, size_t bytes);
+
+  // Runs a list of ops that is run again and again: one by one with `each`, which says whether all ran well, or by what `kept`
+  // has of what `launch` launched, which throws. On the queue's thread.
+  struct Recording;
+  void replay(std::shared_ptr<Recording>& kept, const std::function<bool()>& each, const std::function<void()>& launch);
+  // "ops": one by one; "graph": launched at once; or why they can't be.
+  static std::string form(const Recording* kept);
 
   Ledger& ledger() { return ledger_; }
   // What it runs on, for people: isa, blas, …, and how many threads or multiprocessors.

@@ -109,6 +109,14 @@ void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done do
 
 void Backend::settle() {}
 
+void Backend::write(const uint8_t* source, uint8_t* target, size_t bytes) { std::copy_n(source, bytes, target); }
+
+struct Backend::Recording {};
+
+void Backend::replay(std::shared_ptr<Recording>&, const std::function<bool()>& each, const std::function<void()>&) { each(); }
+
+std::string Backend::form(const Recording*) { return "ops"; }
+
 void Backend::free(uint8_t* data, size_t bytes) { release(data, bytes); }
 
 std::map<std::string, std::string> Backend::texts() const {

@@ -95,6 +95,8 @@ struct Backend::State {
   std::thread reader;
   void read_all();
   void bring(const uint8_t* source, uint8_t* target, size_t bytes);
+  Recording* recording = nullptr;  // the queue's thread only, as the next
+  cudaStream_t capture = nullptr;  // while what ops launch is captured
   cudaStream_t down = nullptr;
   Ring ring{kChunk};  // the reader's
   std::optional<Cublas> cublas{std::in_place};
@@ -149,17 +151,37 @@ void check(cudaError_t code) {
   }
 }
 
-cudaStream_t stream() { return current->work; }
+// What an op of a program borrows stays the program's: every run finds it where the run before had it.
+struct Backend::Recording {
+  explicit Recording(State& state) : state(state) {}
+  ~Recording();
+  void* borrow(size_t bytes);
+  void give_back(void* data);
+  void capture_graph(const std::function<void()>& launch);
+
+  State& state;
+  std::map<void*, size_t> taken;
+  std::multimap<size_t, void*> idle;
+  bool warm = false;  // it has run once, so that all that ops make at first use is made
+  cudaGraphExec_t graph = nullptr;
+  std::string why;  // it is no graph
+};
+
+bool recording() { return current->recording != nullptr; }
+cudaStream_t stream() { return current->capture ? current->capture : current->work; }
 int multiprocessors() { return current->card.multiProcessorCount; }
 static size_t shared_limit() { return current->card.sharedMemPerBlockOptin; }
-void* borrow(size_t bytes) { return current->take(bytes, current->work); }
-void give_back(void* data) { cudaFreeAsync(data, current->work); }
+void* borrow(size_t bytes) { return current->recording ? current->recording->borrow(bytes) : current->take(bytes, current->work); }
+void give_back(void* data) {
+  if (current->recording) current->recording->give_back(data);
+  else cudaFreeAsync(data, current->work);
+}
 
 const float* constant(const std::string& name, const std::function<std::vector<float>()>& make) {
   float*& data = current->constants[name];
   if (data) return data;
   const std::vector<float> values = make();
-  data = static_cast<float*>(borrow(values.size() * sizeof(float)));
+  data = static_cast<float*>(current->take(values.size() * sizeof(float), current->work));
   check(cudaMemcpyAsync(data, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice, current->work));
   return data;
 }
@@ -348,6 +370,100 @@ void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done do
   state.readings.push_back(std::move(reading));
   if (!state.reader.joinable()) state.reader = std::thread([&state] { state.read_all(); });
   state.read.notify_all();
+}
+
+// As the arguments of a kernel, which are copied when it is launched: small tensors need no pinned memory.
+namespace {
+struct Bytes {
+  uint8_t values[2048];
+};
+__global__ void write_kernel(uint8_t* target, Bytes bytes, int count) {
+  for (int i = threadIdx.x; i < count; i += blockDim.x) target[i] = bytes.values[i];
+}
+}  // namespace
+
+void Backend::write(const uint8_t* source, uint8_t* target, size_t bytes) {
+  for (size_t done = 0; done < bytes; done += sizeof(Bytes)) {
+    Bytes part;
+    const size_t size = std::min(sizeof(Bytes), bytes - done);
+    std::memcpy(part.values, source + done, size);
+    write_kernel<<<1, kThreads, 0, state_->work>>>(target + done, part, static_cast<int>(size));
+    launched();
+  }
+}
+
+Backend::Recording::~Recording() {
+  int before = 0;
+  cudaGetDevice(&before);
+  cudaSetDevice(state.number);
+  if (graph) cudaGraphExecDestroy(graph);  // one that runs is freed when it is done
+  for (const auto& [data, bytes] : taken) cudaFreeAsync(data, state.work);
+  cudaSetDevice(before);
+}
+
+void* Backend::Recording::borrow(size_t bytes) {
+  const auto found = idle.lower_bound(bytes);
+  void* data = nullptr;
+  if (found != idle.end() && found->first <= 2 * bytes + 4096) {
+    data = found->second;
+    idle.erase(found);
+  } else {
+    if (state.capture) fail("an op takes other memory than at its first run");
+    data = state.take(bytes, state.work);
+    taken.emplace(data, bytes);
+  }
+  return data;
+}
+
+void Backend::Recording::give_back(void* data) { idle.emplace(taken.at(data), data); }
+
+// What ops launch goes into a graph, on a stream of its own: others may free and upload on the work stream meanwhile.
+void Backend::Recording::capture_graph(const std::function<void()>& launch) {
+  cudaStream_t on = nullptr;
+  cudaGraph_t captured = nullptr;
+  check(cudaStreamCreateWithFlags(&on, cudaStreamNonBlocking));
+  try {
+    check(cudaStreamBeginCapture(on, cudaStreamCaptureModeRelaxed));
+    state.capture = on;
+    launch();
+    state.capture = nullptr;
+    check(cudaStreamEndCapture(on, &captured));
+    check(cudaGraphInstantiate(&graph, captured, 0));
+  } catch (const std::exception& error) {
+    if (state.capture) cudaStreamEndCapture(on, &captured);
+    state.capture = nullptr;
+    graph = nullptr;
+    cudaGetLastError();
+    why = error.what();
+  }
+  if (captured) cudaGraphDestroy(captured);
+  cudaStreamDestroy(on);
+}
+
+// The first run makes what is made at first use; the second is captured, and that is launched from then on.
+void Backend::replay(std::shared_ptr<Recording>& kept, const std::function<bool()>& each, const std::function<void()>& launch) {
+  State& state = *state_;
+  if (!kept) kept = std::make_shared<Recording>(state);
+  const auto recorded = [&] {
+    state.recording = kept.get();
+    struct Over {
+      State& state;
+      ~Over() { state.recording = nullptr; }
+    } over{state};
+    if (!kept->warm) {
+      kept->warm = each();
+      return true;
+    }
+    if (!kept->graph && kept->why.empty()) kept->capture_graph(launch);
+    if (!kept->graph) each();
+    return !kept->graph;
+  };
+  if (kept->graph || !recorded()) check(cudaGraphLaunch(kept->graph, state.work));
+}
+
+std::string Backend::form(const Recording* kept) {
+  if (!kept || (!kept->graph && kept->why.empty())) return "ops";
+  return kept->graph ? "graph" : kept->why;
 }
 
 void Backend::settle() {

@@ -33,7 +33,9 @@ class Cublas {
   void* handle();
 
  private:
+  void use(void* stream);
   void* handle_ = nullptr;
+  void* stream_ = nullptr;  // that it works on
   void* workspace_ = nullptr;
 };
 Cublas& cublas();  // of the device whose queue runs the calling op

@@ -132,15 +132,25 @@ Cublas::~Cublas() {
 }
 
 void* Cublas::handle() {
-  if (handle_) return handle_;
   const Library& found = library();
+  if (handle_ && stream_ == stream()) return handle_;
+  if (handle_) {
+    use(stream());
+    return handle_;
+  }
   if (found.path.empty()) throw std::runtime_error(cublas_missing());
   if (!workspace_) check(cudaMalloc(&workspace_, kWorkspace));  // first: a handle without it would take one of its own
   check_status(found.create(&handle_));
-  check_status(found.set_stream(handle_, stream()));
   check_status(found.set_math(handle_, kMath));
-  check_status(found.set_workspace(handle_, workspace_, kWorkspace));
+  use(stream());
   return handle_;
+}
+
+// A change of streams takes the workspace away.
+void Cublas::use(void* stream) {
+  check_status(library().set_stream(handle_, static_cast<cudaStream_t>(stream)));
+  check_status(library().set_workspace(handle_, workspace_, kWorkspace));
+  stream_ = stream;
 }
 
 static void check_sizes(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc) {

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "error.h"
+
 namespace ops {
 
 // Throws the sentence for an error of the CUDA runtime; nothing on success.
@@ -20,6 +22,9 @@ inline void launched() { check(cudaGetLastError()); }
 // The stream of the device whose queue runs the calling op, and what the device has.
 cudaStream_t stream();
 int multiprocessors();
+
+// Whether the op is part of a recorded program, which is launched again without the host: then it must not look at values.
+bool recording();
 
 // Device memory for as long as an op enqueues; free for the next op after that.
 void* borrow(size_t bytes);
@@ -40,6 +45,7 @@ class Scratch {
 // The values on the host: waits for the device, so only for what an op must see to go on (ids to check).
 template <class T>
 std::vector<T> to_host(const T* data, int64_t count) {
+  if (recording()) fail("looks at values on the host, which a recorded program can't");
   std::vector<T> values(count);
   check(cudaMemcpyAsync(values.data(), data, count * sizeof(T), cudaMemcpyDeviceToHost, stream()));
   check(cudaStreamSynchronize(stream()));

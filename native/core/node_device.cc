@@ -47,6 +47,10 @@ struct NodeDevice::Handle {
   Buffer* buffer;
 };
 
+struct NodeDevice::ProgramHandle {
+  std::shared_ptr<Program> program;
+};
+
 struct NodeDevice::Wait {
   Napi::Promise::Deferred deferred;
   Napi::Reference<Napi::Uint8Array> bytes;
@@ -59,6 +63,9 @@ Napi::Function NodeDevice::define(Napi::Env env, const Registry& registry) {
                       InstanceMethod("empty", &NodeDevice::empty), InstanceMethod("upload", &NodeDevice::upload),
                       InstanceMethod("bring", &NodeDevice::bring),
                       InstanceMethod("enqueue", &NodeDevice::enqueue), InstanceMethod("wait", &NodeDevice::wait),
+                      InstanceMethod("record", &NodeDevice::record), InstanceMethod("recorded", &NodeDevice::recorded),
+                      InstanceMethod("replay", &NodeDevice::replay), InstanceMethod("form", &NodeDevice::form),
+                      InstanceMethod("forget", &NodeDevice::forget), InstanceMethod("write", &NodeDevice::write),
                       InstanceMethod("release", &NodeDevice::release), InstanceMethod("liveBytes", &NodeDevice::live_bytes),
                       InstanceMethod("peakBytes", &NodeDevice::peak_bytes), InstanceMethod("stats", &NodeDevice::stats),
                       InstanceMethod("progress", &NodeDevice::progress)},
@@ -255,11 +262,50 @@ Napi::Value NodeDevice::enqueue(const Napi::CallbackInfo& info) {
       }
     }
   }
-  return Napi::Number::New(env, static_cast<double>(queue_->enqueue(op, std::move(values))));
+  if (!recording_) return Napi::Number::New(env, static_cast<double>(queue_->enqueue(op, std::move(values))));
+  const uint64_t ticket = queue_->take_ticket();
+  recording_->steps.push_back({&op, ticket, std::move(values)});
+  return Napi::Number::New(env, static_cast<double>(ticket));
+}
+
+void NodeDevice::record(const Napi::CallbackInfo& info) {
+  if (recording_) throw Napi::Error::New(info.Env(), "record: a recording is under way");
+  recording_ = std::make_shared<Program>(queue_->backend());
+}
+
+Napi::Value NodeDevice::recorded(const Napi::CallbackInfo& info) {
+  return Napi::External<ProgramHandle>::New(info.Env(), new ProgramHandle{std::move(recording_)}, [](Napi::Env, ProgramHandle* handle) { delete handle; });
+}
+
+Napi::Value NodeDevice::replay(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Program>& program = info[0].As<Napi::External<ProgramHandle>>().Data()->program;
+  if (!program) throw Napi::Error::New(info.Env(), "run: the program was disposed");
+  if (recording_) throw Napi::Error::New(info.Env(), "run: a recording is under way");
+  return Napi::Number::New(info.Env(), static_cast<double>(queue_->enqueue(program)));
+}
+
+Napi::Value NodeDevice::form(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Program>& program = info[0].As<Napi::External<ProgramHandle>>().Data()->program;
+  if (!program) throw Napi::Error::New(info.Env(), "form: the program was disposed");
+  std::lock_guard lock(program->mutex);
+  return Napi::String::New(info.Env(), program->form);
+}
+
+void NodeDevice::forget(const Napi::CallbackInfo& info) { info[0].As<Napi::External<ProgramHandle>>().Data()->program.reset(); }
+
+void NodeDevice::write(const Napi::CallbackInfo& info) {
+  Buffer* const buffer = info[0].As<Napi::External<Handle>>().Data()->buffer;
+  const auto bytes = info[1].As<Napi::Uint8Array>();
+  if (!buffer) throw Napi::Error::New(info.Env(), "write: the tensor was released");
+  if (recording_) throw Napi::Error::New(info.Env(), "write: a recording is under way");
+  if (bytes.ByteLength() != buffer->bytes()) throw Napi::Error::New(info.Env(), "write: the tensor has another size");
+  buffer->retain();
+  queue_->write(buffer, {bytes.Data(), bytes.Data() + bytes.ByteLength()});
 }
 
 Napi::Value NodeDevice::wait(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
+  if (recording_) throw Napi::Error::New(env, "read: a recording is under way");
   auto wait = std::make_unique<Wait>(Wait{Napi::Promise::Deferred::New(env), {}, nullptr});
   Napi::Promise promise = wait->deferred.Promise();
   Buffer* source = nullptr;

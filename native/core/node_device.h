@@ -18,6 +18,7 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
 
  private:
   struct Handle;
+  struct ProgramHandle;
   struct Wait;
   class Bringing;
   static Napi::Value survey(const Napi::CallbackInfo& info);  // (libraries: boolean) → Machine's facts, and devices: facts[]
@@ -27,6 +28,12 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
   Napi::Value upload(const Napi::CallbackInfo& info);    // (Uint8Array) → handle
   Napi::Value bring(const Napi::CallbackInfo& info);     // (Uint8Array) or (file descriptor, offset, bytes) → Promise<handle>
   Napi::Value enqueue(const Napi::CallbackInfo& info);   // (op's index, …values in the order of its fields) → ticket
+  void record(const Napi::CallbackInfo& info);           // (): until `recorded`, `enqueue` collects calls
+  Napi::Value recorded(const Napi::CallbackInfo& info);  // () → program
+  Napi::Value replay(const Napi::CallbackInfo& info);    // (program) → ticket
+  Napi::Value form(const Napi::CallbackInfo& info);      // (program) → Backend::form
+  void forget(const Napi::CallbackInfo& info);           // (program)
+  void write(const Napi::CallbackInfo& info);            // (handle, Uint8Array of its size)
   Napi::Value wait(const Napi::CallbackInfo& info);      // (handle?) → Promise<Uint8Array | undefined>
   void release(const Napi::CallbackInfo& info);          // (handle)
   Napi::Value live_bytes(const Napi::CallbackInfo& info);
@@ -43,6 +50,7 @@ class NodeDevice : public Napi::ObjectWrap<NodeDevice> {
   const Registry& registry_;
   std::unique_ptr<Queue> queue_;
   Answers answers_;
+  std::shared_ptr<Program> recording_;
   int waits_ = 0;  // unanswered; the process and this object stay alive while there are any
 };
 

@@ -115,6 +115,24 @@ class Registry {
   std::vector<Op> ops_;
 };
 
+// Calls that were recorded: run as often as one likes, with the same buffers, which it holds.
+struct Program {
+  struct Step {
+    const Op* op;
+    uint64_t ticket;
+    std::vector<Argument> values;
+  };
+  explicit Program(std::shared_ptr<Backend> backend) : backend(std::move(backend)) {}
+  ~Program();
+  const std::shared_ptr<Backend> backend;  // outlives what it keeps for the program
+  std::vector<Step> steps;
+  // The queue's thread only:
+  std::shared_ptr<const Failure> failure;  // of the last run
+  std::shared_ptr<Backend::Recording> recording;
+  std::mutex mutex;   // of the form
+  std::string form = "ops";
+};
+
 class Queue {
  public:
   // What a wait ends with: null, or the failure it reports. Called on a thread of the queue or its backend.
@@ -125,6 +143,11 @@ class Queue {
 
   // Takes over one reference to each buffer in `values`. Returns the call's ticket: 1, 2, …
   uint64_t enqueue(const Op& op, std::vector<Argument> values);
+  // The number of a call that is recorded rather than enqueued.
+  uint64_t take_ticket();
+  uint64_t enqueue(std::shared_ptr<Program> program);
+  // Over the buffer's bytes, after all that is enqueued. Takes over a reference.
+  void write(Buffer* target, std::vector<uint8_t> bytes);
   // After all that is enqueued: copies the buffer's bytes (unless null; takes over a reference) to `target`, then calls `done`.
   void wait(Buffer* source, uint8_t* target, Done done);
 
@@ -135,14 +158,19 @@ class Queue {
 
  private:
   struct Task {
-    const Op* op;  // null: a wait
-    uint64_t ticket;
-    std::vector<Argument> values;
-    uint8_t* target;
-    Done done;
+    const Op* op = nullptr;  // one of the four: an op; a program; bytes to write; or, with none of them, a wait
+    uint64_t ticket = 0;
+    std::vector<Argument> values{};
+    uint8_t* target = nullptr;
+    Done done{};
+    std::shared_ptr<Program> program{};
+    std::vector<uint8_t> bytes{};
   };
   void work();
-  void run(Task& task);
+  bool run(const Op& op, const std::vector<Argument>& values, uint64_t ticket);
+  void replay(Program& program);
+  void write(Task& task);
+  uint64_t put(Task task);
   void answer(Task& task);
   void tell_times(bool all);
   size_t number(const Op& op) const { return &op - registry_.ops().data(); }

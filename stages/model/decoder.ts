@@ -5,6 +5,7 @@
  * Rows of a step do not see each other: logits of a slot are those it would have alone, up to the rounding of products
  * whose sums depend on how many rows there are.
  */
+import type { Program } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { KvCache } from './kv-cache.js'
@@ -20,6 +21,19 @@ export interface DecoderOptions extends OpenModelOptions {
   readonly cache?: 'f32' | 'bf16'
 }
 
+/** A recorded step of some rows: i32 [rows] each, which are overwritten before a run; logits f32 [rows, vocab], the likeliest i32 [rows]. */
+interface Step {
+  readonly program: Program
+  /** After a run: the likeliest, so that a step can follow without the host. */
+  readonly ids: Tensor
+  readonly slots: Tensor
+  readonly positions: Tensor
+  readonly logits: Tensor
+  readonly best: Tensor
+}
+
+/** Steps that are under way at once when nobody has to see a token before the next: the device need not wait for the host. */
+const ahead = 2
 /** Tokens of a prompt that go through the model at once: bounds the memory that a prompt takes. */
 const chunk = 2048
 
@@ -29,6 +43,7 @@ export class Decoder implements Disposable {
   readonly positions: number
 
   readonly #cache: KvCache
+  readonly #steps = new Map<number, Step>()
 
   private constructor(
     private readonly model: OpenModel,
@@ -90,20 +105,43 @@ export class Decoder implements Disposable {
 
   /** One token into each of these slots, side by side; their logits, in this order. Throws RangeError as prefill, and when a slot comes twice. */
   async step(tokens: readonly { readonly slot: number; readonly token: number }[]): Promise<Float32Array[]> {
-    const { ops } = this.model
     if (new Set(tokens.map(({ slot }) => slot)).size !== tokens.length) throw new RangeError('a step takes one token for a slot')
     if (tokens.length === 0) return []
     this.#take(tokens)
-    const column = (of: (row: { slot: number; token: number }) => number): Tensor =>
-      ops.tensor(Int32Array.from(tokens, of), [tokens.length])
-    using ids = column(({ token }) => token)
-    using slots = column(({ slot }) => slot)
-    using positions = column(({ slot }) => this.held(slot) - 1)
-    using x = this.model.stream(ids, this.#cache.at({ slots, positions }))
-    using logits = this.model.logits(x)
-    const all = floats(await logits.read())
+    const step = this.#recorded(tokens.length)
+    this.#write(step.ids, tokens, ({ token }) => token)
+    this.#run(step, tokens)
+    const all = floats(await step.logits.read())
     const { vocab } = this.model.config.sizes
     return tokens.map((_, i) => all.subarray(i * vocab, (i + 1) * vocab))
+  }
+
+  /**
+   * `token` into the slot, then the likeliest of what follows (of equal ones the lowest id), `count` times: gives each, but
+   * puts the last nowhere. The device goes on while one is read; whoever leaves early finds the slot as if it had stopped there.
+   */
+  async *greedy(slot: number, token: number, count: number): AsyncGenerator<number, void, undefined> {
+    const before = this.held(slot)
+    const most = Math.min(count, this.positions - before)
+    if (most > 0) this.#write(this.#recorded(1).ids, [token], id => id)
+    const reads: Promise<Uint8Array>[] = []
+    let given = 0
+    try {
+      for (let made = 0; given < most; ) {
+        for (; made < Math.min(most, given + ahead); made++) {
+          this.#take([{ slot, token: made === 0 ? token : 0 }])
+          const step = this.#recorded(1)
+          this.#run(step, [{ slot }])
+          reads.push(step.best.read())
+        }
+        const [id] = new Int32Array((await (reads.shift() as Promise<Uint8Array>)).slice().buffer)
+        given++
+        yield id as number
+      }
+    } finally {
+      await Promise.allSettled(reads)
+      this.#held[slot] = before + given
+    }
   }
 
   /** Positions that a slot has used. */
@@ -119,8 +157,44 @@ export class Decoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    for (const { program, ...tensors } of this.#steps.values()) {
+      program[Symbol.dispose]()
+      for (const x of Object.values(tensors)) x[Symbol.dispose]()
+    }
+    this.#steps.clear()
     this.#cache[Symbol.dispose]()
     if (this.ownsModel) this.model[Symbol.dispose]()
+  }
+
+  /** A step of so many rows, recorded once: hundreds of ops that the host need not say again for every token. */
+  #recorded(rows: number): Step {
+    const known = this.#steps.get(rows)
+    if (known !== undefined) return known
+    const { ops } = this.model
+    const [ids, slots, positions] = [0, 1, 2].map(() => ops.zeros('i32', [rows])) as [Tensor, Tensor, Tensor]
+    const made: Tensor[] = []
+    const program = ops.device.record(() => {
+      using x = this.model.stream(ids, this.#cache.at({ slots, positions }))
+      const logits = this.model.logits(x)
+      const best = ops.argmax(logits)
+      ops.assign(ids, best)
+      made.push(logits, best)
+    })
+    const [logits, best] = made as [Tensor, Tensor]
+    const step = { program, ids, slots, positions, logits, best }
+    this.#steps.set(rows, step)
+    return step
+  }
+
+  #write<T>(into: Tensor, rows: readonly T[], of: (row: T) => number): void {
+    this.model.ops.device.write(into, new Uint8Array(Int32Array.from(rows, of).buffer))
+  }
+
+  /** Rows that were taken already. */
+  #run(step: Step, rows: readonly { readonly slot: number }[]): void {
+    this.#write(step.slots, rows, ({ slot }) => slot)
+    this.#write(step.positions, rows, ({ slot }) => this.held(slot) - 1)
+    step.program.run()
   }
 
   /** Checks tokens and counts them as held; all or none. */

@@ -7,7 +7,7 @@ import { PipeError } from '../../pipeline/define.js'
 import { Decoder } from './decoder.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
-import { type Sampling, sample } from './sampling.js'
+import { greedy, type Sampling, sample } from './sampling.js'
 
 export interface GenerateOptions {
   readonly sampling: Sampling
@@ -41,20 +41,42 @@ export class Generator implements Disposable {
     checkPrompt(checkpoint.path, prompt.length, positions)
     const most = Math.min(o.maxTokens, positions - prompt.length)
     using decoder = Decoder.over(this.model, { slots: 1, positions: prompt.length + most, cache: o.cache })
-    const seen = new Set(prompt)
-    let logits = await decoder.prefill(0, prompt)
-    for (let made = 1; ; made++) {
-      const token = sample(logits, seen, o.sampling, o.uniform)
+    const first = await decoder.prefill(0, prompt)
+    for await (const token of isGreedy(o.sampling) ? likeliest(decoder, first, most) : drawn(decoder, first, prompt, most, o)) {
       if (decoder.ends.has(token)) return
       yield token
-      if (made >= most) return
-      seen.add(token)
-      logits = (await decoder.step([{ slot: 0, token }]))[0] as Float32Array
     }
   }
 
   [Symbol.dispose](): void {
     this.model[Symbol.dispose]()
+  }
+}
+
+/** Nothing but the largest logit matters. */
+const isGreedy = ({ temperature, repetitionPenalty }: Sampling): boolean => temperature === 0 && repetitionPenalty === 1
+
+async function* likeliest(decoder: Decoder, logits: Float32Array, count: number): AsyncGenerator<number, void, undefined> {
+  const token = sample(logits, new Set(), greedy, () => 0)
+  yield token
+  yield* decoder.greedy(0, token, count - 1)
+}
+
+async function* drawn(
+  decoder: Decoder,
+  first: Float32Array,
+  prompt: readonly number[],
+  count: number,
+  { sampling, uniform }: GenerateOptions,
+): AsyncGenerator<number, void, undefined> {
+  const seen = new Set(prompt)
+  let logits = first
+  for (let made = 1; ; made++) {
+    const token = sample(logits, seen, sampling, uniform)
+    yield token
+    if (made >= count) return
+    seen.add(token)
+    logits = (await decoder.step([{ slot: 0, token }]))[0] as Float32Array
   }
 }
 

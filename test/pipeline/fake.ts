@@ -35,6 +35,12 @@ export class FakeDevice implements Device {
   run(): void {
     throw new Error('the fake device runs nothing')
   }
+  write(): void {
+    throw new Error('the fake device overwrites nothing')
+  }
+  record(): never {
+    throw new Error('the fake device records nothing')
+  }
   finish(): Promise<void> {
     return new Promise(resolve => setImmediate(resolve))
   }

@@ -3,7 +3,7 @@
 //   out[i, :] = table[ids[i], :]
 //
 //   table  [v, ·]   rows of `bytes` bytes, of any element type
-//   ids    i32 [t]  0 ≤ id < v; another one is an error
+//   ids    i32 [t]  0 ≤ id < v; another one is an error, or in a recorded program on a GPU a row of NaN
 //   out    [t, ·]   as table
 //   cost   2·bytes moved a row
 #pragma once

@@ -14,13 +14,19 @@ void copy(const EmbedArgs& args) {
   Word* out = reinterpret_cast<Word*>(args.out);
   const int32_t* ids = args.ids;
   const int64_t words = args.bytes / static_cast<int64_t>(sizeof(Word));
-  each(args.t * words, [=] __device__(int64_t e) { out[e] = table[ids[e / words] * words + e % words]; });
+  const int64_t v = args.v;
+  each(args.t * words, [=] __device__(int64_t e) {
+    const int32_t id = ids[e / words];
+    if (id < 0 || id >= v) memset(out + e, 0xff, sizeof(Word));
+    else out[e] = table[id * words + e % words];
+  });
 }
 
 }  // namespace
 
 void embed(const EmbedArgs& args) {
-  const std::vector<int32_t> ids = to_host(args.ids, args.t);  // an id that is no row must be said, not read
+  // An id that is no row must be said, not read; in a recorded program its row is NaN.
+  const std::vector<int32_t> ids = recording() ? std::vector<int32_t>(args.t) : to_host(args.ids, args.t);
   for (int64_t i = 0; i < args.t; ++i) {
     if (ids[i] < 0 || ids[i] >= args.v) fail("token %lld is %d, and the table has %lld rows", (long long)i, ids[i], (long long)args.v);
   }
