@@ -10,13 +10,14 @@
  *   --code trellis/hyb --K 2
  */
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { entries, sevenB } from '../fixtures/make/synthetic.js'
 import { openBackend } from '../native/index.js'
 import type { DeviceUsage } from '../pipeline/events.js'
+import { equalFiles } from './equal-files.js'
 import { cardOf } from './gpu.js'
 import type { Figures, Options, Row } from './table.js'
 
@@ -72,7 +73,7 @@ export async function run({ device, layers, out, code = 'trellis/hyb', K = '2' }
         'all, × one': one.result.seconds / result.seconds,
         'had work, least %': (100 * Math.min(...result.devices.map(used => used.seconds))) / result.seconds,
         'ops, least % of all': (100 * Math.min(...result.devices.map(used => used.opSeconds))) / result.seconds,
-        'equal files': equalFiles(join(one.target, 'cache'), join(target, 'cache')),
+        'equal files': equalFiles(join(one.target, 'cache'), join(target, 'cache'), 'on more devices'),
       }
     })
     return { ...cardOf(first), layers: size.layers, weights, code: `${code}, ${K} bits`, rows }
@@ -104,34 +105,4 @@ function execute(words: readonly string[], threads?: string): void {
   const env = { ...process.env, ...(threads === undefined ? {} : { PIPE_THREADS: threads }) }
   const { status } = spawnSync(process.execPath, words, { stdio: ['ignore', 'ignore', 'inherit'], env })
   if (status !== 0) throw new Error(`${words.join(' ')} ended with ${status}`)
-}
-
-/** How many stored batches there are, the same on both sides; throws where they differ. */
-function equalFiles(a: string, b: string): number {
-  const stored = (folder: string): string[] =>
-    readdirSync(folder, { recursive: true, encoding: 'utf8' })
-      .filter(name => name.endsWith('.parquet'))
-      .sort()
-  const names = stored(a)
-  if (names.join() !== stored(b).join()) throw new Error('other batches are stored on more devices')
-  for (const name of names) if (!equalBytes(join(a, name), join(b, name))) throw new Error(`${name} differs on more devices`)
-  return names.length
-}
-
-function equalBytes(a: string, b: string): boolean {
-  const left = statSync(a).size
-  if (left !== statSync(b).size) return false
-  const [one, other] = [Buffer.alloc(2 ** 24), Buffer.alloc(2 ** 24)]
-  const [x, y] = [openSync(a, 'r'), openSync(b, 'r')]
-  try {
-    for (let at = 0; at < left; ) {
-      const got = readSync(x, one, 0, one.length, at)
-      if (got === 0 || readSync(y, other, 0, got, at) !== got || !one.subarray(0, got).equals(other.subarray(0, got))) return false
-      at += got
-    }
-    return true
-  } finally {
-    closeSync(x)
-    closeSync(y)
-  }
 }

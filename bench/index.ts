@@ -15,7 +15,9 @@ import { type Figures, type Options, printTable, type Row } from './table.js'
 const here = dirname(fileURLToPath(import.meta.url))
 const names = readdirSync(here)
   .filter(
-    name => name.endsWith('.js') && !['index.js', 'commit.js', 'table.js', 'gpu.js', 'anchors.js', 'synthetic-hessian.js'].includes(name),
+    name =>
+      name.endsWith('.js') &&
+      !['index.js', 'commit.js', 'table.js', 'gpu.js', 'anchors.js', 'equal-files.js', 'synthetic-hessian.js'].includes(name),
   )
   .map(name => basename(name, '.js'))
 const asked: string[] = []
