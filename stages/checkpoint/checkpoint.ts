@@ -51,7 +51,7 @@ export default defineStage({
 function storage({ expected, tensors, unused }: Checkpoint): { weights: number; bitsPerWeight: number; bytesQuantized: number } {
   const dense = new Set(expected.map(({ name }) => name))
   const linears = expected.filter(({ role }) => role === 'linear')
-  const packed = linears.filter(({ name }) => !tensors.has(name))
+  const packed = expected.filter(({ name }) => !tensors.has(name))
   const size = (list: typeof linears): number => list.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
   const used = [...tensors].filter(([name]) => !unused.includes(name))
   const bytesOf = (counts: (name: string) => boolean): number =>
