@@ -2,7 +2,8 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { pipe, root, temporary } from '../helpers.js'
+import { root, temporary } from '../helpers.js'
+import { pipe } from '../pipeline/commands/in-process.js'
 import { readAll } from '../stages/safetensors-reader.js'
 
 /** A tokenizer of single bytes, whose 256 entries fit the smallest vocabulary: the bundled one without merges and specials. */

@@ -70,7 +70,11 @@ t.test('what it will take, before it has run; models that have not the same toke
   const plan = await pipe(['plan', join(root, 'graphs/evaluate.json'), '--set', `model=${quantized}`, '--out', folder, '--json'])
   const [, evaluate] = (JSON.parse(plan.stdout) as { stages: { seconds: number; memoryBytes: number }[] }).stages
   t.ok((evaluate?.seconds ?? 0) > 0 && (evaluate?.memoryBytes ?? 0) > 1e6 && (evaluate?.memoryBytes ?? 0) < 2e9, JSON.stringify(evaluate))
-  const { code, stderr } = await run('evaluate', `model=${quantized}`, `checkpoint.original=${join(root, 'fixtures/hf-reference/llama-gqa')}`)
+  const { code, stderr } = await run(
+    'evaluate',
+    `model=${quantized}`,
+    `checkpoint.original=${join(root, 'fixtures/hf-reference/llama-gqa')}`,
+  )
   t.equal(code, 1)
   t.match(stderr, /expected a model with \d+ tokens, as .* has, and found one with 2048\./)
 })

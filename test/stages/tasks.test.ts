@@ -14,7 +14,8 @@ import { readItems, type taskNames } from '../../stages/tasks/formulation.js'
 import { answer, type Request, toRequests } from '../../stages/tasks/likelihood.js'
 import { mark, measured, written } from '../../stages/tasks/score.js'
 import tasksStage from '../../stages/tasks/tasks.js'
-import { pipe, root, temporary, testDevice } from '../helpers.js'
+import { pipe as startedPipe, root, temporary, testDevice } from '../helpers.js'
+import { pipe } from '../pipeline/commands/in-process.js'
 import { uniform } from '../native/devices.js'
 import { contextOf, floats, runStage, type Told } from './run-stage.js'
 
@@ -184,7 +185,7 @@ t.test('the stage: both models, and a stopped run asks only what was not answere
 })
 
 t.test('pipe eval --tasks', async t => {
-  const { code, stdout, stderr } = await pipe(['eval', model, '--tasks', 'lambada,boolq', '--data', data, '--json'])
+  const { code, stdout, stderr } = await startedPipe(['eval', model, '--tasks', 'lambada,boolq', '--data', data, '--json'])
   t.equal(code, 0, stderr)
   const results = JSON.parse(stdout) as Record<string, { items: number; logLikelihoods: number[][]; perplexity?: [number, number] }>
   t.equal(results.boolq?.logLikelihoods[0]?.length, 2)

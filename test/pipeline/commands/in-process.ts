@@ -12,6 +12,8 @@ const commands: Commands = {
   graph: () => import('../../../pipeline/commands/graph.js'),
   cache: () => import('../../../pipeline/commands/cache.js'),
   stages: () => import('../../../pipeline/commands/stages.js'),
+  eval: () => import('../../../pipeline/commands/eval.js'),
+  export: () => import('../../../pipeline/commands/export.js'),
 }
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
 

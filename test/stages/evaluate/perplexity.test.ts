@@ -11,7 +11,8 @@ import { score, spread } from '../../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
-import { pipe, root, temporary, testDevice } from '../../helpers.js'
+import { root, temporary, testDevice } from '../../helpers.js'
+import { pipe } from '../../pipeline/commands/in-process.js'
 import { floats } from '../run-stage.js'
 
 const ops = await openBackend(testDevice)
