@@ -2,7 +2,8 @@
 import { Command, CommanderError } from 'commander'
 import { formatHelp } from './commands/help.js'
 import type { Register, Wiring } from './commands/wiring.js'
-import { PipeError } from './error.js'
+import { PipeError, sentence } from './error.js'
+import { deviceFailure } from './failure.js'
 
 /** By name; loaded when asked for. `stopping`: what is said at the first signal. */
 export type Commands = Readonly<Record<string, () => Promise<{ register: Register; stopping?: string }>>>
@@ -38,8 +39,9 @@ export async function runCommand(words: readonly string[], commands: Commands, w
   } catch (error) {
     // Commander has said what was wrong with the command line, or printed the help that was asked for.
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
-    const text = error instanceof PipeError ? `${error.text}\n` : 'This is a bug in pipe:\n'
-    write(error instanceof PipeError && !words.includes('--verbose') ? text : `${text}${stackOf(error)}\n`)
+    const told = error instanceof PipeError ? error.text : deviceFailure(error) !== undefined ? sentence(error) : undefined
+    const text = `${told ?? 'This is a bug in pipe:'}\n`
+    write(told !== undefined && !words.includes('--verbose') ? text : `${text}${stackOf(error)}\n`)
     return error instanceof PipeError ? error.exitCode : 1
   }
 }

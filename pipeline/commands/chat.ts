@@ -1,5 +1,6 @@
 /** pipe chat: a conversation with a checkpoint, in the terminal or through pipes. */
 import { TextModel } from '../../stages/model/text-model.js'
+import { freeBytesOf } from '../device.js'
 import { PipeError } from '../error.js'
 import { rng } from '../random.js'
 import { talk } from './talk.js'
@@ -48,7 +49,7 @@ export const register: Register = (program, wiring) => {
     .action(async (dir: string, o: Options) => {
       if (o.stop.includes('')) throw new PipeError('input', { where: '--stop', message: 'expected a text and found an empty one.' })
       const ops = await openDevice(wiring, o.device)
-      await using model = await TextModel.open(ops, dir, { ...o, slots: 1, queue: 0, mustChat: true })
+      await using model = await TextModel.open(ops, dir, { ...o, slots: 1, queue: 0, mustChat: true, free: await freeBytesOf(ops.device) })
       const random = rng(o.seed, 'chat')
       const options = { sampling: o, uniform: () => random.uniform(1)[0] ?? 0, stop: o.stop, maxTokens: o.maxTokens }
       await talk({

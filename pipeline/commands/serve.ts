@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { basename, dirname, resolve } from 'node:path'
 import { type AnswerOptions, TextModel } from '../../stages/model/text-model.js'
+import { freeBytesOf } from '../device.js'
 import { PipeError } from '../error.js'
 import { rng } from '../random.js'
 import type { Drawing, Model } from '../serve/model.js'
@@ -64,7 +65,7 @@ export const register: Register = (program, wiring) => {
       )
       try {
         const ops = await openDevice(wiring, o.device)
-        text = await TextModel.open(ops, dir, o)
+        text = await TextModel.open(ops, dir, { ...o, free: await freeBytesOf(ops.device) })
         if (!text.chats) log('The model has no chat template: /v1/chat/completions is refused without --template FILE.')
         if (apiKey === undefined && !local(o.host)) log('Anyone who reaches this address may use it: no API key is asked for.')
         log(`${name} on ${server.url}/v1: ${plural(o.slots, 'slot')} of ${text.positions} positions`)

@@ -25,6 +25,8 @@ export interface TextModelOptions extends Pick<DecoderOptions, 'weights' | 'cach
   readonly context?: number
   /** File of a chat template to take for the model's own. */
   readonly template?: string
+  /** Bytes that are free on the device: keys and values that take more are refused before the weights are opened. */
+  readonly free: number
   /** Refuse, before the weights are opened, a model without a chat template. */
   readonly mustChat?: boolean
 }
@@ -53,10 +55,20 @@ export class TextModel implements AsyncDisposable {
     const tokenizer = await openTokenizer(folder, checkpoint.config.sizes.vocab)
     const template = await ChatTemplate.open(folder, o.template)
     if (template === undefined && o.mustChat) throw ChatTemplate.missing(folder)
-    const { positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
+    const { sizes, positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
+    const positions = Math.min(o.context ?? usual, own)
+    const bytes = 2 * sizes.layers * o.slots * positions * sizes.g * sizes.e * (o.cache === 'bf16' ? 2 : 4)
+    if (bytes > o.free) {
+      const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
+      throw new PipeError('memory', {
+        where: folder,
+        message: `${o.slots} × ${positions} positions of keys and values take ${gigabytes(bytes)}; ${gigabytes(o.free)} are free.`,
+        hint: 'Give a smaller --context or fewer --slots, or --cache bf16 for half of it.',
+      })
+    }
     const weights = await openWeights(ops, checkpoint)
     try {
-      const decoder = await Decoder.open(ops, weights, { ...o, positions: Math.min(o.context ?? usual, own) })
+      const decoder = await Decoder.open(ops, weights, { ...o, positions })
       return new TextModel(folder, tokenizer, template, weights, decoder, new Batcher(decoder, tokenizer, o.queue))
     } catch (error) {
       weights[Symbol.dispose]()

@@ -1,12 +1,13 @@
 /** pipe chat through pipes, with the bundled model; and on a terminal, with an answer that its test controls. */
-import { writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { talk } from '../../../pipeline/commands/talk.js'
 import { PipeError } from '../../../pipeline/error.js'
 import type { Message } from '../../../stages/model/chat-template.js'
-import { pipe, root, startPipe, temporary } from '../../helpers.js'
+import { root, startPipe, temporary } from '../../helpers.js'
+import { pipe } from './in-process.js'
 
 const tiny = join(root, 'fixtures/tiny-llama')
 const template = '{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:'
@@ -24,11 +25,24 @@ t.test('through pipes: a message a line, and the answers; what was said before m
   t.not(second, third, 'after another question, and after none')
 })
 
-t.test('a model without a chat template', async t => {
-  const { code, stderr } = await pipe(['chat', tiny])
-  t.equal(code, 1)
-  t.match(stderr, /the model has no chat template: .*\n {2}Give one with --template FILE/)
-  t.notMatch(stderr, /\n\s+at /)
+t.test('a model without a chat template, and a conversation that no memory can hold', async t => {
+  const folder = temporary(t)
+  cpSync(tiny, folder, { recursive: true })
+  const config = readFileSync(join(tiny, 'config.json'), 'utf8')
+  writeFileSync(join(folder, 'config.json'), config.replace('"max_position_embeddings": 512', '"max_position_embeddings": 1e12'))
+  writeFileSync(join(folder, 'chat_template.jinja'), template)
+  for (const [args, text] of [
+    [[tiny], /the model has no chat template: .*\n {2}Give one with --template FILE/],
+    [
+      [folder, '--context', '16000000'],
+      /1 × 16000000 positions of keys and values take 65\.5 GB; .* GB are free\.\n {2}Give a smaller --context/,
+    ],
+  ] as const) {
+    const { code, stderr } = await pipe(['chat', ...args])
+    t.equal(code, 1)
+    t.match(stderr, text)
+    t.notMatch(stderr, /\n\s+at /)
+  }
 })
 
 t.test('on a terminal: ctrl-C ends the answer, not the conversation; /reset forgets; ctrl-D leaves', async t => {

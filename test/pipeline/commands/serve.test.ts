@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import OpenAI from 'openai'
 import t from 'tap'
 import { root, startPipe, temporary } from '../../helpers.js'
+import { pipe } from './in-process.js'
 
 const tiny = join(root, 'fixtures/tiny-llama')
 const folder = temporary(t)
@@ -88,7 +89,11 @@ t.test('clients that leave free their slots: eight leave, eight are served at on
   t.equal((await Promise.all(Array.from({ length: 8 }, () => complete({ max_tokens: 4 })))).length, 8)
 })
 
-t.test('a signal closes it, exit code 0', async t => {
+t.test('a port in use; a signal closes it, exit code 0', async t => {
+  const taken = await pipe(['serve', tiny, '--port', new URL(baseURL).port])
+  t.match(taken, { code: 1, stderr: /^127\.0\.0\.1:\d+\n {2}the port is in use by another program\.\n {2}Give another with --port\.\n$/ })
+  t.equal((await pipe(['serve', tiny, '--api-key', ''])).code, 1)
+  t.equal((await pipe(['serve', tiny, '--max-body', '10'])).code, 2)
   server.kill('SIGINT')
   const { code, stderr } = await server.finished
   t.equal(code, 0, stderr)
