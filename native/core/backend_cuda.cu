@@ -1,121 +1,18 @@
-#include <array>
-#include <atomic>
-#include <condition_variable>
 #include <cstdlib>
-#include <cstring>
-#include <deque>
-#include <mutex>
-#include <optional>
-#include <thread>
 
-#include "backend.h"
-#include "cublas.h"
-#include "cuda.cuh"
 #include "error.h"
 #include "machine_cuda.h"
+#include "state_cuda.cuh"
 
 namespace ops {
 
 namespace {
 
-constexpr size_t kChunk = 8 << 20;  // bytes of pinned memory that one transfer uses: 0.3 ms of PCIe 5
-constexpr int kChunks = 4;
-constexpr size_t kLate = 1 << 20;  // an upload of no more is left to the queue's thread, and has a ring of its own
-constexpr size_t kSmall = 64 << 10;  // a read of no more goes into pinned memory at once
-constexpr int kSmalls = 16;
 constexpr const char* kWhatToSet = "Lower --memory, end other programs that use it, or take a larger card.";
-
-// Pinned memory in a ring: while one chunk is on its way another is filled or emptied.
-class Ring {
- public:
-  explicit Ring(size_t chunk) : size_(chunk) {}
-  ~Ring() {
-    for (Chunk& chunk : chunks_) {
-      cudaFreeHost(chunk.data);
-      if (chunk.done) cudaEventDestroy(chunk.done);
-    }
-  }
-  struct Chunk {
-    uint8_t* data = nullptr;
-    cudaEvent_t done = nullptr;  // the transfer that used it last
-    void wait() const { check(cudaEventSynchronize(done)); }
-  };
-  // The chunk of the i-th transfer; made at first use, so that a device that is only asked about pins nothing.
-  Chunk& operator[](size_t i) {
-    Chunk& chunk = chunks_[i % kChunks];
-    if (!chunk.data) {
-      check(cudaEventCreateWithFlags(&chunk.done, cudaEventDisableTiming | cudaEventBlockingSync));
-      check(cudaMallocHost(&chunk.data, size_));
-    }
-    return chunk;
-  }
-  size_t size() const { return size_; }
-
- private:
-  const size_t size_;
-  std::array<Chunk, kChunks> chunks_;
-};
 
 }  // namespace
 
-struct Backend::State {
-  explicit State(int number);
-  ~State();
-  void* take(size_t bytes, cudaStream_t on);
-
-  int number;
-  cudaDeviceProp card;
-  int driver = 0, runtime = 0;
-  cudaStream_t work = nullptr, copies = nullptr;
-  struct Up {
-    Ring ring;
-    cudaEvent_t copied = nullptr;
-    size_t next = 0;
-    std::mutex mutex{};
-  };
-  Up few{Ring(kLate)}, many{Ring(kChunk)};  // so that few bytes do not wait until many are read from a disk
-  std::mutex leaving;                       // of the following
-  std::vector<uint8_t*> left;               // memory that other threads gave back
-  std::atomic<bool> some_left = false;
-  void free_left();
-  struct Reading {
-    uint8_t* target;
-    size_t bytes;
-    void* aside;  // a copy: of few bytes pinned, else on the device
-    cudaEvent_t ready;
-    Done done;
-  };
-  std::mutex reading;  // of the following
-  std::condition_variable read;
-  std::deque<Reading> readings;
-  std::vector<cudaEvent_t> marks;  // for the next
-  uint8_t* pinned = nullptr;
-  std::vector<uint8_t*> places;  // of it, that are free
-  bool over = false;
-  std::thread reader;
-  void read_all();
-  void bring(const uint8_t* source, uint8_t* target, size_t bytes);
-  Recording* recording = nullptr;  // the queue's thread only, as the next
-  cudaStream_t capture = nullptr;  // while what ops launch is captured
-  cudaStream_t down = nullptr;
-  Ring ring{kChunk};  // the reader's
-  std::optional<Cublas> cublas{std::in_place};
-  std::map<std::string, float*> constants;  // the queue's thread only
-  struct Span {
-    size_t op;
-    cudaEvent_t begin, end;
-  };
-  Span begun{};                   // the queue's thread only
-  std::mutex timing;              // of the following
-  std::deque<Span> spans;         // ops whose times are not known yet
-  std::vector<cudaEvent_t> idle;  // events for the next
-  size_t calls = 0;
-  cudaEvent_t mark();
-};
-
-namespace {
-thread_local Backend::State* current = nullptr;  // of the queue's thread
-}
+thread_local Backend::State* current = nullptr;
 
 static std::string device_name() { return current ? "cuda:" + std::to_string(current->number) : "the GPU"; }
 
@@ -150,22 +47,6 @@ void check(cudaError_t code) {
     default: fail("the CUDA runtime reports on %s: %s (%s)", device.c_str(), what, cudaGetErrorName(code));
   }
 }
-
-// What an op of a program borrows stays the program's: every run finds it where the run before had it.
-struct Backend::Recording {
-  explicit Recording(State& state) : state(state) {}
-  ~Recording();
-  void* borrow(size_t bytes);
-  void give_back(void* data);
-  void capture_graph(const std::function<void()>& launch);
-
-  State& state;
-  std::map<void*, size_t> taken;
-  std::multimap<size_t, void*> idle;
-  bool warm = false;  // it has run once, so that all that ops make at first use is made
-  cudaGraphExec_t graph = nullptr;
-  std::string why;  // it is no graph
-};
 
 bool recording() { return current->recording != nullptr; }
 cudaStream_t stream() { return current->capture ? current->capture : current->work; }
@@ -311,87 +192,6 @@ void Backend::known(bool all, const std::function<void(size_t, double)>& tell) {
 
 uint8_t* Backend::allocate(size_t bytes) { return static_cast<uint8_t*>(state_->take(bytes, state_->work)); }
 
-// On a stream of its own, so that weights arrive while the work stream is busy; what is launched later waits for them.
-uint8_t* Backend::upload(size_t bytes, const Fill& fill) {
-  State& state = *state_;
-  State::Up& up = bytes <= kLate ? state.few : state.many;
-  std::lock_guard lock(up.mutex);
-  check(cudaSetDevice(state.number));
-  auto* data = static_cast<uint8_t*>(state.take(bytes, state.copies));
-  try {
-    for (size_t done = 0; done < bytes; done += up.ring.size()) {
-      const size_t size = std::min(up.ring.size(), bytes - done);
-      Ring::Chunk& chunk = up.ring[up.next++];
-      chunk.wait();
-      fill(chunk.data, done, size);
-      check(cudaMemcpyAsync(data + done, chunk.data, size, cudaMemcpyHostToDevice, state.copies));
-      check(cudaEventRecord(chunk.done, state.copies));
-    }
-    check(cudaEventRecord(up.copied, state.copies));
-    check(cudaStreamWaitEvent(state.work, up.copied));
-  } catch (...) {
-    cudaFreeAsync(data, state.copies);
-    throw;
-  }
-  return data;
-}
-
-bool Backend::uploads_late(size_t bytes) const { return bytes <= kLate; }
-
-// The stream goes on: what is read is copied aside in its order, small tensors into pinned memory, and a thread of its own
-// waits for that and brings it to its place. Waiting here would leave the card idle until the next op is launched.
-void Backend::read(const uint8_t* source, uint8_t* target, size_t bytes, Done done) {
-  State& state = *state_;
-  if (state.some_left) state.free_left();
-  State::Reading reading{target, bytes, nullptr, nullptr, std::move(done)};
-  std::unique_lock lock(state.reading);
-  if (state.marks.empty()) {
-    check(cudaEventCreateWithFlags(&reading.ready, cudaEventDisableTiming | cudaEventBlockingSync));
-  } else {
-    reading.ready = state.marks.back();
-    state.marks.pop_back();
-  }
-  if (bytes > kSmall) {
-    lock.unlock();
-    reading.aside = state.take(bytes, state.work);
-    check(cudaMemcpyAsync(reading.aside, source, bytes, cudaMemcpyDeviceToDevice, state.work));
-    lock.lock();
-  } else if (bytes > 0) {
-    if (!state.pinned) {
-      check(cudaMallocHost(&state.pinned, kSmalls * kSmall));
-      for (int i = 0; i < kSmalls; ++i) state.places.push_back(state.pinned + i * kSmall);
-    }
-    state.read.wait(lock, [&] { return !state.places.empty(); });
-    reading.aside = state.places.back();
-    state.places.pop_back();
-    check(cudaMemcpyAsync(reading.aside, source, bytes, cudaMemcpyDeviceToHost, state.work));
-  }
-  check(cudaEventRecord(reading.ready, state.work));
-  state.readings.push_back(std::move(reading));
-  if (!state.reader.joinable()) state.reader = std::thread([&state] { state.read_all(); });
-  state.read.notify_all();
-}
-
-// As the arguments of a kernel, which are copied when it is launched: small tensors need no pinned memory.
-namespace {
-struct Bytes {
-  uint8_t values[2048];
-};
-__global__ void write_kernel(uint8_t* target, Bytes bytes, int count) {
-  for (int i = threadIdx.x; i < count; i += blockDim.x) target[i] = bytes.values[i];
-}
-}  // namespace
-
-void Backend::write(const uint8_t* source, uint8_t* target, size_t bytes) {
-  for (size_t done = 0; done < bytes; done += sizeof(Bytes)) {
-    Bytes part;
-    const size_t size = std::min(sizeof(Bytes), bytes - done);
-    std::memcpy(part.values, source + done, size);
-    write_kernel<<<1, kThreads, 0, state_->work>>>(target + done, part, static_cast<int>(size));
-    launched();
-  }
-}
-
 Backend::Recording::~Recording() {
   int before = 0;
   cudaGetDevice(&before);
@@ -464,54 +264,6 @@ void Backend::replay(std::shared_ptr<Recording>& kept, const std::function<bool(
 std::string Backend::form(const Recording* kept) {
   if (!kept || (!kept->graph && kept->why.empty())) return "ops";
   return kept->graph ? "graph" : kept->why;
-}
-
-void Backend::settle() {
-  std::unique_lock lock(state_->reading);
-  state_->read.wait(lock, [&] { return state_->readings.empty(); });
-}
-
-void Backend::State::read_all() {
-  cudaSetDevice(number);
-  std::unique_lock lock(reading);
-  while (true) {
-    read.wait(lock, [&] { return over || !readings.empty(); });
-    if (readings.empty()) return;
-    Reading& next = readings.front();  // stays where it is until it is done: settle() waits for that
-    lock.unlock();
-    std::exception_ptr error;
-    try {
-      check(cudaEventSynchronize(next.ready));
-      if (next.bytes > kSmall) bring(static_cast<const uint8_t*>(next.aside), next.target, next.bytes);
-      else if (next.bytes > 0) std::memcpy(next.target, next.aside, next.bytes);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    if (next.bytes > kSmall) cudaFreeAsync(next.aside, down);
-    next.done(error);
-    lock.lock();
-    if (next.bytes > 0 && next.bytes <= kSmall) places.push_back(static_cast<uint8_t*>(next.aside));
-    marks.push_back(next.ready);
-    readings.pop_front();
-    read.notify_all();
-  }
-}
-
-void Backend::State::bring(const uint8_t* source, uint8_t* target, size_t bytes) {
-  const size_t count = (bytes + kChunk - 1) / kChunk;
-  const auto size = [&](size_t i) { return std::min(kChunk, bytes - i * kChunk); };
-  for (size_t i = 0; i < count + kChunks - 1; ++i) {
-    if (i < count) {
-      Ring::Chunk& chunk = ring[i];
-      check(cudaMemcpyAsync(chunk.data, source + i * kChunk, size(i), cudaMemcpyDeviceToHost, down));
-      check(cudaEventRecord(chunk.done, down));
-    }
-    if (i + 1 < kChunks) continue;
-    const size_t ready = i + 1 - kChunks;
-    if (ready >= count) break;
-    ring[ready].wait();
-    std::memcpy(target + ready * kChunk, ring[ready].data, size(ready));
-  }
 }
 
 // A driver whose queue of launches is full keeps whoever calls it waiting, and the event loop has other devices to feed: what
