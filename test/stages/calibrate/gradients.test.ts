@@ -106,6 +106,22 @@ for (const { name, skip, open } of backends) {
     })
   })
 
+  t.test(`${name}: in bf16 they are nearly those of f32`, { skip }, async t => {
+    const ops = await open()
+    const names = ['model.layers.0.mlp.down_proj', 'model.layers.1.self_attn.q_proj']
+    await withModel(ops, async (weights, text) => {
+      const [f32, bf16] = [
+        await Gradients.open(contextWith(ops), weights, text),
+        await Gradients.open(contextWith(ops), weights, { ...text, precision: 'bf16' }),
+      ]
+      for (const linear of names) {
+        const [exact, found] = [await floats(await f32.of(linear, 0)), await floats(await bf16.of(linear, 0))]
+        const error = nmse(found, exact)
+        t.ok(error > 0 && error < 1e-2, `${linear}: NMSE ${error.toExponential(1)}`)
+      }
+    })
+  })
+
   t.test(`${name}: killed on the way back, or while chunks are saved, a run goes on to the same bits`, { skip }, async t => {
     const ops = await open()
     const names = ['model.layers.0.mlp.down_proj', 'model.layers.1.self_attn.k_proj']
