@@ -35,6 +35,7 @@ const commands: Commands = {
   generate: () => import('./commands/generate.js'),
   chat: () => import('./commands/chat.js'),
   serve: () => import('./commands/serve.js'),
+  bench: () => import('./commands/bench.js'),
   doctor: () => import('./commands/doctor.js'),
 }
 

@@ -74,7 +74,7 @@ t.test('imports go one way', async t => {
     (to, { from, typeOnly }) => {
       if (isPackage(to) || /^node:/.test(to) || inRoom('pipeline')(to)) return true
       if (from === 'pipeline/cli.ts') return true // the one wiring place
-      if (/^pipeline\/commands\/(chat|eval|export|generate|serve|talk)\.ts$/.test(from))
+      if (/^pipeline\/commands\/(bench|chat|eval|export|generate|serve|talk)\.ts$/.test(from))
         return inRoom('native')(to) || library(to) || inRoom('stages/evaluate')(to) || inRoom('stages/tasks')(to)
       return to === 'native/tensor.ts' || (typeOnly && /^native\/(device|ops)\.ts$/.test(to))
     },

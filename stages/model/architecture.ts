@@ -40,7 +40,8 @@ export interface ExpectedTensor {
   readonly shares: string
 }
 
-const root = (() => {
+/** The package's folder. */
+export const root = (() => {
   let folder = dirname(fileURLToPath(import.meta.url))
   while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
   return folder

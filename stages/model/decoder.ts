@@ -151,6 +151,11 @@ export class Decoder implements Disposable {
     return held
   }
 
+  /** What a step of so many rows runs as (Program.form). */
+  form(rows: number): string {
+    return this.#recorded(rows).program.form()
+  }
+
   /** Forgets what the slot holds, from a position on if one is given. */
   free(slot: number, from = 0): void {
     this.#held[slot] = Math.min(from, this.held(slot))

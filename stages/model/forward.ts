@@ -20,6 +20,8 @@ import type { Weights } from './quantized.js'
 export interface Block extends Disposable {
   /** Of what linears read and give. */
   readonly precision: Precision
+  /** Bytes of all weights. */
+  readonly bytes: number
   /** A dense tensor by its full name. Throws when it is none of those that are open. */
   get(name: string): Tensor
   /** x·Wᵀ by a linear (its name without .weight) that is no dense matrix; undefined when it is one. */
@@ -262,6 +264,10 @@ export class Head implements Disposable {
   static async open(ops: Ops, weights: Weights, precision: Precision = 'f32'): Promise<Head> {
     const { config } = weights.checkpoint
     return new Head(ops, config, await Opened.open(ops, weights, [Head.norm(config), Head.head(config)], precision))
+  }
+
+  get bytes(): number {
+    return this.opened.bytes
   }
 
   normed(x: Tensor): Tensor {

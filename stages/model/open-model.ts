@@ -63,6 +63,11 @@ export class OpenModel implements Disposable {
     return this.head.logits(x)
   }
 
+  /** Bytes that the step of one row reads: blocks, norm and head. */
+  get bytes(): number {
+    return this.blocks.reduce((sum, { bytes }) => sum + bytes, this.head.bytes)
+  }
+
   [Symbol.dispose](): void {
     for (const part of [this.embedding, ...this.blocks, this.head]) part[Symbol.dispose]()
   }

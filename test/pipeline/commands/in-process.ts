@@ -16,6 +16,7 @@ const commands: Commands = {
   stages: () => import('../../../pipeline/commands/stages.js'),
   eval: () => import('../../../pipeline/commands/eval.js'),
   export: () => import('../../../pipeline/commands/export.js'),
+  bench: () => import('../../../pipeline/commands/bench.js'),
 }
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
 

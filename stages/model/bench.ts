@@ -1,0 +1,104 @@
+/** bench: how fast a model makes text on a device, and the bound that memory bandwidth sets. */
+import type { Ops } from '../../native/ops.js'
+import { Decoder } from './decoder.js'
+import { OpenModel } from './open-model.js'
+import type { Precision } from './precision.js'
+import type { Weights } from './quantized.js'
+
+export interface BenchOptions {
+  /** Tokens of the prompt, and tokens made after it. */
+  readonly prompt: number
+  readonly tokens: number
+  /** Texts side by side. */
+  readonly batch: number
+  readonly weights: 'packed' | 'dense'
+  readonly cache: 'f32' | 'bf16'
+  readonly precision?: Precision
+}
+
+export interface BenchResult {
+  /** Seconds from the prompt to the logits of what follows it, when nothing is made for the first time. */
+  readonly firstToken: number
+  readonly promptTokensPerSecond: number
+  /** Of all texts together, and seconds of a step. */
+  readonly tokensPerSecond: number
+  readonly step: number
+  /** What a step reads: weights, norms, head, and the cache at its mean length. */
+  readonly bytesPerStep: number
+  /** Bytes a second that a copy reads and writes, in this run. */
+  readonly copyBandwidth: number
+  /** Tokens a second if a step took the time of reading its bytes at that rate; what is reached of it. */
+  readonly bound: number
+  readonly share: number
+  /** Bytes that the model holds on the device, cache included. */
+  readonly bytesHeld: number
+  /** What a step runs as (Program.form). */
+  readonly form: string
+}
+
+const warmUp = 4
+
+export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Promise<BenchResult> {
+  const before = ops.device.liveBytes
+  using model = await OpenModel.open(ops, weights, o)
+  const positions = o.prompt + o.tokens + warmUp + 1
+  using decoder = Decoder.over(model, { slots: o.batch, positions, cache: o.cache })
+  await ops.finish()
+  const { vocab, layers, g, e } = model.config.sizes
+  const prompt = Array.from({ length: o.prompt }, (_, i) => (i * 7919 + 1) % vocab)
+  const slots = Array.from({ length: o.batch }, (_, slot) => slot)
+
+  await decoder.prefill(0, prompt)
+  decoder.free(0)
+  let started = performance.now()
+  await decoder.prefill(0, prompt)
+  const firstToken = seconds(started)
+  for (const slot of slots.slice(1)) await decoder.prefill(slot, prompt)
+
+  const make = async (count: number): Promise<void> => {
+    if (o.batch === 1) for await (const _ of decoder.greedy(0, 1, count));
+    else for (let i = 0; i < count; i++) await decoder.step(slots.map(slot => ({ slot, token: (i + slot) % vocab })))
+  }
+  await make(warmUp)
+  started = performance.now()
+  await make(o.tokens)
+  const step = seconds(started) / o.tokens
+  const bytesHeld = ops.device.liveBytes - before
+
+  const meanLength = o.prompt + warmUp + o.tokens / 2
+  const cacheBytes = 2 * layers * g * e * (o.cache === 'bf16' ? 2 : 4) * meanLength * o.batch
+  const bytesPerStep = model.bytes + cacheBytes
+  const copyBandwidth = await copies(ops)
+  const bound = (o.batch * copyBandwidth) / bytesPerStep
+  const tokensPerSecond = o.batch / step
+  return {
+    firstToken,
+    promptTokensPerSecond: o.prompt / firstToken,
+    tokensPerSecond,
+    step,
+    bytesPerStep,
+    copyBandwidth,
+    bound,
+    share: tokensPerSecond / bound,
+    bytesHeld,
+    form: decoder.form(o.batch),
+  }
+}
+
+/** Bytes a second that copying reads and writes, best of a few, of tensors that no cache holds. */
+async function copies(ops: Ops): Promise<number> {
+  const [bytes, repeats] = ops.device.kind === 'cuda' ? [2 ** 29, 20] : [2 ** 27, 4]
+  using from = ops.zeros('u8', [1, bytes])
+  using into = ops.zeros('u8', [1, bytes])
+  let best = Number.POSITIVE_INFINITY
+  for (let run = 0; run < 3; run++) {
+    await ops.finish()
+    const started = performance.now()
+    for (let i = 0; i < repeats; i++) ops.assign(into, from)
+    await ops.finish()
+    best = Math.min(best, seconds(started) / repeats)
+  }
+  return (2 * bytes) / best
+}
+
+const seconds = (started: number): number => (performance.now() - started) / 1000
