@@ -6,19 +6,28 @@ namespace ops {
 
 namespace {
 
+// A row is a step of decoding, so a block has all the threads there may be, and loads ahead of what it compares.
+constexpr int kWide = 1024, kAhead = 8;
+
 // One block a row. Of equal values the least index, whatever the order of threads.
-__global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs args) {
-  __shared__ float mosts[kThreads];
-  __shared__ int32_t bests[kThreads];
+__global__ void __launch_bounds__(kWide) argmax_kernel(ArgmaxArgs args) {
+  __shared__ float mosts[kWide];
+  __shared__ int32_t bests[kWide];
   const float* row = args.x + blockIdx.x * args.v;
   float most = -INFINITY;
   int32_t best = INT32_MAX;  // none yet
-  for (int64_t j = threadIdx.x; j < args.v; j += kThreads) {
-    if (row[j] > most || (best == INT32_MAX && row[j] == most)) most = row[j], best = static_cast<int32_t>(j);
+  for (int64_t first = threadIdx.x; first < args.v; first += kWide * kAhead) {
+    float values[kAhead];
+#pragma unroll
+    for (int u = 0; u < kAhead; ++u) values[u] = first + u * kWide < args.v ? row[first + u * kWide] : NAN;
+#pragma unroll
+    for (int u = 0; u < kAhead; ++u) {
+      if (values[u] > most || (best == INT32_MAX && values[u] == most)) most = values[u], best = static_cast<int32_t>(first + u * kWide);
+    }
   }
   mosts[threadIdx.x] = most, bests[threadIdx.x] = best;
   __syncthreads();
-  for (int step = kThreads / 2; step > 0; step /= 2) {
+  for (int step = kWide / 2; step > 0; step /= 2) {
     if (threadIdx.x < step) {
       const float other = mosts[threadIdx.x + step];
       const int32_t index = bests[threadIdx.x + step];
@@ -35,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) argmax_kernel(ArgmaxArgs args) {
 
 void argmax(const ArgmaxArgs& args) {
   if (args.t == 0) return;
-  argmax_kernel<<<args.t, kThreads, 0, stream()>>>(args);
+  argmax_kernel<<<args.t, kWide, 0, stream()>>>(args);
   launched();
 }
 

@@ -148,6 +148,7 @@ __global__ void __launch_bounds__(kWarps * 32) attend_kernel(AttendCacheArgs arg
     float* all = parts + at * splits * kPart;
     put(all + blockIdx.x * kPart, lane);
     __threadfence();
+    __syncwarp();
     if (lane == 0) is_last = atomicAdd(done + at, 1) == splits - 1;
     __syncwarp();
     if (!is_last) return;
