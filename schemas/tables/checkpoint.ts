@@ -32,6 +32,8 @@ export const metrics = checkpoint.and({
   kl99: optional(f64('99th percentile of the same')),
   agreement: optional(f64('share of tokens where both models find the same token the most likely')),
   tokens: i64('predictions measured'),
+  speedOriginal: optional(f64('tokens a second that the original makes of one text; none: it is large, or there is none')),
+  speedQuantized: optional(f64('the same of the model measured')),
 })
 
 export const taskScores = checkpoint.and({

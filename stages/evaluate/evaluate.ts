@@ -1,7 +1,7 @@
 /**
  * evaluate: what quantization cost. Perplexity of the original and of the quantized model on text that calibration did
  * not see, and the KL divergence between their predictions: mean, percentiles, and how often both find the same token
- * the most likely. Of a checkpoint that is compared with none, its perplexity.
+ * the most likely. Of a checkpoint that is compared with none, its perplexity. Of small models, tokens a second as well.
  *
  * The quantized model is read back from disk and decoded from its packed codes, so that what is measured is what was
  * written. Protocol of GPTQ, QuIP# and QTIP: documents concatenated, cut into windows of `length` tokens, every token
@@ -19,6 +19,7 @@ import { openWeights } from '../model/quantized.js'
 import { mostOfLayer, sizesOf } from '../model/sizes.js'
 import { modelWindows, protocols } from '../model/text.js'
 import { score } from './perplexity.js'
+import { tokensPerSecond } from './speed.js'
 
 /** Of a sequence in published figures. */
 const usualLength = 2048
@@ -40,7 +41,7 @@ const params = Type.Object(
 
 export default defineStage({
   name: 'evaluate',
-  version: 3,
+  version: 4,
   about: 'Measure the quantized model against the original: perplexity, KL divergence and top-1 agreement on test text.',
   params,
   input: checkpoint,
@@ -89,14 +90,22 @@ export default defineStage({
         kl99: against?.kl.p99,
         agreement: against?.agreement,
         tokens: predictions,
+        speedOriginal: before && (await tokensPerSecond(context.ops, before)),
+        speedQuantized: await tokensPerSecond(context.ops, after),
       }
     }),
   report(row) {
     const { perplexityOriginal, perplexityQuantized, kl, klMedian, kl90, kl99, agreement, proxyErrorMean, proxyErrorMax } = row
-    const { bytesOriginal, bytesQuantized, bitsPerWeight, tokens } = row
+    const { bytesOriginal, bytesQuantized, bitsPerWeight, tokens, speedOriginal, speedQuantized } = row
     if (perplexityOriginal === undefined || kl === undefined || bytesOriginal === undefined || agreement === undefined)
       return {
-        result: { bitsPerWeight, bytes: bytesQuantized, perplexity: perplexityQuantized, predictions: tokens },
+        result: {
+          bitsPerWeight,
+          bytes: bytesQuantized,
+          perplexity: perplexityQuantized,
+          predictions: tokens,
+          tokensPerSecond: speedQuantized,
+        },
         table: {
           columns: ['', 'value'],
           rows: [
@@ -104,6 +113,7 @@ export default defineStage({
             ['size', megabytes(bytesQuantized)],
             ['perplexity', perplexityQuantized.toFixed(4)],
             ['predictions', String(tokens)],
+            ...(speedQuantized === undefined ? [] : [['tokens a second', rounded(speedQuantized)]]),
           ],
         },
       }
@@ -121,6 +131,7 @@ export default defineStage({
         top1Agreement: agreement,
         ...(isRounded && { proxyError: { mean: proxyErrorMean, max: proxyErrorMax, byLinear } }),
         predictions: tokens,
+        ...(speedQuantized !== undefined && { tokensPerSecond: { original: speedOriginal, quantized: speedQuantized } }),
       },
       table: {
         columns: ['', 'original', 'quantized'],
@@ -138,10 +149,12 @@ export default defineStage({
               ]
             : []),
           ['predictions', '', String(tokens)],
+          ...(speedQuantized === undefined ? [] : [['tokens a second', rounded(speedOriginal), rounded(speedQuantized)]]),
         ],
       },
     }
   },
 })
 
+const rounded = (x: number | undefined): string => (x === undefined ? '' : String(Number(x.toPrecision(3))))
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`

@@ -20,6 +20,7 @@ interface Result {
   seconds?: number
   peakRssBytes?: number
   devices?: object[]
+  tokensPerSecond?: object
   stages?: { id: string; opCalls: number; batches: { run: number; cached: number } }[]
 }
 
@@ -30,6 +31,7 @@ function outcome(out: string): Result {
     peakRssBytes: __,
     stages: ___,
     devices: ____,
+    tokensPerSecond: _____,
     ...rest
   } = JSON.parse(readFileSync(join(out, 'result.json'), 'utf8')) as Result
   return rest

@@ -35,7 +35,9 @@ t.test('a quantized model beside its original: the figures of the run that made 
   for (const name of ['bitsPerWeight', 'bytes', 'perplexity', 'kl', 'klPercentiles', 'top1Agreement', 'predictions'])
     t.strictSame(result[name], small.results[name], name)
   t.notOk('proxyError' in result, 'it was not rounded here')
-  t.match(stdout, /\n +original +quantized\nbits a weight +2\.\d+\n[\s\S]*\nKL divergence, nats +/)
+  const speed = result.tokensPerSecond as Record<string, number>
+  t.ok((speed.original ?? 0) > 1 && (speed.quantized ?? 0) > 1, JSON.stringify(speed))
+  t.match(stdout, /\n +original +quantized\nbits a weight +2\.\d+\n[\s\S]*\nKL divergence, nats +[\s\S]*\ntokens a second +\d+ +\d+\n/)
 })
 
 t.test('a model by itself, quantized or dense', async t => {
