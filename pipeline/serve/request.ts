@@ -97,7 +97,7 @@ function readBody(text: string, named: string, own: readonly string[]): Body {
         code: 'unsupported_parameter',
       })
     }
-    if (allowed.some(good => JSON.stringify(good) === JSON.stringify(value))) continue
+    if (allowed.some(good => JSON.stringify(good) === written(value))) continue
     throw new Refusal(400, `The parameter ${show(name)} is not supported by this server: leave it out.`, {
       param: name,
       code: 'unsupported_parameter',
@@ -186,8 +186,17 @@ const wrong = (param: string, expected: string, found: unknown): Refusal =>
     code: 'invalid_value',
   })
 
+/** As JSON; what is nested deeper than the stack as nothing in particular. */
+function written(value: unknown): string {
+  try {
+    return JSON.stringify(value)
+  } catch {
+    return '…'
+  }
+}
+
 /** What came, cut short. */
 function show(value: unknown): string {
-  const text = JSON.stringify(value)
+  const text = written(value)
   return text.length > 80 ? `${text.slice(0, 80)}…` : text
 }

@@ -138,6 +138,8 @@ t.test('what is wrong with a request is said, by parameter', async t => {
     ['completions', '[]', 400, /not a JSON object/, null],
     ['completions', { prompt: 7 }, 400, /^prompt: expected a text .* and found 7\.$/, 'prompt'],
     ['completions', { prompt: ['a', 'b'] }, 400, /one, not several/, 'prompt'],
+    ['completions', `{"prompt": ${'['.repeat(9000)}${']'.repeat(9000)}}`, 400, /^prompt: expected a text/, 'prompt'],
+    ['chat/completions', `{"messages": [], "tools": ${'['.repeat(9000)}${']'.repeat(9000)}}`, 400, /"tools" is not supported/, 'tools'],
     ['completions', {}, 400, /^prompt: .* found nothing\.$/, 'prompt'],
     ['completions', { prompt: '' }, 400, /^The prompt is empty\. Give one\.$/, null],
     ['completions', { prompt: 'a', model: 'gpt' }, 404, /no model "gpt" here; this server has "toy"/, 'model'],
