@@ -41,7 +41,7 @@ t.test('bin, files, engines', async t => {
   t.equal(pkg.type, 'module')
   t.equal(pkg.license, 'Apache-2.0')
   for (const name of pkg.files) t.ok(existsSync(`${root}/${name}`), `${name} is there`)
-  for (const entry of [pkg.exports['.'], pkg.exports['./tables']]) {
+  for (const entry of [pkg.exports['.'], pkg.exports['./tables'], pkg.exports['./text'], pkg.exports['./device']]) {
     t.strictSame(Object.keys(entry)[0], 'types', 'types come first')
     for (const path of Object.values<string>(entry)) t.ok(existsSync(`${root}/${path}`), `${path} is built`)
   }

@@ -1,6 +1,6 @@
 /**
  * text-model: a checkpoint opened to answer: its tokenizer, its chat template, a decoder with slots, and the batcher that
- * runs them. What `pipe chat` and `pipe serve` talk to.
+ * runs them. What `pipe chat` and `pipe serve` talk to, and programs: `import { TextModel } from 'pipe/text'`.
  */
 import type { Tokenizer } from 'tokenizers'
 import type { Ops } from '../../native/ops.js'
@@ -11,28 +11,33 @@ import { ChatTemplate, type Message } from './chat-template.js'
 import { openCheckpoint } from './checkpoint.js'
 import { Decoder, type DecoderOptions } from './decoder.js'
 import { openWeights, type Weights } from './quantized.js'
+import { greedy } from './sampling.js'
 import { openTokenizer } from './text.js'
+
+export type { Piece } from './batched-text.js'
+export type { Message } from './chat-template.js'
+export type { Sampling } from './sampling.js'
 
 /** A cache of all positions that a model was made for may be larger than the model: not without being asked for. */
 const usual = 4096
 
 export interface TextModelOptions extends Pick<DecoderOptions, 'weights' | 'cache'> {
-  /** Texts at a time. */
-  readonly slots: number
-  /** Requests that may wait for a slot. */
-  readonly queue: number
+  /** Texts at a time. Default: 8. */
+  readonly slots?: number
+  /** Requests that may wait for a slot. Default: 32. */
+  readonly queue?: number
   /** Positions of each slot; the model's own, but at most 4096, if left out. Never more than the model's own. */
   readonly context?: number
   /** File of a chat template to take for the model's own. */
   readonly template?: string
   /** Bytes that are free on the device: keys and values that take more are refused before the weights are opened. */
-  readonly free: number
+  readonly free?: number
   /** Refuse, before the weights are opened, a model without a chat template. */
   readonly mustChat?: boolean
 }
 
-/** How an answer is to be: without `maxTokens`, as long as there are positions. */
-export type AnswerOptions = Pick<Asked, 'sampling' | 'uniform' | 'stop' | 'signal'> & { readonly maxTokens?: number }
+/** How an answer is to be. Default: the likeliest token always, as long as there are positions. */
+export type AnswerOptions = Partial<Pick<Asked, 'sampling' | 'uniform' | 'stop' | 'signal' | 'maxTokens'>>
 
 export interface Answer {
   readonly promptTokens: number
@@ -50,26 +55,27 @@ export class TextModel implements AsyncDisposable {
   ) {}
 
   /** Raises PipeError as openCheckpoint, openTokenizer, ChatTemplate.open and Decoder.open do. */
-  static async open(ops: Ops, folder: string, o: TextModelOptions): Promise<TextModel> {
+  static async open(ops: Ops, folder: string, o: TextModelOptions = {}): Promise<TextModel> {
+    const { slots = 8, queue = 32, free = Number.POSITIVE_INFINITY } = o
     const checkpoint = await openCheckpoint(folder)
     const tokenizer = await openTokenizer(folder, checkpoint.config.sizes.vocab)
     const template = await ChatTemplate.open(folder, o.template)
     if (template === undefined && o.mustChat) throw ChatTemplate.missing(folder)
     const { sizes, positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
     const positions = Math.min(o.context ?? usual, own)
-    const bytes = 2 * sizes.layers * o.slots * positions * sizes.g * sizes.e * (o.cache === 'bf16' ? 2 : 4)
-    if (bytes > o.free) {
+    const bytes = 2 * sizes.layers * slots * positions * sizes.g * sizes.e * (o.cache === 'bf16' ? 2 : 4)
+    if (bytes > free) {
       const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
       throw new PipeError('memory', {
         where: folder,
-        message: `${o.slots} × ${positions} positions of keys and values take ${gigabytes(bytes)}; ${gigabytes(o.free)} are free.`,
+        message: `${slots} × ${positions} positions of keys and values take ${gigabytes(bytes)}; ${gigabytes(free)} are free.`,
         hint: 'Give a smaller --context or fewer --slots, or --cache bf16 for half of it.',
       })
     }
     const weights = await openWeights(ops, checkpoint)
     try {
-      const decoder = await Decoder.open(ops, weights, { ...o, positions })
-      return new TextModel(folder, tokenizer, template, weights, decoder, new Batcher(decoder, tokenizer, o.queue))
+      const decoder = await Decoder.open(ops, weights, { ...o, slots, positions })
+      return new TextModel(folder, tokenizer, template, weights, decoder, new Batcher(decoder, tokenizer, queue))
     } catch (error) {
       weights[Symbol.dispose]()
       throw error
@@ -93,14 +99,14 @@ export class TextModel implements AsyncDisposable {
   }
 
   /** What goes on from a text. Raises PipeError when it is empty, and as Batcher.text does. */
-  async complete(prompt: string, o: AnswerOptions): Promise<Answer> {
+  async complete(prompt: string, o: AnswerOptions = {}): Promise<Answer> {
     // It may have a token all the same: the one that begins every text.
     if (prompt === '') throw new PipeError('input', { message: 'the prompt is empty: there is nothing to go on from.' })
     return this.#answer((await this.tokenizer.encode(prompt)).getIds(), o)
   }
 
   /** What the model answers to a conversation. Raises PipeError when there is no template, or it refuses, and as Batcher.text does. */
-  async chat(messages: readonly Message[], o: AnswerOptions): Promise<Answer> {
+  async chat(messages: readonly Message[], o: AnswerOptions = {}): Promise<Answer> {
     if (this.template === undefined) throw ChatTemplate.missing(this.folder)
     const text = this.template.render(messages)
     const prompt = (await this.tokenizer.encode(text, null, { addSpecialTokens: false })).getIds()
@@ -110,7 +116,8 @@ export class TextModel implements AsyncDisposable {
   }
 
   #answer(prompt: readonly number[], o: AnswerOptions, ends?: ReadonlySet<number>): Answer {
-    const pieces = this.batcher.text({ ...o, prompt, ends, maxTokens: o.maxTokens ?? this.positions })
+    const { sampling = greedy, uniform = Math.random, stop = [], maxTokens = this.positions, signal } = o
+    const pieces = this.batcher.text({ prompt, sampling, uniform, stop, maxTokens, ends, signal })
     return { promptTokens: prompt.length, pieces }
   }
 

@@ -1,0 +1,49 @@
+/** The library as a program uses it: by the package's own name. */
+import { cpSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { openBackend } from 'pipe/device'
+import { type Piece, TextModel } from 'pipe/text'
+import t from 'tap'
+import { root, temporary, testDevice } from '../../helpers.js'
+
+const tiny = join(root, 'fixtures/tiny-llama')
+
+async function whole(pieces: AsyncIterable<Piece>): Promise<string> {
+  let all = ''
+  for await (const { text } of pieces) all += text
+  return all
+}
+
+t.test('completions and conversations, side by side; nothing is left behind', async t => {
+  const ops = await openBackend(testDevice)
+  const folder = temporary(t)
+  cpSync(tiny, folder, { recursive: true })
+  writeFileSync(join(folder, 'chat_template.jinja'), '{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}')
+  const model = await TextModel.open(ops, folder, { slots: 2 })
+  t.equal(model.positions, 512)
+  t.ok(model.chats)
+  const prompt = 'The mason had five bricks.'
+  const [one, two] = await Promise.all([
+    model.complete(prompt, { maxTokens: 12 }),
+    model.chat([{ role: 'user', content: prompt }], { maxTokens: 12 }),
+  ])
+  t.equal(one.promptTokens, two.promptTokens)
+  const [text, answer] = await Promise.all([whole(one.pieces), whole(two.pieces)])
+  t.ok(text.length > 10)
+  t.equal(answer, text)
+  await t.rejects(model.complete(''), { code: 'input', message: 'the prompt is empty: there is nothing to go on from.' })
+  t.strictSame(model.load, { active: 0, waiting: 0, full: false })
+  await model[Symbol.asyncDispose]()
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+})
+
+t.test('refused before weights are opened', async t => {
+  const ops = await openBackend(testDevice)
+  await t.rejects(TextModel.open(ops, tiny, { mustChat: true }), { code: 'input', message: /^the model has no chat template/ })
+  await t.rejects(TextModel.open(ops, tiny, { free: 8e6, context: 100_000 }), {
+    code: 'memory',
+    message: '8 × 512 positions of keys and values take 0.0 GB; 0.0 GB are free.',
+  })
+  t.equal(ops.device.liveBytes, 0)
+})
