@@ -20,6 +20,7 @@
 #include "ops/cross-entropy-gradient/cross_entropy_gradient.h"
 #include "ops/cross-entropy/cross_entropy.h"
 #include "ops/damp/damp.h"
+#include "ops/embed-gradient/embed_gradient.h"
 #include "ops/embed/embed.h"
 #include "ops/gemm/gemm.h"
 #include "ops/golden-section/golden_section.h"
@@ -36,8 +37,10 @@
 #include "ops/scale/scale.h"
 #include "ops/silu-mul-backward/silu_mul_backward.h"
 #include "ops/silu-mul/silu_mul.h"
+#include "ops/sparse-logits/sparse_logits.h"
 #include "ops/sum-squares/sum_squares.h"
 #include "ops/table-gradient/table_gradient.h"
+#include "ops/top-k/top_k.h"
 #include "ops/transpose/transpose.h"
 #include "ops/zeros/zeros.h"
 
@@ -59,6 +62,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("cross_entropy_gradient", ops::cross_entropy_gradient);
     list.add("damp", ops::damp);
     list.add("embed", ops::embed);
+    list.add("embed_gradient", ops::embed_gradient);
     list.add("gemm", ops::gemm);
     list.add("golden_section", ops::golden_section);
     list.add("gram", ops::gram);
@@ -74,8 +78,10 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("scale", ops::scale);
     list.add("silu_mul", ops::silu_mul);
     list.add("silu_mul_backward", ops::silu_mul_backward);
+    list.add("sparse_logits", ops::sparse_logits);
     list.add("sum_squares", ops::sum_squares);
     list.add("table_gradient", ops::table_gradient);
+    list.add("top_k", ops::top_k);
     list.add("transpose", ops::transpose);
     list.add("zeros", ops::zeros);
     list.add("nearest", ops::nearest);

@@ -27,6 +27,9 @@ import { goldenSection } from './ops/golden-section/golden-section.js'
 import { gram } from './ops/gram/gram.js'
 import { hadamard } from './ops/hadamard/hadamard.js'
 import { klDivergence } from './ops/kl-divergence/kl-divergence.js'
+import { addEmbedGradient } from './ops/embed-gradient/embed-gradient.js'
+import { sparseLogits } from './ops/sparse-logits/sparse-logits.js'
+import { topK } from './ops/top-k/top-k.js'
 import { klGradient } from './ops/kl-gradient/kl-gradient.js'
 import { matmul } from './ops/matmul/matmul.js'
 import { meanSquaredError } from './ops/mean-squared-error/mean-squared-error.js'
@@ -93,6 +96,9 @@ const verbs = {
   meanSquaredError,
   crossEntropyGradient,
   klGradient,
+  topK,
+  sparseLogits,
+  addEmbedGradient,
   clear,
   adam,
 }

@@ -8,9 +8,11 @@
  * each batch: exact, at d numbers a token in place of as many as the vocabulary has. Of the student only what enters each
  * block is kept on the way forward; blocks run a second time on the way back.
  *
+ * With `teacher` { topK: k } what is kept of the original are the k most likely tokens of each position, all others being one.
+ *
  * QTIP (arXiv:2406.11235) §5, QuIP# (arXiv:2402.04396) §5: end-to-end fine-tuning.
- * Differs from the published code: tables are trained where asked for (there the option has no effect); the embedding is
- * not trained, nor a head that is the embedding; both models are on one device.
+ * Differs from the published code: tables are trained where asked for (there the option has no effect); so is the embedding,
+ * and with it a head that is the embedding; both models are on one device.
  */
 import { Type } from '@sinclair/typebox'
 import { toArray } from 'rxjs'
@@ -19,6 +21,7 @@ import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { trainingPrecision } from '../model/precision.js'
 import { most, sizesOf } from '../model/sizes.js'
+import { splitMistakes } from '../model/training.js'
 import { distillModel } from './model.js'
 
 const rate = (description: string, fallback: number) => Type.Number({ default: fallback, minimum: 0, description })
@@ -35,7 +38,17 @@ const params = Type.Object(
       default: 'cross-entropy',
       description: 'What is told and compared: they differ by the entropy of the original, and have the same gradients',
     }),
-    rate: rate('Learning rate of norms, biases and head (Adam)', 1e-5),
+    teacher: Type.Optional(
+      Type.Union(
+        [Type.Literal('recompute'), Type.Object({ topK: Type.Integer({ minimum: 1, maximum: 1024 }) }, { additionalProperties: false })],
+        {
+          description:
+            'What is kept of the original: "recompute" (if left out), what enters its head, exact; { "topK": k }, the k most likely tokens of each position, all others as one',
+        },
+      ),
+    ),
+    embedding: Type.Optional(Type.Boolean({ description: 'Train the embedding as well, and with it a head that is the embedding (tied)' })),
+    rate: rate('Learning rate of norms, biases, head and embedding (Adam)', 1e-5),
     vectorRate: rate('Learning rate of SU and SV', 1e-5),
     tableRate: rate("Learning rate of the code's table, of which each linear then has its own; 0: tables stay", 0),
     precision: trainingPrecision,
@@ -54,12 +67,13 @@ export default defineStage({
   output: rounded,
   scope: 'stream',
   batch: blockBatch,
-  estimate(rows, { epochs, sequences, length, validation, batch }) {
+  check: (_rows, params, where) => splitMistakes(params, where),
+  estimate(rows, { epochs, sequences, length, validation, batch, embedding }) {
     const { weights, head, groups } = sizesOf(rows)
     // Forward twice and back twice as much; each epoch also looks at the validation sequences. The original once.
     const passes = epochs * (4 * (sequences - validation) + validation) + sequences
     const width = most(groups, ({ n }) => n)
-    const memory = 4 * weights + 16 * head + 4 * batch * length * width * 64
+    const memory = 4 * weights + (embedding ? 32 : 16) * head + 4 * batch * length * width * 64
     return { operations: (weights + 2 * head) * passes * length, memory, disk: 0 }
   },
   operator: (params, context) => source =>

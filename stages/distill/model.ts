@@ -3,19 +3,21 @@ import type { Tensor, TensorRef } from '../../native/tensor.js'
 import type { Context, NewRow, Row } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
-import { type Checkpoint, openCheckpoint } from '../model/checkpoint.js'
-import { embed, forwardBlock, Head, openBlock, Rotary } from '../model/forward.js'
+import { openCheckpoint } from '../model/checkpoint.js'
+import { Rotary } from '../model/forward.js'
 import { precisionOf } from '../model/precision.js'
-import { openWeights, type Weights } from '../model/quantized.js'
-import { Sequences } from '../model/sequences.js'
+import { openWeights } from '../model/quantized.js'
 import { Adam, type Progress, shuffled, Snapshot, train, type TrainingParams, trainingWindows } from '../model/training.js'
 import { Student } from './student.js'
+import { openTeacher, type TeacherKind } from './teacher.js'
 
 export type In = Row<typeof rounded>
 type Out = NewRow<typeof rounded>
 
 export interface Params extends TrainingParams {
   readonly loss: 'cross-entropy' | 'kl'
+  readonly teacher?: TeacherKind
+  readonly embedding?: boolean
 }
 
 /** Steps from one saving of the state to the next. */
@@ -35,8 +37,7 @@ export async function* distillModel(rows: readonly In[], params: Params, context
   const precision = precisionOf(params.precision, ops, checkpoint)
   using rotary = new Rotary(ops, checkpoint.config)
   using weights = await openWeights(ops, checkpoint)
-  using teacher = await runOriginal(weights, checkpoint, windows, rotary, context)
-  using head = await Head.open(ops, weights)
+  using teacher = await openTeacher(weights, windows, rotary, params.teacher, context)
   const own = rows.reduce(
     (sum, row) => sum + (row.role === 'linear' ? 8 * row.m * row.n : 4 * (row.weight?.shape ?? []).reduce((a, b) => a * b, 1)),
     0,
@@ -57,15 +58,15 @@ export async function* distillModel(rows: readonly In[], params: Params, context
       schedule: params,
       batches: epoch => shuffled(count, params.batch, context.rng('distill', epoch).uniform(count)),
       learn: async batch => {
-        using h = await teacher.gather('entering', batch)
-        return student.loss(batch, h, head, true)
+        using told = await teacher.of(batch)
+        return student.loss(batch, told, true)
       },
       validate: async () => {
         let sum = 0
         for (let from = count; from < windows.length; from += params.batch) {
           const batch = Array.from({ length: Math.min(params.batch, windows.length - from) }, (_, i) => from + i)
-          using h = await teacher.gather('entering', batch)
-          sum += batch.length * (await student.loss(batch, h, head, false))
+          using told = await teacher.of(batch)
+          sum += batch.length * (await student.loss(batch, told, false))
         }
         return sum / params.validation
       },
@@ -86,39 +87,6 @@ export async function* distillModel(rows: readonly In[], params: Params, context
   }
   note(`distill: validation loss ${outcome.first.toFixed(5)} before, ${outcome.best.toFixed(5)} after (${params.loss})`)
   for (const row of rows) yield { ...row, ...student.columns(row) }
-}
-
-/** What leaves the original's last block, a sequence each, as what enters the head. */
-async function runOriginal(
-  weights: Weights,
-  { config, expected }: Checkpoint,
-  windows: readonly Int32Array[],
-  rotary: Rotary,
-  context: Context,
-): Promise<Sequences> {
-  const { ops } = context
-  const { layers, d } = config.sizes
-  const length = windows[0]?.length ?? 0
-  const sequences = await Sequences.open(context, windows.length, layers, 4 * d * length * windows.length)
-  try {
-    if (sequences.layer === 0) sequences.start(await embed(ops, weights, windows))
-    for (; sequences.layer < layers; await sequences.advance()) {
-      const own = expected
-        .filter(({ layer }) => layer === sequences.layer)
-        .reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
-      const slot = await context.room(4 * own)
-      using block = await openBlock(ops, weights, sequences.layer).finally(() => slot[Symbol.dispose]())
-      await sequences.pass(x => {
-        context.signal.throwIfAborted()
-        return forwardBlock(ops, config, sequences.layer, block, x, rotary.of(length, 1))
-      })
-      context.progress(sequences.layer + 1, layers, 'blocks', 'the original')
-    }
-    return sequences
-  } catch (error) {
-    sequences[Symbol.dispose]()
-    throw error
-  }
 }
 
 async function save({ checkpoint }: Context, adam: Adam, best: Snapshot, progress: Readonly<Progress>): Promise<void> {

@@ -4,17 +4,15 @@ import { type Context, PipeError } from '../../pipeline/define.js'
 import { blockName, headName } from '../model/architecture.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape } from '../model/backward.js'
 import type { Checkpoint } from '../model/checkpoint.js'
-import type { Head, Rotary } from '../model/forward.js'
+import type { Rotary } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
 import { DenseLinear, disposeBlock, Parameter, parametersOf, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
 import type { Group } from '../model/training.js'
 import type { In, Params } from './model.js'
+import { logitsBytes, type Predictions } from './teacher.js'
 
 type Options = Omit<Params, 'precision'> & { readonly precision: Precision }
-
-/** Logits of both models and their gradient are made for so many rows at a time. */
-const logitsBytes = 256 * 2 ** 20
 
 export class Student implements Disposable {
   readonly #blocks: TrainableBlock[] = []
@@ -22,7 +20,8 @@ export class Student implements Disposable {
   /** Norms, biases and the head by their full names. */
   readonly #dense = new Map<string, Parameter>()
   #codecs: Codecs | undefined
-  #embedding: Tensor | undefined
+  /** A parameter where it is trained, and the head's as well where they are one. */
+  #embedding: Tensor | Parameter | undefined
   #head: TrainableBlock | undefined
 
   private constructor(
@@ -92,7 +91,9 @@ export class Student implements Disposable {
         this.#rounded.set(full, rounded)
       }
     }
-    this.#embedding = await weight(`${architecture.embed}.weight`).open(ops, 'f32')
+    const table = `${architecture.embed}.weight`
+    const embedding = this.o.embedding ? await parameter(table) : await weight(table).open(ops, 'f32')
+    this.#embedding = embedding
     const norms = new Map([[architecture.norm, await parameter(`${architecture.norm}.weight`)]])
     const linears = new Map<string, TrainableLinear>()
     this.#head = { norms, linears }
@@ -104,8 +105,7 @@ export class Student implements Disposable {
       linears.set(stepName, rounded.linear)
       this.#rounded.set(own, rounded)
     } else if (tied && !rows.has(`${own}.weight`)) {
-      // A head that is the embedding stays: the embedding is not trained.
-      linears.set(stepName, new DenseLinear(ops, ops.copy(this.#embedding)))
+      linears.set(stepName, new DenseLinear(ops, embedding instanceof Parameter ? embedding : ops.copy(embedding)))
     } else linears.set(stepName, new DenseLinear(ops, await parameter(`${own}.weight`)))
   }
 
@@ -124,8 +124,8 @@ export class Student implements Disposable {
     return groups.filter(group => group.rate > 0)
   }
 
-  /** Mean loss of a batch, h f32 [batch · length, d] being what enters the original's head; with `learn` its gradients are added. */
-  async loss(batch: readonly number[], h: Tensor, original: Head, learn: boolean): Promise<number> {
+  /** Mean loss of a batch against the original's predictions of it; with `learn` its gradients are added. */
+  async loss(batch: readonly number[], original: Predictions, learn: boolean): Promise<number> {
     const { ops, signal } = this.context
     const { config } = this.checkpoint
     const precision = learn ? this.o.precision : 'f32'
@@ -142,7 +142,7 @@ export class Student implements Disposable {
         x = out
       }
       using last = x
-      const { loss, gradient } = await this.#predict(last, h, original, batch.length, learn)
+      const { loss, gradient } = await this.#predict(last, original, batch.length, learn)
       if (gradient === undefined) return loss
       let dx = gradient
       for (let layer = this.#blocks.length - 1; layer >= 0; layer--) {
@@ -158,7 +158,11 @@ export class Student implements Disposable {
         out[Symbol.dispose]()
         dx = backwardBlock(ops, tape, dx)
       }
-      dx[Symbol.dispose]()
+      using slope = dx
+      if (this.#embedding instanceof Parameter) {
+        using rows = this.#ids(batch)
+        ops.addEmbedGradient(this.#embedding.gradient, rows, slope)
+      }
       return loss
     } finally {
       for (const x of entering) x[Symbol.dispose]()
@@ -183,13 +187,18 @@ export class Student implements Disposable {
 
   #embed(batch: readonly number[]): Tensor {
     const { ops } = this.context
-    const ids = Int32Array.from(batch.flatMap(i => [...(this.windows[i] ?? [])]))
-    using rows = ops.tensor(ids, [ids.length])
-    return ops.embed(this.#embedding as Tensor, rows)
+    using rows = this.#ids(batch)
+    const table = this.#embedding as Tensor | Parameter
+    return ops.embed(table instanceof Parameter ? table.value : table, rows)
   }
 
-  /** The loss by the logits of x and h, and its gradient by x f32 [t, d]; the head's own gradients are added. */
-  async #predict(x: Tensor, h: Tensor, original: Head, sequences: number, learn: boolean): Promise<{ loss: number; gradient?: Tensor }> {
+  #ids(batch: readonly number[]): Tensor {
+    const ids = Int32Array.from(batch.flatMap(i => [...(this.windows[i] ?? [])]))
+    return this.context.ops.tensor(ids, [ids.length])
+  }
+
+  /** The loss by the logits of x f32 [t, d], and its gradient by x; the head's own gradients are added. */
+  async #predict(x: Tensor, original: Predictions, sequences: number, learn: boolean): Promise<{ loss: number; gradient?: Tensor }> {
     const { ops } = this.context
     const { config } = this.checkpoint
     const [t = 0, d = 0] = x.shape
@@ -203,11 +212,10 @@ export class Student implements Disposable {
       // The last token of a sequence has nothing to predict.
       const counts = Float32Array.from({ length: part[1] - from }, (_, i) => ((from + i + 1) % length === 0 ? 0 : 1))
       using mask = ops.tensor(counts, [counts.length])
-      using target = ops.copy(h, { rows: part })
-      using teacher = original.logits(target)
       const entering = ops.copy(x, { rows: part })
       const { out, tape } = forwardHeadWithTape(ops, config, this.#head as TrainableBlock, entering, learn ? this.o.precision : 'f32')
       using student = out
+      using teacher = original.logits(part, student)
       const { divergence, crossEntropy, gradient: all } = ops.klGradient(teacher, student, { factor: 1 / predictions })
       using kl = divergence
       using entropy = crossEntropy
@@ -217,8 +225,9 @@ export class Student implements Disposable {
         using dx = backwardBlock(ops, tape, ops.scale(unmasked, { rows: mask }))
         ops.paste(gradient, dx, { row: from })
       }
-      const losses = new Float32Array((await (this.o.loss === 'kl' ? kl : entropy).read()).slice().buffer)
-      loss += losses.reduce((sum, x, i) => sum + (counts[i] === 0 ? 0 : x), 0)
+      const known = this.o.loss === 'kl' ? undefined : original.entropy
+      const losses = new Float32Array((await (this.o.loss === 'kl' || known ? kl : entropy).read()).slice().buffer)
+      loss += losses.reduce((sum, x, i) => sum + (counts[i] === 0 ? 0 : x + (known?.[from + i] ?? 0)), 0)
     }
     return { loss: loss / predictions, ...(gradient && { gradient }) }
   }

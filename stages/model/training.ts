@@ -8,7 +8,7 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { type Context, PipeError } from '../../pipeline/define.js'
+import { type Context, type Mistake, PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { Precision } from './precision.js'
 import { modelWindows } from './text.js'
@@ -113,6 +113,18 @@ export interface TrainingParams extends Schedule {
   readonly tableRate: number
   readonly precision: 'auto' | Precision
 }
+
+/** A split that no text can have. `where`: the stage in its graph. */
+export const splitMistakes = ({ sequences, validation }: { sequences: number; validation: number }, where: string): Mistake[] =>
+  validation < sequences
+    ? []
+    : [
+        {
+          where,
+          message: `validation: of ${sequences} sequences ${validation} are for validation: none is left to train on.`,
+          hint: 'More "sequences", or a smaller "validation".',
+        },
+      ]
 
 /** The sequences to train on, then those for validation. Raises PipeError, in the name of `stage`, when the text has none to train on. */
 export async function trainingWindows(

@@ -77,6 +77,10 @@ export interface SmallRun extends RunResult {
   readonly tensors: ReadonlyMap<string, Buffer>
 }
 
+/** Names of tensors that are not in both, bit for bit. (The test runner takes seconds to compare megabytes.) */
+export const differing = (a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): string[] =>
+  [...new Set([...a.keys(), ...b.keys()])].filter(name => a.get(name)?.equals(b.get(name) ?? Buffer.of()) !== true)
+
 /** Runs of the small model. They share what is stored, but for those that name a folder of their own. With `head`, it is rounded, too. */
 export function smallRuns(ops: Ops, folder: string, model: string, { head = false } = {}) {
   const text = join(root, 'fixtures/tiny-llama/calibration.jsonl')
