@@ -259,15 +259,21 @@ export class Head implements Disposable {
     private readonly ops: Ops,
     private readonly config: ModelConfig,
     private readonly opened: Opened,
+    private readonly matrix: Tensor,
   ) {}
 
-  static async open(ops: Ops, weights: Weights, precision: Precision = 'f32'): Promise<Head> {
+  /** embedding: open in this precision; a tied head is its matrix, which stays the caller's. */
+  static async open(ops: Ops, weights: Weights, precision: Precision = 'f32', embedding?: Opened): Promise<Head> {
     const { config } = weights.checkpoint
-    return new Head(ops, config, await Opened.open(ops, weights, [Head.norm(config), Head.head(config)], precision))
+    const name = Head.head(config)
+    const shared = config.tied ? embedding : undefined
+    const opened = await Opened.open(ops, weights, [Head.norm(config), ...(shared ? [] : [name])], precision)
+    return new Head(ops, config, opened, (shared ?? opened).get(name))
   }
 
+  /** Bytes of norm and head. */
   get bytes(): number {
-    return this.opened.bytes
+    return this.opened.get(Head.norm(this.config)).bytes + this.matrix.bytes
   }
 
   normed(x: Tensor): Tensor {
@@ -276,7 +282,7 @@ export class Head implements Disposable {
 
   logits(x: Tensor): Tensor {
     using normed = this.normed(x)
-    return this.ops.matmul(normed, this.opened.get(Head.head(this.config)), { transposeB: true, dtype: 'f32' })
+    return this.ops.matmul(normed, this.matrix, { transposeB: true, dtype: 'f32' })
   }
 
   [Symbol.dispose](): void {
