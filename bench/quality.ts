@@ -2,7 +2,7 @@
  * What fine-tuning and guided Hessians are worth: perplexity and KL for models × bits × {none, inside blocks, then of the
  * whole model} × {plain, guided}. Every row is `pipe run` of a graph in graphs/; those of a model run in one folder, so that
  * calibration and rounding are done once. A row is put into results/quality.json as it ends, in the place of an older one of
- * that name, so that the table may be made in several runs, on several machines.
+ * that name, so that the table may be made in several runs, on several machines; README.md here then shows them.
  *
  *   --models DIR,DIR                   folders with calibration.jsonl and test.jsonl; default: the bundled model
  *   --text FILE --test FILE            for models without: read from the start, from the end
@@ -45,7 +45,7 @@ interface Job {
 export async function run(o: Options): Promise<Figures> {
   if (o.from !== undefined) {
     for (const row of rowsOf(o.from)) keep(row)
-    if (o.rows === undefined) return { rows: rowsOf(results) }
+    if (o.rows === undefined) return shown({})
   }
   const { models = join(root, 'fixtures/tiny-llama'), bits = '2,3,4', rows: wanted = '*' } = o
   const patterns = wanted.split(',').map(pattern => new RegExp(`^${pattern.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*')}$`))
@@ -67,7 +67,7 @@ export async function run(o: Options): Promise<Figures> {
   } finally {
     rmSync(out, { recursive: true, force: true })
   }
-  return { ...cardOf(ops), rows: rowsOf(results) }
+  return shown(cardOf(ops))
 }
 
 /** One run of `pipe`; `out`: the folder of all runs of its model. */
@@ -119,4 +119,34 @@ function keep(row: Row): void {
   mkdirSync(dirname(results), { recursive: true })
   writeFileSync(`${results}.part`, `${JSON.stringify({ ...more, rows }, null, 2)}\n`)
   renameSync(`${results}.part`, results)
+}
+
+const marks = ['<!-- quality -->', '<!-- /quality -->'] as const
+
+/** All rows, which README.md beside this file shows from now on, where it is there. */
+function shown(more: Readonly<Record<string, string>>): Figures {
+  const rows = rowsOf(results)
+  const page = join(root, 'bench/README.md')
+  const text = existsSync(page) ? readFileSync(page, 'utf8') : ''
+  const [begin, end] = [text.indexOf(marks[0]), text.indexOf(marks[1])]
+  if (begin !== -1 && end > begin)
+    writeFileSync(page, `${text.slice(0, begin + marks[0].length)}\n${qualityTable(rows)}\n${text.slice(end)}`)
+  return { ...more, rows }
+}
+
+/** Markdown: plain and guided side by side. */
+export function qualityTable(rows: readonly Row[]): string {
+  const named = new Map(rows.map(row => [nameOf(row), row]))
+  const cells = (row: Row, column: string, digits: number): string[] =>
+    ['plain', 'guided'].map(Hessian => {
+      const value = named.get(nameOf({ ...row, Hessian }))?.[column]
+      return typeof value === 'number' ? value.toFixed(digits) : ''
+    })
+  const kinds = [...new Map(rows.map(row => [nameOf({ ...row, Hessian: 'plain' }), row])).values()]
+  const lines = kinds.map(row => {
+    const { model = '', bits = '', 'fine-tuning': tuning = '', 'perplexity before': before } = row
+    return [model, bits, tuning, Number(before).toFixed(4), ...cells(row, 'perplexity after', 4), ...cells(row, 'KL', 5)]
+  })
+  const head = ['model', 'bits', 'fine-tuning', 'perplexity before', 'plain', 'guided', 'KL, plain', 'KL, guided']
+  return [head, head.map(() => '---'), ...lines].map(line => `| ${line.join(' | ')} |`).join('\n')
 }
