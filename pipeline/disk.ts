@@ -76,6 +76,9 @@ const refusals: Readonly<Record<string, string>> = {
   EROFS: 'the file system is read-only',
   EIO: 'the disk reports an error',
   ENOTDIR: 'something on the way is a file, not a folder',
+  EEXIST: 'a file is where a folder has to be',
+  EISDIR: 'a folder is where a file has to be',
+  ENAMETOOLONG: 'its name is too long',
 }
 
 /** Does something that writes; a refusal of the file system becomes a sentence with what was written and what is free. */

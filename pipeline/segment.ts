@@ -92,6 +92,11 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
           usage.inputBytes += bytesOf([row])
           return inputRow(stage, row, row[batchOf])
         }),
+        tap({
+          complete: () => {
+            last = undefined // a stage that reads all before it works fails at none of them
+          },
+        }),
         operator,
         map(row => {
           const id = idOf(stage, row)
