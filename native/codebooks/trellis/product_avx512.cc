@@ -72,28 +72,33 @@ inline Halves affine(V s) {
 
 // ── sums of bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// Two digits of 12 bits a weight, a word of two lanes' broadcast; or one of 8, for each of two bytes.
+// s·c + d of the states in the even lanes and in the odd ones, 32 bits each; then two digits of 12 bits a weight beside each other, or one of 8.
 template <ProductCode code, int K, bool TC, bool int8, int T>
 void byte_sums(const Job& job, int64_t (*sums)[32]) {
   constexpr ByteSum to = byte_sum_of(code);
-  constexpr int sets = TC ? 2 : 1, digits = int8 ? 1 : 2, x_bytes = 16 / sets * digits * 4;
-  constexpr int64_t until = int8 ? 512 : 32;  // chunks until 32 bits might overflow
+  constexpr int sets = TC ? 2 : 1, digits = 2, x_bytes = 16 / sets * 8;
+  constexpr int64_t until = 32;  // chunks until 32 bits might overflow
+  const V factor = _mm512_set1_epi32(static_cast<int>(to.factor)), addend = _mm512_set1_epi32(to.addend), odd = _mm512_set1_epi32(-65536);
   for (int64_t from = 0; from < job.chunks; from += until) {
     V sum[T][sets][digits] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
       const Window<K, TC> window(job.words + chunk * K * kLanes);
       const uint8_t* const x = job.x + chunk * x_bytes;
-      unroll<16>([&](auto j) {
+      unroll<16>([&](auto j) __attribute__((always_inline)) {
         constexpr int set = TC ? (j >> 1) & 1 : 0, at = TC ? (j >> 2) * 2 + (j & 1) : j;
-        const Halves product = affine<to.factor, to.addend>(window.template state<j * K>());
+        const V s = window.template state<j * K>();
+        V product[2] = {_mm512_mullo_epi32(_mm512_maskz_andnot_epi32(kAll, odd, s), factor), _mm512_mullo_epi32(_mm512_maskz_srli_epi32(kAll, s, 16), factor)};
+        if constexpr (to.addend != 0) {
+          for (V& p : product) p = _mm512_add_epi32(p, addend);
+        }
         if constexpr (int8) {
           for (int b = 0; b < T; ++b) {
-            const V digit = broadcast(x + b * job.stride + at * 4);
-            sum[b][set][0] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[b][set][0], product.low, digit), product.high, digit);
+            for (int d = 0; d < 2; ++d) sum[b][set][d] = _mm512_dpbusd_epi32(sum[b][set][d], product[d], broadcast(x + b * job.stride + at * 8 + d * 4));
           }
         } else {
-          const V ones = _mm512_set1_epi8(1);
-          const V bytes = _mm512_add_epi16(_mm512_maddubs_epi16(product.low, ones), _mm512_maddubs_epi16(product.high, ones));
+          // The sum of each lane's four bytes, in both halves of it.
+          for (V& p : product) p = _mm512_dbsad_epu8(p, _mm512_setzero_si512(), 0);
+          const V bytes = select(odd, product[1], product[0]);
           for (int b = 0; b < T; ++b) {
             for (int d = 0; d < 2; ++d) sum[b][set][d] = _mm512_dpwssd_epi32(sum[b][set][d], bytes, broadcast(x + b * job.stride + at * 8 + d * 4));
           }
@@ -102,7 +107,7 @@ void byte_sums(const Job& job, int64_t (*sums)[32]) {
     }
     for (int b = 0; b < T; ++b) {
       for (int set = 0; set < sets; ++set) {
-        for (int d = 0; d < digits; ++d) flush<TC>(sum[b][set][d], set, d + 1 == digits ? 1 : 4096, sums[b]);
+        for (int d = 0; d < digits; ++d) flush<TC>(sum[b][set][d], set, int8 || d == 1 ? 1 : 4096, sums[b]);
       }
     }
   }
@@ -118,7 +123,7 @@ inline Halves planes(V a, V b) {
 
 // (256·high + low) · X in three levels, of 2^16, 2^8 and 1 · 256: without low times the last digit.
 template <int T>
-inline void multiply(const Halves& plane, const uint8_t* x, int64_t stride, V (&sum)[T][3]) {
+[[gnu::always_inline]] inline void multiply(const Halves& plane, const uint8_t* x, int64_t stride, V (&sum)[T][3]) {
   for (int b = 0; b < T; ++b) {
     const V x0 = broadcast(x + b * stride), x1 = broadcast(x + b * stride + 4), x2 = broadcast(x + b * stride + 8);
     sum[b][0] = _mm512_dpbusd_epi32(sum[b][0], plane.high, x0);
@@ -132,30 +137,29 @@ struct Pairs {
   static constexpr int per_state = 2;
   V table[2][2][4][2];
   explicit Pairs(const Job& job) {
-    alignas(64) uint8_t bytes[2][2][4][128];
-    for (int row = 0; row < 512; ++row) {
-      for (int c = 0; c < 2; ++c) {
-        const int v = job.table[2 * row + c] + 0x8080;
-        bytes[c][0][row & 3][row >> 2] = static_cast<uint8_t>(v >> 8), bytes[c][1][row & 3][row >> 2] = static_cast<uint8_t>(v);
-      }
-    }
-    for (int c = 0; c < 2; ++c) {
-      for (int p = 0; p < 2; ++p) {
-        for (int q = 0; q < 4; ++q) {
-          for (int h = 0; h < 2; ++h) table[c][p][q][h] = _mm512_load_si512(bytes[c][p][q] + 64 * h);
-        }
-      }
+    for (int i = 0; i < 32; ++i) table[i / 16][i / 8 % 2][i / 2 % 4][i % 2] = _mm512_loadu_si512(job.table + 64 * i);
+  }
+  static void arrange(const int16_t* whole, uint8_t* table) {
+    for (int i = 0; i < 1024; ++i) {
+      const int row = i / 2, v = whole[i] + 0x8080;
+      uint8_t* const high = table + i % 2 * 1024 + (row & 3) * 128 + (row >> 2);
+      high[0] = static_cast<uint8_t>(v >> 8), high[512] = static_cast<uint8_t>(v);
     }
   }
   template <int T>
-  inline void pair(V a, V b, const uint8_t* x, int64_t stride, V (&sum)[T][3]) const {
+  [[gnu::always_inline]] inline void pair(V a, V b, const uint8_t* x, int64_t stride, V (&sum)[T][3]) const {
     const V one = words16(-1);
     const Halves u = planes(_mm512_mullo_epi16(a, _mm512_sub_epi16(a, one)), _mm512_mullo_epi16(b, _mm512_sub_epi16(b, one)));
     const __mmask64 sign = _mm512_movepi8_mask(u.high), high = _mm512_movepi8_mask(u.low), low = _mm512_movepi8_mask(_mm512_add_epi8(u.low, u.low));
-    const auto plane = [&](int c, int p) {
-      V found[4];
-      for (int q = 0; q < 4; ++q) found[q] = _mm512_permutex2var_epi8(table[c][p][q][0], u.high, table[c][p][q][1]);
-      return _mm512_mask_blend_epi8(high, _mm512_mask_blend_epi8(low, found[0], found[1]), _mm512_mask_blend_epi8(low, found[2], found[3]));
+    const __mmask64 not_low = _knot_mask64(low);
+    // Where the mask is zero the index stays, for the next table: one blend in place of three.
+    const auto plane = [&](int c, int p) __attribute__((always_inline)) {
+      V found[2];
+      for (int q = 0; q < 2; ++q) {
+        const V(&even)[2] = table[c][p][2 * q], (&odd)[2] = table[c][p][2 * q + 1];
+        found[q] = _mm512_mask2_permutex2var_epi8(odd[0], _mm512_mask2_permutex2var_epi8(even[0], u.high, not_low, even[1]), low, odd[1]);
+      }
+      return _mm512_mask_blend_epi8(high, found[0], found[1]);
     };
     const auto negate = [&](V digits) { return _mm512_mask_sub_epi8(digits, sign, _mm512_setzero_si512(), digits); };
     multiply<T>({negate(plane(0, 1)), negate(plane(0, 0))}, x, stride, sum);
@@ -179,7 +183,7 @@ struct TwoHalves {
     return _mm512_xor_si512(_mm512_add_epi16(whole(product.low), whole(product.high)), words16(0x8000));
   }
   template <int T>
-  inline void pair(V a, V b, const uint8_t* x, int64_t stride, V (&sum)[T][3]) const {
+  [[gnu::always_inline]] inline void pair(V a, V b, const uint8_t* x, int64_t stride, V (&sum)[T][3]) const {
     multiply<T>(planes(value(a), value(b)), x, stride, sum);
   }
 };
@@ -241,12 +245,13 @@ auto find_rows(int K, bool TC) {
   return list[K - 1][TC];
 }
 
+// A word for each weight of a run: in int8 four times its digit in the even lanes, then in the odd ones; else both lanes' digits.
 std::vector<Slot> byte_sum_slots(Order order, bool int8) {
   std::vector<Slot> slots;
   for (int p = 0; p < 16; ++p) {
     if (order.tensor_core && p & 2) continue;
-    for (int digit = 0; digit < (int8 ? 1 : 2); ++digit) {
-      for (int i = 0; i < (int8 ? 4 : 2); ++i) slots.push_back({order.column(p, int8 ? i / 2 : i), digit});
+    for (int word = 0; word < 2; ++word) {
+      for (int i = 0; i < (int8 ? 4 : 2); ++i) slots.push_back({order.column(p, int8 ? word : i), int8 ? 0 : word});
     }
   }
   return slots;
@@ -279,7 +284,7 @@ Kernel byte_sum_kernel(int K, Order order, bool int8) {
 Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8) {
   const bool TC = order.tensor_core;
   switch (code) {
-    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, value_slots<2>(order), 128, 128};
+    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, value_slots<2>(order), 128, 128, Pairs::arrange};
     case ProductCode::inst3: return {find_rows<ProductCode::inst3, false>(K, TC), Digits::bytes, value_slots<1>(order), 128, 0};
     case ProductCode::mcg: return {find_rows<ProductCode::mcg, false>(K, TC), Digits::bytes, value_slots<1>(order), 128, 0};
     case ProductCode::mul1: return byte_sum_kernel<ProductCode::mul1>(K, order, int8);

@@ -108,7 +108,7 @@ void portable_rows(const Job& job, int K, const int32_t* whole, int64_t columns,
         int v, h;
         if (job.code == ProductCode::hyb) {
           const uint32_t u = s * (s + 1);
-          v = job.table[2 * (u >> 6 & 511) + p % 2];
+          v = reinterpret_cast<const int16_t*>(job.table)[2 * (u >> 6 & 511) + p % 2];
           if (p % 2 == 0 && u & 0x8000) v = -v;
           h = (v + 128) >> 8;
         } else {
@@ -201,8 +201,11 @@ void trellis_product(const TrellisProductArgs& a) {
   parallel_for(a.t, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) convert(a, b, kernel, order, chunks, x);
   });
-  int16_t table[1024];
-  const double unit = code == ProductCode::hyb ? whole_table(a.entries, table) : 0x1p-13;
+  alignas(64) uint8_t table[kTable];
+  int16_t whole[1024];
+  const double unit = code == ProductCode::hyb ? whole_table(a.entries, whole) : 0x1p-13;
+  if (kernel.arrange_table) kernel.arrange_table(whole, table);
+  else if (code == ProductCode::hyb) std::memcpy(table, whole, sizeof whole);
   const ByteSum to = byte_sum_of(code);
 
   parallel_for(blocks_of(a.rows, order.rows()), 1, [&](int64_t begin, int64_t end) {

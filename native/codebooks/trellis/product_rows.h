@@ -17,6 +17,7 @@
 namespace ops::product {
 
 constexpr int kLanes = 32, kMostVectors = 16;
+constexpr int kTable = 4096;
 constexpr int kTogether = 4;  // vectors that a kernel may take at once: there is room for so many, whatever their number
 
 struct Order {
@@ -45,7 +46,7 @@ struct Job {
   Order order;
   int64_t chunks;
   const uint16_t* words;  // of the block
-  const int16_t* table;   // hyb: [512][2] in units; no low byte of one is −128 (h·256 + l, l from −127 to 127)
+  const uint8_t* table;   // hyb: kTable bytes in the kernel's order
   const uint8_t* x;       // [vectors, up to a multiple of kTogether][chunks][slots]
   int64_t stride;         // bytes from one vector to the next
 };
@@ -56,6 +57,8 @@ struct Kernel {
   Digits digits = Digits::bytes;
   std::vector<Slot> slots;
   int high_bias = 0, low_bias = 0;
+  // hyb's pairs in units [512][2], the first of which are negated: h·256 + l with l from −127 to 127.
+  void (*arrange_table)(const int16_t* whole, uint8_t* table) = nullptr;
 };
 
 // The kernel for this code, K and order, for machines that have AVX-512 with VBMI, VBMI2 and VNNI.
