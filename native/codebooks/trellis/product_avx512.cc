@@ -2,7 +2,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "product_code.h"
 #include "product_rows.h"
@@ -38,12 +37,6 @@ struct Window {
     else return _mm512_shldi_epi16(word[at / 16], word[at / 16 + 1], at % 16);
   }
 };
-
-// f(integral_constant) for 0 … n−1, unrolled.
-template <int... i, class F>
-inline void unrolled(std::integer_sequence<int, i...>, const F& f) { (f(std::integral_constant<int, i>{}), ...); }
-template <int n, class F>
-inline void unroll(const F& f) { unrolled(std::make_integer_sequence<int, n>{}, f); }
 
 // sums[row] += a · factor, rows of accumulator `set` of a block.
 template <bool TC>
@@ -275,8 +268,8 @@ std::vector<Slot> value_slots(Order order) {
 
 template <ProductCode code>
 Kernel byte_sum_kernel(int K, Order order, bool int8) {
-  return int8 ? Kernel{find_rows<code, true>(K, order.tensor_core), Digits::one, byte_sum_slots(order, true)}
-              : Kernel{find_rows<code, false>(K, order.tensor_core), Digits::halves, byte_sum_slots(order, false)};
+  return int8 ? Kernel{find_rows<code, true>(K, order.tensor_core), Digits::one, byte_sum_slots(order, true), 1}
+              : Kernel{find_rows<code, false>(K, order.tensor_core), Digits::halves, byte_sum_slots(order, false), 2};
 }
 
 }  // namespace
@@ -284,9 +277,9 @@ Kernel byte_sum_kernel(int K, Order order, bool int8) {
 Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8) {
   const bool TC = order.tensor_core;
   switch (code) {
-    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, value_slots<2>(order), 128, 128, Pairs::arrange};
-    case ProductCode::inst3: return {find_rows<ProductCode::inst3, false>(K, TC), Digits::bytes, value_slots<1>(order), 128, 0};
-    case ProductCode::mcg: return {find_rows<ProductCode::mcg, false>(K, TC), Digits::bytes, value_slots<1>(order), 128, 0};
+    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, value_slots<2>(order), 1, 128, 128, Pairs::arrange};
+    case ProductCode::inst3: return {find_rows<ProductCode::inst3, false>(K, TC), Digits::bytes, value_slots<1>(order), 1, 128, 0};
+    case ProductCode::mcg: return {find_rows<ProductCode::mcg, false>(K, TC), Digits::bytes, value_slots<1>(order), 1, 128, 0};
     case ProductCode::mul1: return byte_sum_kernel<ProductCode::mul1>(K, order, int8);
     case ProductCode::mad1: return byte_sum_kernel<ProductCode::mad1>(K, order, int8);
   }

@@ -71,8 +71,8 @@ void convert(const TrellisProductArgs& a, int64_t b, const Kernel& kernel, Order
     const int16_t* const from = digits.data() + chunk * order.columns();
     for (const Slot& slot : kernel.slots) {
       const int16_t digit = from[slot.digit * padded + slot.column];
-      if (kernel.digits == Digits::halves) std::memcpy(to, &digit, 2), to += 2;
-      else *to++ = static_cast<uint8_t>(digit);
+      std::memcpy(to, &digit, kernel.slot_bytes);  // the low byte first
+      to += kernel.slot_bytes;
     }
   }
 }
@@ -132,6 +132,7 @@ Kernel choose(const TrellisProductArgs& a, Order order) {
 #ifdef __x86_64__
   const bool has_all = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
   if (context().level == Level::avx512 && has_all) return avx512_kernel(code, K, order, a.int8);
+  if (context().level != Level::portable) return avx2_kernel(code, K, order, a.int8);
 #endif
   return {};
 }
@@ -195,7 +196,7 @@ void trellis_product(const TrellisProductArgs& a) {
   if (!kernel.rows) kernel.digits = byte_sums ? Digits::halves : Digits::bytes;
 
   Vectors x;
-  x.stride = chunks * static_cast<int64_t>(kernel.slots.size()) * (kernel.digits == Digits::halves ? 2 : 1);
+  x.stride = chunks * static_cast<int64_t>(kernel.slots.size()) * kernel.slot_bytes;
   if (kernel.rows) x.digits.resize((a.t + kTogether - 1) / kTogether * kTogether * x.stride);
   else x.whole.resize(a.t * a.columns);
   parallel_for(a.t, 1, [&](int64_t begin, int64_t end) {

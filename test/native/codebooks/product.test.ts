@@ -117,6 +117,48 @@ t.test('a codec: against the weights that it decodes', async t => {
   }
 })
 
+t.test('int8: x in 8 bits, the same bits everywhere', { skip: !isCpu && 'the CPU only' }, async t => {
+  const [m, n, rows, K] = [48, 688, 5, 2]
+  for (const code of ['mul1', '1mad']) {
+    for (const tensorCore of [false, true]) {
+      const shape = shapeOf(code, K, tensorCore)
+      let bits: Uint8Array | undefined
+      for (const [name, ops] of devices) {
+        using packed = ops.tensor(randomWords((m * n * K) / 16, 11), [(m * n) / 256, 16 * K])
+        using products = packedProducts(ops, `trellis/${code}`, shape)!
+        using arranged = products.arrange(packed, m, n)
+        using x = ops.tensor(gaussian(rows * n, 12), [rows, n])
+        using rough = products.product(x, arranged, { rows: m, columns: n, precision: 'int8' })
+        using fine = products.product(x, arranged, { rows: m, columns: n })
+        const error = nmse(await values(rough), await values(fine))
+        // A Gaussian's largest of 688 is about 3.2 deviations: steps of 1/40 of one.
+        t.ok(error > 1e-6 && error < 1e-4, `${name}: ${code}: ${error}`)
+        const got = await rough.read()
+        if (bits !== undefined && Buffer.compare(bits, got) !== 0) t.fail(`${name}: ${code}: other bits than ${devices[0]![0]}`)
+        bits = got
+      }
+    }
+  }
+})
+
+t.test('what is not finite makes its row NaN, and no other', { skip: !isCpu && 'on a GPU, as IEEE arithmetic has it' }, async t => {
+  const [m, n, K] = [16, 48, 2]
+  for (const [name, ops] of devices) {
+    using packed = ops.tensor(randomWords((m * n * K) / 16, 1), [(m * n) / 256, 16 * K])
+    using products = packedProducts(ops, 'trellis/mul1', shapeOf('mul1', K, false))!
+    using arranged = products.arrange(packed, m, n)
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      using x = ops.tensor(
+        gaussian(2 * n, 2).map((v, i) => (i === 7 ? bad : v)),
+        [2, n],
+      )
+      using y = products.product(x, arranged, { rows: m, columns: n })
+      const found = [...(await values(y))]
+      t.ok(found.slice(0, m).every(Number.isNaN) && found.slice(m).every(Number.isFinite), `${name}: ${bad}`)
+    }
+  }
+})
+
 t.test('linears one below the other are one matrix', async t => {
   const [n, K] = [64, 3]
   const ops: Ops = first
