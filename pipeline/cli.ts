@@ -2,9 +2,10 @@
 /** argv → command. The one place that opens a backend and knows the built-in stages, and the only one that ends the process. */
 import { readFileSync } from 'node:fs'
 import { stages } from '../stages/index.js'
+import { commands } from './commands/index.js'
 import type { Wiring } from './commands/wiring.js'
 import { PipeError, sentence } from './error.js'
-import { type Commands, runCommand } from './program.js'
+import { runCommand } from './program.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 
@@ -22,22 +23,6 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 process.stdout.on('error', error => {
   if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
 })
-
-/** In the order of the help. Loaded when asked for: all together take half a second. */
-const commands: Commands = {
-  run: () => import('./commands/run.js'),
-  plan: () => import('./commands/plan.js'),
-  stages: () => import('./commands/stages.js'),
-  graph: () => import('./commands/graph.js'),
-  cache: () => import('./commands/cache.js'),
-  eval: () => import('./commands/eval.js'),
-  export: () => import('./commands/export.js'),
-  generate: () => import('./commands/generate.js'),
-  chat: () => import('./commands/chat.js'),
-  serve: () => import('./commands/serve.js'),
-  bench: () => import('./commands/bench.js'),
-  doctor: () => import('./commands/doctor.js'),
-}
 
 const wiring: Wiring = {
   version,

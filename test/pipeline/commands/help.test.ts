@@ -1,8 +1,9 @@
 import t from 'tap'
-import { pipe } from '../../helpers.js'
+import { pipe as pipeProcess } from '../../helpers.js'
+import { pipe } from './in-process.js'
 
 t.test('no arguments, --help, help of a command', async t => {
-  const bare = await pipe([])
+  const bare = await pipeProcess([])
   t.equal(bare.code, 0)
   t.equal((await pipe(['--help'])).stdout, bare.stdout)
   t.match(bare.stdout, /^Usage:\n {2}pipe run <graph\.json> [\s\S]*\nOptions:\n {2}--set name=value [\s\S]*\nExamples:\n {2}# /)

@@ -1,23 +1,12 @@
 /** Commands as people type them, but for the process, whose start is a second of CPU time. One test a command starts a real one. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { commands } from '../../../pipeline/commands/index.js'
 import type { Wiring } from '../../../pipeline/commands/wiring.js'
-import { type Commands, runCommand } from '../../../pipeline/program.js'
+import { runCommand } from '../../../pipeline/program.js'
 import { stages } from '../../../stages/index.js'
 import { root } from '../../helpers.js'
 
-const commands: Commands = {
-  run: () => import('../../../pipeline/commands/run.js'),
-  plan: () => import('../../../pipeline/commands/plan.js'),
-  graph: () => import('../../../pipeline/commands/graph.js'),
-  cache: () => import('../../../pipeline/commands/cache.js'),
-  chat: () => import('../../../pipeline/commands/chat.js'),
-  serve: () => import('../../../pipeline/commands/serve.js'),
-  stages: () => import('../../../pipeline/commands/stages.js'),
-  eval: () => import('../../../pipeline/commands/eval.js'),
-  export: () => import('../../../pipeline/commands/export.js'),
-  bench: () => import('../../../pipeline/commands/bench.js'),
-}
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
 
 /** Runs `pipe` with these arguments, on the CPU unless they say otherwise, one command at a time. */
