@@ -7,7 +7,8 @@
 #
 # Needs a build with its tests (npm run build, or a bundle made with --tests) and compute-sanitizer of the CUDA toolkit. memcheck
 # runs a file, racecheck, which is far slower, each test of a file by itself; both with small cases alone (PIPE_TEST_SMALL). Left
-# out are parity.test.ts and trellis.test.ts, whose sizes take hours so: kernels.test.ts has each kernel of the search once.
+# out are parity.test.ts and trellis.test.ts, whose sizes take hours so (kernels.test.ts has each kernel of the search once), and
+# driver.test.ts, which runs no kernel.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,7 +39,9 @@ check() {
   case $code in 0) state=clean ;; 124 | 137) state="not done" ;; 86) state=FINDINGS ;; *) state="FAILED ($code)" ;; esac
   # A filter that matched nothing, or a tool that saw no process, must not look clean.
   if grep -q 'before first instrumented API call' "$log" && ! grep -q '^not ok' "$log"; then state='no GPU call' code=0; fi
-  if [ $code = 0 ] && ! grep -v '# SKIP filter' "$log" | grep -qE '^ *ok [0-9]'; then state='NOTHING RAN' code=1; fi
+  if [ $code = 0 ] && ! grep -v '# SKIP' "$log" | grep -qE '^ *ok [0-9]'; then
+    if grep '# SKIP' "$log" | grep -qv '# SKIP filter'; then state=skipped; else state='NOTHING RAN' code=1; fi
+  fi
   grep -q '^=========' "$log" || state='TOOL DID NOT RUN' code=1
   {
     printf '%-10s %4d s  %-14s %s%s\n' "$check" $((EPOCHSECONDS - start)) "$state" "${file#dist/test/native/}" "${title:+ > $title}"
@@ -53,7 +56,7 @@ export logs seconds tool node
 # The tests of a file that this device does not skip: with a filter that no title passes, a file tells them all.
 titles() { TAP_GREP='^$' "$node" "$1" 2> /dev/null | sed -n 's/^ok [0-9]* - \(.*\) # SKIP filter: .*/\1/p'; }
 
-for file in $(find dist/test/native -name '*.test.js' ! -name parity.test.js ! -name trellis.test.js | sort); do
+for file in $(find dist/test/native -name '*.test.js' ! -name parity.test.js ! -name trellis.test.js ! -name driver.test.js | sort); do
   for part in "$@"; do case $file in *"$part"*) ;; *) continue 2 ;; esac; done
   for check in ${SANITIZE_TOOLS:-racecheck memcheck}; do
     if [ "$check" = racecheck ]; then
@@ -65,6 +68,7 @@ for file in $(find dist/test/native -name '*.test.js' ! -name parity.test.js ! -
 done | xargs -0 -r -n 3 -P "$jobs" bash -c 'check "$@"' check | tee "$logs/table"
 
 ran=$(grep -cE '^(racecheck|memcheck|initcheck|synccheck) ' "$logs/table" || true)
-clean=$(grep -cE ' s  (clean|no GPU call) ' "$logs/table" || true)
-echo "$ran runs, $clean clean, $((ran - clean)) with findings, failures or no end, $SECONDS s"
-[ "$ran" -gt 0 ] && [ "$ran" = "$clean" ]
+clean=$(grep -cE ' s  clean ' "$logs/table" || true)
+idle=$(grep -cE ' s  (skipped|no GPU call) ' "$logs/table" || true)
+echo "$ran runs: $clean clean, $idle skipped or without a kernel, $((ran - clean - idle)) with findings, failures or no end; $SECONDS s"
+[ "$clean" -gt 0 ] && [ "$ran" = $((clean + idle)) ]

@@ -10,6 +10,7 @@ import { openWith, same, values } from './devices.js'
 
 /** Bytes beyond the address space (2⁴⁷, 2⁴⁸ on some machines): refused also where the system promises more memory than there is. */
 const tooLarge = 2 ** 49
+/** Copied where it is used: a filter writes into the options of tests that it leaves out. */
 const onCuda = { skip: testDevice.startsWith('cuda') ? false : 'needs a GPU: npm run test:gpu' } as const
 
 t.test('bytes come back as they went', async t => {
@@ -120,7 +121,7 @@ t.test('what run refuses', async t => {
   t.throws(() => ops.device.run('add', { x: y, y: x, out: x, n: 8, alpha: 1, beta: 1 }), { message: 'add: x must be f32, got f64' })
 })
 
-t.test('out of device memory: the op, what it asked for, what is free, what to set; then the queue goes on', onCuda, async t => {
+t.test('out of device memory: the op, what it asked for, what is free, what to set; then the queue goes on', { ...onCuda }, async t => {
   const ops = await openBackend(testDevice)
   using x = ops.zeros('f32', [8])
   ops.device.run('zeros', { out: ops.device.empty('u8', [2 ** 41]), bytes: 8 })
@@ -134,7 +135,7 @@ t.test('out of device memory: the op, what it asked for, what is free, what to s
   t.ok(freeBytes > 0 && freeBytes <= totalBytes && card !== undefined)
 })
 
-t.test('a GPU that is not there; cuBLAS that is not where PIPE_CUDA_LIBS says; --device auto', onCuda, async t => {
+t.test('a GPU that is not there; cuBLAS that is not where PIPE_CUDA_LIBS says; --device auto', { ...onCuda }, async t => {
   const { cuda, gpu } = surveyMachine()
   t.strictSame(gpu, { number: 0 })
   t.match(cuda.devices[0], { card: /\w/, isa: /^sm_\d+$/, threads: Number, totalBytes: Number })
