@@ -298,12 +298,17 @@ t.test('what fails inside is not told outside; the log has no text of requests',
 
 t.test('closing: what is under way may finish for a while, then it is ended; nothing new is taken', async t => {
   const { client, model, server } = await start(t)
-  model.gate = () => wait(20)
-  const short = client.completions.create({ model: 'toy', prompt: 'a b c' })
-  const long = await client.completions.create({ model: 'toy', prompt: 'word '.repeat(1000), stream: true, max_tokens: 1000 })
+  let go = () => {}
+  const both = new Promise<void>(resolve => {
+    go = resolve
+  })
+  model.gate = () => both.then(() => wait(5))
+  const short = client.completions.create({ model: 'toy', prompt: 'a b c d e f' })
+  const long = await client.completions.create({ model: 'toy', prompt: 'word '.repeat(3000), stream: true, max_tokens: 3000 })
   await until(() => model.active === 2)
-  const closed = server.close(300)
-  t.equal((await short).choices[0]?.text, 'a b c')
+  const closed = server.close(600)
+  go()
+  t.equal((await short).choices[0]?.text, 'a b c d e f')
   await t.rejects(
     async () => {
       for await (const _ of long);
