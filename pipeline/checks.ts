@@ -7,11 +7,12 @@ import type { Node, SourceRows } from './survey.js'
 export async function checkParameters(nodes: readonly Node[], rowsOf: (source: Node) => Promise<SourceRows>): Promise<void> {
   const mistakes: Mistake[] = []
   for (const node of nodes) {
+    const above = node.from.map(({ stage }) => ({ name: stage.stage.name, params: stage.params as Readonly<Record<string, unknown>> }))
     const asked = [node.stage, ...Object.values(node.stage.inner ?? {}).flat()].filter(({ stage }) => stage.check !== undefined)
     if (asked.length === 0) continue
     const rows: AnyRow[] = []
     for (const source of sourcesOf(node)) for (const batch of (await rowsOf(source)).values()) rows.push(...batch)
-    for (const { stage, params, where } of asked) mistakes.push(...(stage.check?.(rows, params, where) ?? []))
+    for (const one of asked) mistakes.push(...(one.stage.check?.(rows, one.params, one.where, one === node.stage ? above : []) ?? []))
   }
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
 }

@@ -215,8 +215,8 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   readonly inner?: readonly InnerStages<any, any>[]
   /** What working on these rows will take, within a factor of 3: for `pipe plan`, while the stage has not run here. */
   estimate?(rows: readonly KnownRow[], params: Static<P>): Estimate
-  /** What is wrong with its parameters for a model of these rows, all that the source gives: told before anything runs. */
-  check?(rows: readonly KnownRow[], params: Static<P>, where: string): readonly Mistake[]
+  /** What is wrong with its parameters for a model of these rows, all that the source gives, behind these stages: told before anything runs. */
+  check?(rows: readonly KnownRow[], params: Static<P>, where: string, above: readonly StageAbove[]): readonly Mistake[]
   /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */
   intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
   /** For stages that end a graph: what goes into result.json, and the lines of the results table. */
@@ -230,6 +230,12 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
  * to be opened), with what the stages between say of it.
  */
 export type KnownRow = Readonly<Record<string, unknown>>
+
+/** A stage whose rows another reads, as the graph has it; inside a stage there is none. */
+export interface StageAbove {
+  readonly name: string
+  readonly params: Readonly<Record<string, unknown>>
+}
 
 /** Of all rows together. */
 export interface Estimate {

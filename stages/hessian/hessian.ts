@@ -23,7 +23,16 @@ import { type Static, Type } from '@sinclair/typebox'
 import { concatMap, defer } from 'rxjs'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { type Context, defineStage, type KnownRow, type Mistake, type NewRow, PipeError, type Row } from '../../pipeline/define.js'
+import {
+  type Context,
+  defineStage,
+  type KnownRow,
+  type Mistake,
+  type NewRow,
+  PipeError,
+  type Row,
+  type StageAbove,
+} from '../../pipeline/define.js'
 import { activations } from '../../schemas/tables/activations.js'
 import { linears } from '../../schemas/tables/linears.js'
 import { finestGroups } from '../model/groups.js'
@@ -64,7 +73,7 @@ export default defineStage({
   input: activations,
   output: linears,
   scope: 'stream',
-  check: (rows, params, where) => mistakesOf(rows, params, where),
+  check: (rows, params, where, above) => [...mistakesOf(rows, params, where), ...ungiven(params, where, above)],
   estimate(rows, { weight, groups: g }) {
     const { groups } = sizesOf(rows)
     const tokens = Number(rows[0]?.tokens ?? 0) // known from calibrate
@@ -194,10 +203,10 @@ function meanOf(ops: Ops, h: Tensor, tokens: number): Tensor {
 }
 
 /** √(floor + (1 − floor)·s) of the tokens of a chunk for each of g groups of outputs, made of the finest. */
-async function rootsOf({ rowWeights, layer, linear, m }: Row<typeof activations>, { groups: g, floor }: Params): Promise<Float32Array[]> {
+async function rootsOf({ rowWeights, linear, m }: Row<typeof activations>, { groups: g, floor }: Params): Promise<Float32Array[]> {
   if (rowWeights === undefined)
     throw new PipeError('input', {
-      where: `hessian  ${layer}/${linear}`,
+      where: `hessian  ${linear}`,
       message: '"weight" is "gradient", and the activations come without gradients.',
       hint: 'Give "calibrate" the parameter "gradients": true (--set calibrate.gradients=true).',
     })
@@ -221,6 +230,19 @@ function scaled(ops: Ops, x: Tensor, rows: Float32Array): Tensor {
   using wide = ops.cast(x, 'f32')
   using product = ops.scale(wide, { rows: factors })
   return ops.cast(product, 'bf16')
+}
+
+/** Gradients that "calibrate" was not asked for. */
+function ungiven({ weight }: Params, where: string, above: readonly StageAbove[]): Mistake[] {
+  const without = above.find(({ name, params }) => name === 'calibrate' && params.gradients !== true)
+  if (weight === 'none' || without === undefined) return []
+  return [
+    {
+      where: `${where}  weight`,
+      message: '"gradient", and "calibrate" above does not run the model backward.',
+      hint: 'Give "calibrate" the parameter "gradients": true (--set calibrate.gradients=true).',
+    },
+  ]
 }
 
 /** Groups without gradients, or such as the outputs of a linear can't be cut into. */

@@ -135,11 +135,15 @@ for (const { name, skip, open } of backends) {
 
 t.test('groups that outputs cannot be cut into are told before anything runs', async t => {
   const rows = [{ ...linear('q'), m: 12 }]
-  const told = (params: object) => hessian.check?.(rows, { weight: 'gradient', groups: 1, floor: 0, ...params }, 'graph  stages[2] hessian') ?? []
+  const above = { name: 'calibrate', params: { gradients: true } }
+  const told = (params: object) =>
+    hessian.check?.(rows, { weight: 'gradient', groups: 1, floor: 0, ...params }, 'graph  stages[2] hessian', [above]) ?? []
   t.strictSame(told({ groups: 4 }), [])
   t.match(told({ groups: 8 }), [
     { where: /groups/, message: 'The 12 outputs of q can’t be cut into 8 groups of equal size.'.replace('’', "'") },
   ])
   t.match(told({ groups: 24 }), [{ hint: 'Give one of 1, 2, 4.' }])
+  above.params.gradients = false
+  t.match(told({}), [{ where: /weight/, hint: /calibrate.gradients=true/ }])
   t.match(told({ weight: 'none', groups: 2 }), [{ message: /would have the same H/ }])
 })
