@@ -53,8 +53,8 @@ t.test('chat, by the template', async t => {
 t.test(
   'fourteen at once: eight slots, a queue of two, and those that are told to come again; each text is the one it is alone',
   async t => {
-    const alone = text(await complete({ max_tokens: 20 }))
-    const impatiently = Promise.allSettled(Array.from({ length: 14 }, () => complete({ max_tokens: 20 }, impatient)))
+    const alone = text(await complete({ max_tokens: 60 }))
+    const impatiently = Promise.allSettled(Array.from({ length: 14 }, () => complete({ max_tokens: 60 }, impatient)))
     const patiently = Promise.all(Array.from({ length: 4 }, (_, i) => complete({ max_tokens: 20 - 4 * i })))
     const refused = (await impatiently).flatMap(result => (result.status === 'rejected' ? [result.reason as { status?: number }] : []))
     t.ok(refused.length >= 1 && refused.length <= 8, `${refused.length} of 14 refused`)
