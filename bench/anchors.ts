@@ -6,9 +6,10 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { withTable } from './table.js'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-export const marks = ['<!-- anchors -->', '<!-- /anchors -->'] as const
+const marks = ['<!-- anchors -->', '<!-- /anchors -->'] as const
 
 type Measured = Readonly<Record<string, string | number>>
 interface Results extends Readonly<Record<string, unknown>> {
@@ -43,14 +44,7 @@ export function anchorsTable(): string {
   return ['| | here | published code | |', '|---|---|---|---|', ...lines.map(cells => `| ${cells.join(' | ')} |`)].join('\n')
 }
 
-/** The text with the table between the marks. */
-export function withTable(text: string): string {
-  const [begin, end] = [text.indexOf(marks[0]), text.indexOf(marks[1])]
-  if (begin === -1 || end < begin) throw new Error(`the text has no ${marks.join(' … ')}`)
-  return `${text.slice(0, begin + marks[0].length)}\n${anchorsTable()}\n${text.slice(end)}`
-}
-
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const readme = join(root, 'README.md')
-  writeFileSync(readme, withTable(readFileSync(readme, 'utf8')))
+  writeFileSync(readme, withTable(readFileSync(readme, 'utf8'), marks, anchorsTable()))
 }

@@ -27,3 +27,10 @@ export function printTable(rows: readonly Row[]): void {
     )
   }
 }
+
+/** The text with a table between two marks, in place of what is there. Throws where the text lacks them. */
+export function withTable(text: string, [begin, end]: readonly [string, string], table: string): string {
+  const [from, to] = [text.indexOf(begin), text.indexOf(end)]
+  if (from === -1 || to < from) throw new Error(`the text has no ${begin} … ${end}`)
+  return `${text.slice(0, from + begin.length)}\n${table}\n${text.slice(to)}`
+}

@@ -32,7 +32,7 @@ cp "$(readlink -f "$(node -p process.execPath)")" "$stage"/bin/node
 strip "$stage"/bin/node
 cp build/Release/*.node "$stage"/build/Release/
 strip --strip-unneeded "$stage"/build/Release/*.node
-copy package.json graphs schemas fixtures/tiny-llama
+copy package.json graphs schemas fixtures/tiny-llama bench/original
 # What benchmarks say they measured: the commit, with a + when files differ from it.
 git describe --always --abbrev=12 --exclude='*' --dirty=+ > "$stage"/COMMIT 2> /dev/null || echo unknown > "$stage"/COMMIT
 if [ "$tests" ]; then copy dist test fixtures graphs stages pipeline native schemas scripts/sanitize.sh scripts/test-gpu.sh

@@ -1,5 +1,7 @@
 """The published QTIP recipe in plain PyTorch, to hold this project's results against.
 
+`npm run bench -- original` runs it beside this project and keeps both; by itself:
+
     python3 bench/original/original.py --model FOLDER --quantized RUN/model --text TEXT --test TEXT --out original.json
 
 Same model, same calibration tokens, same table of the HYB code as the run in RUN; the rest as published
@@ -13,6 +15,8 @@ Written for reading, not for speed. Needs torch, transformers, tokenizers and sa
 import argparse
 import json
 import math
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -263,6 +267,15 @@ def fine_tune(block, inputs, outputs, call, options):
     block.load_state_dict(state)
 
 
+def machine(device):
+    """The card, its driver and CUDA; nothing for a CPU."""
+    if device.type != "cuda":
+        return {}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.strip() if shutil.which(query[0]) else ""
+    return {"gpu": torch.cuda.get_device_name(), "driver": driver or "unknown", "cuda": torch.version.cuda}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
@@ -313,9 +326,8 @@ def main():
         mean = sum(errors.values()) / len(errors)
         runs.append({"seed": seed, "perplexity": result, "proxyErrorMean": mean, "seconds": round(time.time() - began, 1)})
         print(json.dumps({"original": original, **runs[-1]}), flush=True)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     record = {"about": "published recipe in plain PyTorch", "bits": options.bits, "epochs": options.epochs, "rate": options.rate}
-    record |= {"original": original, "runs": runs, "device": where, "torch": torch.__version__}
+    record |= {"original": original, "runs": runs, **machine(device), "torch": torch.__version__}
     Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
 
 
