@@ -21,8 +21,8 @@ export type Hashed = Pick<Answer, 'bytes' | 'sha256'>
 
 /** Below this, sending costs as much as hashing (about 0.1 ms). */
 const worthBytes = 2 ** 18
-/** Enough for several GPUs; a core of every four, since the CPU's own ops want the others. */
-const mostThreads = Math.min(4, Math.max(1, Math.floor(availableParallelism() / 4)))
+/** Four hash 2.4 GB of a checkpoint a second, and a 7B model has 13.5, which nothing can begin before. A core of every two: ops of the CPU want the others. */
+const mostThreads = Math.min(8, Math.max(1, Math.floor(availableParallelism() / 2)))
 
 class Thread {
   readonly #worker = new Worker(new URL('./hashing-worker.js', import.meta.url))
