@@ -257,7 +257,17 @@ function mistakesOf(rows: readonly KnownRow[], { weight, groups }: Params, where
         hint: 'Give "weight": "gradient".',
       },
     ]
-  const linear = rows.find(({ role, m }) => role === 'linear' && finestGroups(Number(m)) % groups !== 0)
+  const linears = rows.filter(({ role }) => role === 'linear')
+  const large = linears.find(({ n }) => 4 * groups * Number(n) ** 2 > 2 ** 32)
+  if (large !== undefined)
+    return [
+      {
+        where: at,
+        message: `${groups} H of ${large.linear} [${large.n}, ${large.n}] take more than the 4 GiB that a tensor may have in the cache.`,
+        hint: 'Give fewer.',
+      },
+    ]
+  const linear = linears.find(({ m }) => finestGroups(Number(m)) % groups !== 0)
   if (linear === undefined) return []
   const most = finestGroups(Number(linear.m))
   const may = [1, 2, 4, 8].filter(g => g <= most).join(', ')

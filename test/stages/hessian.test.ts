@@ -143,6 +143,8 @@ t.test('groups that outputs cannot be cut into are told before anything runs', a
     { where: /groups/, message: 'The 12 outputs of q can’t be cut into 8 groups of equal size.'.replace('’', "'") },
   ])
   t.match(told({ groups: 24 }), [{ hint: 'Give one of 1, 2, 4.' }])
+  rows[0] = { ...linear('q'), m: 64, n: 28672 }
+  t.match(told({ groups: 2 }), [{ message: /4 GiB/ }], 'nor what is too large to be stored')
   above.params.gradients = false
   t.match(told({}), [{ where: /weight/, hint: /calibrate.gradients=true/ }])
   t.match(told({ weight: 'none', groups: 2 }), [{ message: /would have the same H/ }])
