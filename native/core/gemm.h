@@ -21,7 +21,7 @@ struct GemmKernel {
 };
 
 // Rows of x up to which x·Wᵀ reads W as it lies in memory, once.
-inline constexpr int kFewRows = 8;
+inline constexpr int kFewRows = 16;
 
 // Elements of the largest tile.
 inline constexpr int kGemmTile = 32 * 32;

@@ -5,6 +5,7 @@
 
 #include "product_code.h"
 #include "product_rows.h"
+#include "product_unroll.h"
 
 namespace ops::product {
 namespace {

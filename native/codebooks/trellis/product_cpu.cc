@@ -2,6 +2,7 @@
 #include "product.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -18,63 +19,85 @@ int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // ── x ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// Rows of x as whole numbers of `unit`, and their digits in a kernel's order. Whatever is not finite makes all of its row NaN.
-struct Vectors {
-  double unit[kMostVectors];
-  int64_t sum[kMostVectors], high_sum[kMostVectors];  // ΣX, Σ(X − x2)/256
-  std::vector<int32_t> whole;                         // [t][columns]: where the kernel has no slots
-  std::vector<uint8_t> digits;                        // [t][stride]
-  int64_t stride = 0;
-};
-
 int32_t nearest(double x) { return static_cast<int32_t>(x + (x < 0 ? -0.5 : 0.5)); }
 
-// What is left of X after its last digit, which is from −base/2 to base/2 − 1.
+// What is left of X after its last digit, which is from −2^(bits−1) to 2^(bits−1) − 1.
 int32_t last_digit(int32_t& X, int bits) {
   const int32_t half = 1 << (bits - 1), digit = ((X + half) & (2 * half - 1)) - half;
   X = (X - digit) >> bits;
   return digit;
 }
 
-void convert(const TrellisProductArgs& a, int64_t b, const Kernel& kernel, Order order, int64_t chunks, Vectors& out) {
-  const float* const x = a.x + b * a.columns;
-  float most = 0, bad = 0;
-  for (int64_t j = 0; j < a.columns; ++j) {
-    most = std::max(most, std::fabs(x[j]));
-    bad += x[j] * 0.f;
-  }
-  const double largest = a.int8 ? 127 : 127 * 65536 + 127 * 256 + 127;
-  out.unit[b] = bad == 0 ? (most == 0 ? 1 : most / largest) : std::numeric_limits<double>::quiet_NaN();
-  const double inverse = bad == 0 ? 1 / out.unit[b] : 0;
-  const int64_t padded = chunks * order.columns();
-  const int count = kernel.digits == Digits::bytes ? 3 : kernel.digits == Digits::halves ? 2 : 1;
-  std::vector<int16_t> digits(kernel.rows ? count * padded : 0);
-  int64_t sum = 0, high = 0;
-  for (int64_t j = 0; j < a.columns; ++j) {
-    int32_t X = nearest(x[j] * inverse);
-    sum += X;
-    if (!kernel.rows) out.whole[b * a.columns + j] = X;
+// ΣX, Σ(X − x2)/256.
+struct Sums {
+  int64_t all = 0, high = 0;
+};
+
+// Rows of x as whole numbers of `unit`: as they are, [t][columns], where the kernel is the portable one; else digits in its order, [t][stride].
+struct Vectors {
+  double unit[kMostVectors];
+  Sums sums[kMostVectors];
+  std::vector<int32_t> whole;
+  std::vector<uint8_t> digits;
+  int64_t stride = 0;
+};
+
+// What a unit of this row is worth; NaN where not all of it is finite.
+double unit_of(const float* x, int64_t n, double largest) {
+  int32_t most = 0;  // numbers without their signs are in the order of their bits
+  for (int64_t j = 0; j < n; ++j) most = std::max(most, std::bit_cast<int32_t>(x[j]) & 0x7fffffff);
+  if (most >= 0x7f800000) return std::numeric_limits<double>::quiet_NaN();
+  return most == 0 ? 1 : std::bit_cast<float>(most) / largest;
+}
+
+constexpr int64_t kPiece = 2048;  // columns
+
+// A piece of a row, of whole chunks: `count` of them of x, the rest zeros.
+template <class Digit>
+Sums convert(const float* x, int64_t count, double unit, const Kernel& kernel, int columns, int32_t* whole, Digit* to) {
+  int16_t digits[3][kPiece] = {};
+  Sums sums;
+  const double inverse = unit == unit ? 1 / unit : 0;
+  for (int64_t j = 0; j < count; ++j) {
+    int32_t X = unit == unit ? nearest(x[j] * inverse) : 0;
+    sums.all += X;
+    if (whole) whole[j] = X;
     if (kernel.digits == Digits::bytes) {
-      const int16_t x2 = static_cast<int16_t>(last_digit(X, 8));
-      high += X;
-      if (!kernel.rows) continue;
-      digits[2 * padded + j] = x2;
-      digits[padded + j] = static_cast<int16_t>(last_digit(X, 8));
-    } else if (kernel.digits == Digits::halves && kernel.rows) {
-      digits[padded + j] = static_cast<int16_t>(last_digit(X, 12));
+      digits[2][j] = static_cast<int16_t>(last_digit(X, 8));
+      sums.high += X;
+      digits[1][j] = static_cast<int16_t>(last_digit(X, 8));
+    } else if (kernel.digits == Digits::halves) {
+      digits[1][j] = static_cast<int16_t>(last_digit(X, 12));
     }
-    if (kernel.rows) digits[j] = static_cast<int16_t>(X);
+    digits[0][j] = static_cast<int16_t>(X);
   }
-  out.sum[b] = sum, out.high_sum[b] = high;
-  uint8_t* to = out.digits.data() + b * out.stride;
-  for (int64_t chunk = 0; chunk < chunks && kernel.rows; ++chunk) {
-    const int16_t* const from = digits.data() + chunk * order.columns();
-    for (const Slot& slot : kernel.slots) {
-      const int16_t digit = from[slot.digit * padded + slot.column];
-      std::memcpy(to, &digit, kernel.slot_bytes);  // the low byte first
-      to += kernel.slot_bytes;
+  if (whole) return sums;
+  for (int64_t from = 0; from < count; from += columns) {
+    for (const Slot& slot : kernel.slots) *to++ = static_cast<Digit>(digits[slot.digit][from + slot.column]);
+  }
+  return sums;
+}
+
+Vectors convert(const TrellisProductArgs& a, const Kernel& kernel, Order order, int64_t chunks) {
+  Vectors out;
+  const int64_t chunk_bytes = static_cast<int64_t>(kernel.slots.size()) * kernel.slot_bytes, pieces = blocks_of(a.columns, kPiece);
+  out.stride = chunks * chunk_bytes;
+  if (kernel.rows) out.digits.resize(blocks_of(a.t, kTogether) * kTogether * out.stride);
+  else out.whole.resize(a.t * a.columns);
+  for (int64_t b = 0; b < a.t; ++b) out.unit[b] = unit_of(a.x + b * a.columns, a.columns, a.int8 ? 127 : 127 * 65536 + 127 * 256 + 127);
+  std::vector<Sums> sums(a.t * pieces);
+  parallel_for(a.t * pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / pieces, from = i % pieces * kPiece, count = std::min(kPiece, a.columns - from);
+      const float* const x = a.x + b * a.columns + from;
+      int32_t* const whole = kernel.rows ? nullptr : out.whole.data() + b * a.columns + from;
+      uint8_t* const to = out.digits.data() + b * out.stride + from / order.columns() * chunk_bytes;
+      sums[i] = kernel.slot_bytes == 1 ? convert(x, count, out.unit[b], kernel, order.columns(), whole, to)
+                                       : convert(x, count, out.unit[b], kernel, order.columns(), whole, reinterpret_cast<int16_t*>(to));
     }
-  }
+  });
+  for (int64_t i = 0; i < a.t * pieces; ++i) out.sums[i / pieces].all += sums[i].all, out.sums[i / pieces].high += sums[i].high;
+  return out;
 }
 
 // ── any machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,13 +218,7 @@ void trellis_product(const TrellisProductArgs& a) {
   const bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
   if (!kernel.rows) kernel.digits = byte_sums ? Digits::halves : Digits::bytes;
 
-  Vectors x;
-  x.stride = chunks * static_cast<int64_t>(kernel.slots.size()) * kernel.slot_bytes;
-  if (kernel.rows) x.digits.resize((a.t + kTogether - 1) / kTogether * kTogether * x.stride);
-  else x.whole.resize(a.t * a.columns);
-  parallel_for(a.t, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) convert(a, b, kernel, order, chunks, x);
-  });
+  const Vectors x = convert(a, kernel, order, chunks);
   alignas(64) uint8_t table[kTable];
   int16_t whole[1024];
   const double unit = code == ProductCode::hyb ? whole_table(a.entries, whole) : 0x1p-13;
@@ -218,11 +235,11 @@ void trellis_product(const TrellisProductArgs& a) {
       else portable_rows(job, static_cast<int>(a.K), x.whole.data(), a.columns, static_cast<int>(a.t), sums);
       const int64_t first = block * order.rows(), count = std::min<int64_t>(order.rows(), a.rows - first);
       for (int64_t b = 0; b < a.t; ++b) {
-        const int64_t bias = kernel.high_bias * x.sum[b] + kernel.low_bias * x.high_sum[b];
+        const int64_t bias = kernel.high_bias * x.sums[b].all + kernel.low_bias * x.sums[b].high;
         for (int64_t i = 0; i < count; ++i) {
-          const double sum = static_cast<double>(sums[b][i] - (byte_sums ? 510 * x.sum[b] : bias));
+          const double sum = static_cast<double>(sums[b][i] - (byte_sums ? 510 * x.sums[b].all : bias));
           a.y[b * a.rows + first + i] =
-              static_cast<float>(byte_sums ? (sum * to.gain + static_cast<double>(x.sum[b]) * to.offset) * x.unit[b] : sum * (256 * unit * x.unit[b]));
+              static_cast<float>(byte_sums ? (sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset) * x.unit[b] : sum * (256 * unit * x.unit[b]));
         }
       }
     }

@@ -10,7 +10,6 @@
 // run's last word comes the next run's first.
 #pragma once
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "product.h"
@@ -62,12 +61,6 @@ struct Kernel {
   // hyb's pairs in units [512][2], the first of which are negated: h·256 + l with l from −127 to 127.
   void (*arrange_table)(const int16_t* whole, uint8_t* table) = nullptr;
 };
-
-// f(0), …, f(n − 1) one after the other, the numbers constants.
-template <int... i, class F>
-[[gnu::always_inline]] inline void unrolled(std::integer_sequence<int, i...>, const F& f) { (f(std::integral_constant<int, i>{}), ...); }
-template <int n, class F>
-[[gnu::always_inline]] inline void unroll(const F& f) { unrolled(std::make_integer_sequence<int, n>{}, f); }
 
 Kernel avx2_kernel(ProductCode code, int K, Order order, bool int8);
 // For machines that have AVX-512 with VBMI, VBMI2 and VNNI.
