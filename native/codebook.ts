@@ -57,6 +57,26 @@ export interface PackedProducts {
    * precision 'int8', for mul1 and 1mad on the CPU, rounds each row of x to 8 bits: NMSE about 1e-4.
    */
   product(x: Tensor, arranged: Tensor, o: { rows: number; columns: number; precision?: 'int8' }): Tensor
+  /** The most linears of one `linear`. */
+  readonly mostLinears: number
+  /**
+   * Linears that read one x, whole: x f32 [t, columns] → y_i f32 [t, rows_i] of each, 1 ≤ t ≤ most.
+   *
+   *     x̃ = (x ⊙ su)·H      z = x̃·Ŵᵀ      y_i = (z_i·H_iᵀ) ⊙ sv_i
+   *
+   * su f32 [columns], sv_i f32 [rows_i]; H, H_i as `hadamard`'s of these blocks; z_i the rows of linear i, which follow each other in Ŵ.
+   * Three kernels on a GPU. QTIP (arXiv:2406.11235) section 3. Raises RangeError for other shapes than these.
+   */
+  linear(x: Tensor, arranged: Tensor, o: PackedLinear): Tensor[]
+}
+
+/** What PackedProducts.linear needs besides the weights. */
+export interface PackedLinear {
+  readonly columns: number
+  readonly su: Tensor
+  /** Order of the blocks of H. */
+  readonly block: number
+  readonly outputs: readonly { readonly rows: number; readonly sv: Tensor; readonly block: number }[]
 }
 
 export interface Codebook<P extends TObject = TObject> {

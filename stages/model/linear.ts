@@ -75,8 +75,12 @@ export class PackedLinears implements Disposable {
 
   /** x f32 [t, n] → x·W_iᵀ f32 [t, m_i] of each, in the order of the names. */
   apply(x: Tensor): Tensor[] {
-    const { ops, members } = this
-    const [{ su, transform }] = members as [PackedWeights]
+    const { ops, members, packed, arranged } = this
+    const [{ su, transform, n: columns }] = members as [PackedWeights]
+    if ((x.shape[0] ?? 0) <= packed.most && members.length <= packed.mostLinears) {
+      const outputs = members.map(({ m, sv, transform }) => ({ rows: m, sv, block: transform.m }))
+      return packed.linear(x, arranged, { columns, su, block: transform.n, outputs })
+    }
     using incoherent = ops.hadamard(x, { side: 'right', signs: su, block: transform.n })
     const z = this.#product(incoherent)
     using all = z

@@ -4,6 +4,7 @@
  */
 import type { PackedProducts } from '../../codebook.js'
 import { expectWhole } from '../../expect.js'
+import { hadamardFactor } from '../../ops/hadamard/hadamard.js'
 import type { Ops } from '../../ops.js'
 import type { Tensor } from '../../tensor.js'
 import { type TileShape, wordsOf } from '../tiles/tiles.js'
@@ -14,6 +15,8 @@ const byteSums = ['trellis/1mad', 'trellis/mul1']
 /** Vectors of one product. */
 const most = 16
 const mostBits = 4
+/** Linears of one call. */
+const mostLinears = 4
 /** Pairs that hyb's kernels hold. */
 const pairs = 512
 
@@ -42,8 +45,28 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       throw new RangeError(`${op}: ${what} must be ${dtype} [${sizes.join(', ')}], got ${x.dtype} [${x.shape.join(', ')}]`)
   }
 
+  const rowsOf = (op: string, x: Tensor, arranged: Tensor, rows: number, columns: number): number => {
+    expectSizes(op, rows, columns)
+    const t = x.shape[0] ?? 0
+    if (t < 1 || t > most) throw new RangeError(`${op}: x must have from 1 to ${most} rows, got ${x.dtype} [${x.shape.join(', ')}]`)
+    expectExactly(op, 'x', x, 'f32', [t, columns])
+    expectExactly(op, 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
+    return t
+  }
+  const factorOf = (what: string, block: number, length: number): number => {
+    const factor = hadamardFactor(block)
+    if (factor === undefined || length % block !== 0)
+      throw new RangeError(`linear: ${what} must be the order of a Hadamard matrix that divides ${length}, got ${block}`)
+    return factor.K
+  }
+  const entriesOnDevice = (): Tensor | undefined => {
+    if (entries !== undefined) table ??= ops.cast(entries, 'f16')
+    return table
+  }
+
   return {
     most,
+    mostLinears,
     arrange(trellis, rows, columns) {
       expectSizes('arrange', rows, columns)
       expectExactly('arrange', 'trellis', trellis, 'i16', [(rows / Tx) * (columns / Ty), wordsOf(shape)])
@@ -52,18 +75,34 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       return arranged
     },
     product(x, arranged, { rows, columns, precision }) {
-      expectSizes('product', rows, columns)
-      const t = x.shape[0] ?? 0
-      if (t < 1 || t > most) throw new RangeError(`product: x must have from 1 to ${most} rows, got ${x.dtype} [${x.shape.join(', ')}]`)
-      expectExactly('product', 'x', x, 'f32', [t, columns])
-      expectExactly('product', 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
+      const t = rowsOf('product', x, arranged, rows, columns)
       const int8 = precision === 'int8'
       if (int8 && (device.kind !== 'cpu' || !byteSums.includes(name)))
         throw new RangeError(`product: int8 is for ${byteSums.join(' and ')} on the CPU, not for ${name} on ${device.name}`)
-      if (entries !== undefined) table ??= ops.cast(entries, 'f16')
       const y = device.empty('f32', [t, rows])
-      device.run('trellis_product', { x, arranged, entries: table, y, t, rows, columns, int8, ...same })
+      device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...same })
       return y
+    },
+    linear(x, arranged, { columns, su, block, outputs }) {
+      if (outputs.length < 1 || outputs.length > mostLinears)
+        throw new RangeError(`linear: from 1 to ${mostLinears} linears read one x, got ${outputs.length}`)
+      const all = outputs.reduce((sum, { rows }) => sum + rows, 0)
+      const t = rowsOf('linear', x, arranged, all, columns)
+      expectExactly('linear', 'su', su, 'f32', [columns])
+      const factor = factorOf('block', block, columns)
+      const factors = outputs.map(({ rows, sv, block }, i) => {
+        expectSizes('linear', rows, columns)
+        expectExactly('linear', `outputs[${i}].sv`, sv, 'f32', [rows])
+        return factorOf(`outputs[${i}].block`, block, rows)
+      })
+      const results = outputs.map(({ rows }) => device.empty('f32', [t, rows]))
+      const numbered = Array.from({ length: mostLinears }, (_, i) => {
+        const { rows = 0, sv = undefined, block = 0 } = outputs[i] ?? {}
+        return { [`sv${i}`]: sv, [`y${i}`]: results[i], [`rows${i}`]: rows, [`block${i}`]: block, [`factor${i}`]: factors[i] ?? 0 }
+      })
+      const weights = { arranged, entries: entriesOnDevice(), ...same }
+      device.run('trellis_linear', { x, su, ...weights, ...Object.assign({}, ...numbered), t, columns, block, factor })
+      return results
     },
     [Symbol.dispose]() {
       table?.[Symbol.dispose]()

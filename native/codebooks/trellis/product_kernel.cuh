@@ -25,9 +25,9 @@ struct Args {
   const uint32_t* packed;
   const uint32_t* table;     // 512 pairs of f16, or null
   const unsigned char* x;    // [t][parts][columns up to a multiple of 64]
-  const float* units;        // [t][2]: what a unit of the last digit is worth, and Σx in units (bytes)
+  const float* units;        // [t][1 + slots]: what a unit of the last digit is worth, and Σx in units (bytes), in pieces
   float* y;
-  int m, n, t;
+  int m, n, t, slots;        // slots: at most 32
   uint32_t factor, addend;   // of computed codes
   float gain, offset;        // bytes: a value is (sum of bytes)·gain + offset
 };
@@ -272,12 +272,17 @@ __global__ void __launch_bounds__(32 * warps, residents) kernel(const Args args)
       if constexpr (Code::bytes) total = total * 256 + sum;
       else total = sum;
     }
+    const float* const units = args.units + b * (1 + args.slots);
+    float digits = 0;
+    if constexpr (Code::bytes) {
+      if (lane < args.slots) digits = units[1 + lane];
+      for (int offset = 16; offset > 0; offset /= 2) digits += __shfl_xor_sync(~0u, digits, offset);
+    }
     const int at = strip * kRows + lane;
     if (at >= args.m) return;
-    const float unit = args.units[2 * b];
     float& y = args.y[static_cast<int64_t>(b) * args.m + at];
-    if constexpr (Code::bytes) y = static_cast<float>((args.gain * total + args.offset * static_cast<double>(args.units[2 * b + 1])) * unit);
-    else y = total * unit;
+    if constexpr (Code::bytes) y = static_cast<float>((args.gain * total + args.offset * static_cast<double>(digits)) * units[0]);
+    else y = total * units[0];
   };
   const auto finish = [&](int strip) {
     if (strip > first) add(strip - 1, true);  // the strip before that one is added as well: its place is free

@@ -7,6 +7,8 @@ import { kernelOrder } from '../../../native/codebooks/trellis/kernel-layout.js'
 import { packedProducts } from '../../../native/codebooks/trellis/product.js'
 import { productReference, unrounded } from '../../../native/codebooks/trellis/reference.js'
 import { unpackTiles } from '../../../native/codebooks/tiles/tiles.js'
+import { hadamardFactor } from '../../../native/ops/hadamard/hadamard.js'
+import { hadamardReference } from '../../../native/ops/hadamard/reference.js'
 import type { Ops } from '../../../native/ops.js'
 import { everyDevice, gaussian, nmse, uniform, values } from '../devices.js'
 
@@ -159,6 +161,106 @@ t.test('what is not finite makes its row NaN, and no other', { skip: !isCpu && '
   }
 })
 
+/** Columns and their block; rows of linears and their blocks. Factors 12, 20 and 172, powers of two, blocks of a part. */
+const linears: [columns: number, block: number, outputs: [rows: number, block: number][], t: number][] = [
+  [48, 48, [[80, 80]], 1],
+  [
+    128,
+    128,
+    [
+      [64, 64],
+      [16, 16],
+      [48, 48],
+    ],
+    3,
+  ],
+  [688, 688, [[32, 32]], 2],
+  [
+    96,
+    32,
+    [
+      [160, 32],
+      [16, 8],
+      [32, 32],
+      [112, 112],
+    ],
+    5,
+  ],
+]
+const inBlocks = (x: Float64Array, block: number, transpose: boolean): Float64Array => {
+  const { K } = hadamardFactor(block)!
+  const blocks = Array.from({ length: x.length / block }, (_, i) => hadamardReference(x.subarray(i * block, (i + 1) * block), K, transpose))
+  return Float64Array.from(blocks.flatMap(block => [...block]))
+}
+
+for (const code of ['hyb', 'mul1', '3inst']) {
+  t.test(`${code}: whole linears, transforms and scales included`, async t => {
+    for (const [i, [n, block, outputs, rows]] of linears.entries()) {
+      const [m, K, tensorCore] = [outputs.reduce((sum, [rows]) => sum + rows, 0), 1 + (i % 4), i % 2 === 1]
+      const shape = shapeOf(code, K, tensorCore)
+      const words = randomWords((m * n * K) / 16, 50 + i)
+      const [x, su] = [gaussian(rows * n, 60 + i), gaussian(n, 70 + i)]
+      const svs = outputs.map(([rows], j) => gaussian(rows, 80 + j))
+      for (const [name, ops] of devices) {
+        using packed = ops.tensor(words, [(m * n) / 256, 16 * K])
+        using table = ops.tensor(entries, [512, 2])
+        using states = unpackTiles(ops, shape, packed)
+        const w = weightsOf(code, await values(states), m, n, shape.V, shape.order ?? Array.from({ length: 256 }, (_, p) => p))
+        const incoherent = Array.from({ length: rows }, (_, b) =>
+          inBlocks(
+            Float64Array.from(su, (s, j) => s * x[b * n + j]!),
+            block,
+            false,
+          ),
+        )
+        const z = productReference(Float64Array.from(incoherent.flatMap(row => [...row])), w, rows, m, n)
+        using products = packedProducts(ops, `trellis/${code}`, shape, code === 'hyb' ? table : undefined)!
+        using arranged = products.arrange(packed, m, n)
+        using input = ops.tensor(x, [rows, n])
+        using signs = ops.tensor(su, [n])
+        const scales = svs.map(sv => ops.tensor(sv, [sv.length]))
+        const asked = outputs.map(([rows, block], j) => ({ rows, block, sv: scales[j]! }))
+        const results = products.linear(input, arranged, { columns: n, su: signs, block, outputs: asked })
+        let from = 0
+        for (const [j, [own, block]] of outputs.entries()) {
+          const parts = Array.from({ length: rows }, (_, b) => inBlocks(z.slice(b * m + from, b * m + from + own), block, true))
+          const expected = Float64Array.from(parts.flatMap(part => [...part].map((v, k) => v * svs[j]![k]!)))
+          const error = nmse(await values(results[j]!), expected)
+          if (!(error <= 1e-9)) t.fail(`${name}: K = ${K}, [${own} of ${m}, ${n}], ${rows} vectors: ${error}`)
+          from += own
+        }
+        for (const tensor of [...scales, ...results]) tensor[Symbol.dispose]()
+      }
+    }
+    t.pass('within 1e-9 everywhere')
+  })
+}
+
+t.test('large transforms, whole: as the ops one after the other', async t => {
+  for (const [columns, rows, tokens] of [
+    [11008, 32, 1],
+    [6144, 32, 2],
+    [64, 14336, 1],
+    [64, 11008, 2],
+    [8192, 16, 1],
+  ] as const) {
+    const [shape, ops] = [shapeOf('mul1', 2, false), devices.at(-1)![1]]
+    using products = packedProducts(ops, 'trellis/mul1', shape)!
+    using trellis = ops.tensor(randomWords((rows * columns) / 8, 1), [(rows * columns) / 256, 32])
+    using arranged = products.arrange(trellis, rows, columns)
+    const [x, su, sv] = [tokens * columns, columns, rows].map((size, i) =>
+      ops.tensor(gaussian(size, i), i === 0 ? [tokens, columns] : [size]),
+    )
+    using incoherent = ops.hadamard(x!, { side: 'right', signs: su!, block: columns })
+    using z = products.product(incoherent, arranged, { rows, columns })
+    using expected = ops.hadamard(z, { side: 'right', signs: sv!, block: rows, inverse: true })
+    const [y] = products.linear(x!, arranged, { columns, su: su!, block: columns, outputs: [{ rows, sv: sv!, block: rows }] })
+    const error = nmse(await values(y!), await values(expected))
+    t.ok(error <= 1e-10, `[${rows}, ${columns}]: ${error}`)
+    for (const tensor of [x, su, sv, y]) tensor![Symbol.dispose]()
+  }
+})
+
 t.test('linears one below the other are one matrix', async t => {
   const [n, K] = [64, 3]
   const ops: Ops = first
@@ -202,4 +304,15 @@ t.test('where there is no kernel, and what is refused', async t => {
   says(() => products.product(none, arranged, { rows: 32, columns: 32 }), /x must have from 1 to 16 rows/)
   says(() => products.product(narrow, arranged, { rows: 32, columns: 32 }), /x must be f32 \[1, 32\], got f32 \[1, 16\]/)
   says(() => products.product(narrow, arranged, { rows: 512, columns: 16 }), /arranged must be u8 \[8192\], got u8 \[512\]/)
+  using one = ops.tensor(new Float32Array(32), [1, 32])
+  using su = ops.tensor(new Float32Array(32), [32])
+  using wide = ops.tensor(new Float32Array(48), [48])
+  const output = { rows: 32, sv: su, block: 32 }
+  const linear = (o: object) => () => products.linear(one, arranged, { columns: 32, su, block: 32, outputs: [output], ...o })
+  says(linear({ outputs: [] }), /from 1 to 4 linears read one x, got 0/)
+  says(linear({ su: wide }), /su must be f32 \[32\], got f32 \[48\]/)
+  says(linear({ block: 48 }), /block must be the order of a Hadamard matrix that divides 32, got 48/)
+  says(linear({ outputs: [{ ...output, block: 5 }] }), /outputs\[0\].block must be the order of a Hadamard matrix that divides 32, got 5/)
+  says(linear({ outputs: [output, output] }), /arranged must be u8/)
+  says(linear({ outputs: [{ ...output, sv: wide }] }), /outputs\[0\].sv must be f32 \[32\], got f32 \[48\]/)
 })

@@ -1,0 +1,168 @@
+// defines: incoherent_kernel and coherent_kernel, randomized Hadamard transforms of a few rows, for what comes before and after a product.
+//
+// A row is [runs][w]: with M of order F > 1, F runs, out[r] = Σ_k mix[k, r]·x[k] and then S along each run; with F = 1 any number of runs.
+// A block makes a slice: up to kSlice runs of F, or so many as are 4096 numbers.
+#pragma once
+#include "../../ops/hadamard/hadamard_matrix.h"
+#include "product_operands.cuh"
+
+namespace ops::product {
+
+constexpr int kTransformThreads = 512, kSlice = 8, kMostRun = 32768, kMostSlices = 32;
+
+struct Transform {
+  const float *x, *before, *after;  // of a row; factors by coordinate, or null
+  const float* mix;                 // [F][F up to a multiple of kSlice], or null
+  float* y;                         // f32 [t, n]
+  int64_t stride;                   // from row to row of x
+  int n, factor, w, runs, slices;   // runs: of a slice
+  float norm;
+  static Transform of(int64_t n, int64_t block, int64_t factor) {
+    Transform t{};
+    t.n = static_cast<int>(n), t.factor = static_cast<int>(factor), t.w = static_cast<int>(block / factor);
+    const int all = t.n / t.w;
+    t.runs = factor > 1 ? kSlice : std::max({1, std::min(all, 4096 / t.w), (all + kMostSlices - 1) / kMostSlices});
+    t.slices = (all + t.runs - 1) / t.runs;
+    t.norm = static_cast<float>(1 / std::sqrt(static_cast<double>(block)));
+    return t;
+  }
+};
+
+struct Transforms {
+  Transform of[4];
+  int count;
+};
+
+// Numbers in shared memory, one place left out after 32: neither neighbours nor powers of two apart meet in a bank.
+__host__ __device__ constexpr int spot(int i) { return i + i / 32; }
+
+// A slice, and where terms of sums over k are spread over threads, those.
+inline int transform_bytes(const Transform& t) {
+  return (spot(t.runs * t.w) + 1 + (t.factor > 1 && t.w < kTransformThreads ? kTransformThreads * kSlice : 0)) * 4;
+}
+
+// S along runs of w: strides h, 2h, … < R·h.
+template <int R>
+__device__ void stages(float* x, int size, int h) {
+  for (int g = threadIdx.x; g < size / R; g += kTransformThreads) {
+    const int first = g / h * h * R + g % h;
+    float v[R];
+#pragma unroll
+    for (int i = 0; i < R; ++i) v[i] = x[spot(first + i * h)];
+#pragma unroll
+    for (int s = 1; s < R; s *= 2) {
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        if (i & s) continue;
+        const float a = v[i], b = v[i + s];
+        v[i] = a + b, v[i + s] = a - b;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < R; ++i) x[spot(first + i * h)] = v[i];
+  }
+}
+
+// A slice of a row's transform into shared memory [runs·w], at `spot`s; gives this thread's share of Σ(x ⊙ before)² over the row.
+__device__ inline float transform(const Transform& t, const float* x, int slice, float* tile) {
+  const int first = slice * t.runs, runs = min(t.runs, t.n / t.w - first), size = runs * t.w;
+  const auto read = [&](int at) { return t.before ? x[at] * t.before[at] : x[at]; };
+  float squares = 0;
+  if (t.factor == 1) {
+    for (int i = threadIdx.x; i < t.n; i += kTransformThreads) {
+      const float v = read(i);
+      squares = fmaf(v, v, squares);
+      const int in = i - first * t.w;
+      if (in >= 0 && in < size) tile[spot(in)] = v * t.norm;
+    }
+  } else {
+    const int wide = min(t.w, kTransformThreads), terms = kTransformThreads / wide, across = (t.factor + kSlice - 1) / kSlice * kSlice;
+    const int share = threadIdx.x / wide;
+    for (int c = threadIdx.x % wide; c < t.w; c += wide) {
+      float sums[kSlice] = {};
+#pragma unroll 4
+      for (int k = share; k < t.factor; k += terms) {
+        const float v = read(k * t.w + c);
+        const float4* const mix = reinterpret_cast<const float4*>(t.mix + k * across + first);
+        const float4 low = __ldg(mix), high = __ldg(mix + 1);
+        squares = fmaf(v, v, squares);
+        sums[0] = fmaf(low.x, v, sums[0]), sums[1] = fmaf(low.y, v, sums[1]), sums[2] = fmaf(low.z, v, sums[2]), sums[3] = fmaf(low.w, v, sums[3]);
+        sums[4] = fmaf(high.x, v, sums[4]), sums[5] = fmaf(high.y, v, sums[5]), sums[6] = fmaf(high.z, v, sums[6]), sums[7] = fmaf(high.w, v, sums[7]);
+      }
+      float* const to = terms > 1 ? tile + spot(t.runs * t.w) + 1 + share * kSlice * wide : tile;
+#pragma unroll
+      for (int r = 0; r < kSlice; ++r) {
+        if (terms > 1) to[r * wide + c] = sums[r];
+        else if (r < runs) tile[spot(r * t.w + c)] = sums[r] * t.norm;
+      }
+    }
+    if (terms > 1) {
+      __syncthreads();
+      const float* const from = tile + spot(t.runs * t.w) + 1;
+      for (int i = threadIdx.x; i < size; i += kTransformThreads) {
+        float sum = 0;
+        for (int s = 0; s < terms; ++s) sum += from[s * kSlice * wide + i];
+        tile[spot(i)] = sum * t.norm;
+      }
+    }
+  }
+  __syncthreads();
+  for (int h = 1; h < t.w;) {
+    const int left = t.w / h;
+    if (left >= 16) stages<16>(tile, size, h), h *= 16;
+    else if (left == 8) stages<8>(tile, size, h), h *= 8;
+    else if (left == 4) stages<4>(tile, size, h), h *= 4;
+    else stages<2>(tile, size, h), h *= 2;
+    __syncthreads();
+  }
+  return squares;
+}
+
+__device__ inline float block_total(float v) {
+  __shared__ float partial[kTransformThreads / 32];
+  for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(~0u, v, offset);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = partial[threadIdx.x % (kTransformThreads / 32)];
+  for (int offset = kTransformThreads / 64; offset > 0; offset /= 2) v += __shfl_xor_sync(~0u, v, offset);
+  return v;
+}
+
+// (x ⊙ before)·H into parts and units of a product. Grid [slices, t].
+template <class Code>
+__global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Transforms transforms, unsigned char* parts, float* units, bool natural) {
+  extern __shared__ float tile[];
+  let_next_begin();
+  const Transform& t = transforms.of[0];
+  const int slice = blockIdx.x, b = blockIdx.y, stride = padded(t.n), first = slice * t.runs * t.w, size = min(t.runs * t.w, t.n - first);
+  // H keeps the norm, and no number is larger than it. The same sum, in the same order, in every block.
+  const float norm = sqrtf(block_total(transform(t, t.x + b * t.stride, slice, tile)));
+  const float unit = norm == 0 ? 1 : norm * (1.001f / most_digits<Code>);
+  unsigned char* const to = parts + static_cast<int64_t>(b) * Code::parts * stride * (Code::bytes ? 1 : 2);
+  float sum = 0;
+  const int end = slice == static_cast<int>(gridDim.x) - 1 ? stride - first : size;  // the last pads
+  for (int i = threadIdx.x; i < end; i += kTransformThreads) {
+    const int j = first + i, digits = split<Code::bytes>(i < size ? tile[spot(i)] / unit : 0, to, j / 32 * 32 + place<Code::V>(j % 32, natural), stride);
+    if constexpr (Code::bytes) sum += static_cast<float>(digits);
+  }
+  if constexpr (Code::bytes) sum = block_total(sum);
+  float* const mine = units + static_cast<int64_t>(b) * (1 + gridDim.x);
+  if (threadIdx.x == 0) mine[1 + slice] = sum;
+  if (threadIdx.x == 0 && slice == 0) mine[0] = unit;
+}
+
+// y = (x·H) ⊙ after of several. Grid [slices of all, t].
+static __global__ void __launch_bounds__(kTransformThreads) coherent_kernel(const Transforms transforms) {
+  extern __shared__ float tile[];
+  wait_for_previous();
+  int slice = blockIdx.x, which = 0;
+  while (which + 1 < transforms.count && slice >= transforms.of[which].slices) slice -= transforms.of[which++].slices;
+  const Transform& t = transforms.of[which];
+  const int first = slice * t.runs * t.w, size = min(t.runs * t.w, t.n - first);
+  transform(t, t.x + blockIdx.y * t.stride, slice, tile);
+  float* const y = t.y + static_cast<int64_t>(blockIdx.y) * t.n + first;
+  for (int i = threadIdx.x; i < size; i += kTransformThreads) y[i] = t.after ? tile[spot(i)] * t.after[first + i] : tile[spot(i)];
+}
+
+}  // namespace ops::product
