@@ -52,6 +52,7 @@ def measure(o):
     import torch
     import transformers
 
+    torch.set_num_threads(1)  # of such small products, more wait for each other
     tokenizer = transformers.AutoTokenizer.from_pretrained(o.model)
     model = transformers.AutoModelForCausalLM.from_pretrained(o.model).float().eval()
     positions = model.config.max_position_embeddings
