@@ -62,7 +62,7 @@ export interface PackedProducts {
   /**
    * Linears that read one x, whole: x f32 [t, columns] → y_i f32 [t, rows_i] of each, 1 ≤ t ≤ most.
    *
-   *     x̃ = (x ⊙ su)·H      z = x̃·Ŵᵀ      y_i = (z_i·H_iᵀ) ⊙ sv_i
+   *     x̃ = (u ⊙ su)·H      z = x̃·Ŵᵀ      y_i = (z_i·H_iᵀ) ⊙ sv_i + add_i      u: x, normed or gated
    *
    * su f32 [columns], sv_i f32 [rows_i]; H, H_i as `hadamard`'s of these blocks; z_i the rows of linear i, which follow each other in Ŵ.
    * Three kernels on a GPU. QTIP (arXiv:2406.11235) section 3. Raises RangeError for other shapes than these.
@@ -76,7 +76,12 @@ export interface PackedLinear {
   readonly su: Tensor
   /** Order of the blocks of H. */
   readonly block: number
-  readonly outputs: readonly { readonly rows: number; readonly sv: Tensor; readonly block: number }[]
+  /** u = x ⊙ weight/√(mean x² + eps), weight f32 [columns]. */
+  readonly norm?: { readonly weight: Tensor; readonly eps: number }
+  /** u = silu(gate) ⊙ x, gate as x. Not with a norm. */
+  readonly gate?: Tensor
+  /** add f32 [t, rows]; left out: 0. */
+  readonly outputs: readonly { readonly rows: number; readonly sv: Tensor; readonly block: number; readonly add?: Tensor | undefined }[]
 }
 
 export interface Codebook<P extends TObject = TObject> {

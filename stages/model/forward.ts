@@ -24,8 +24,6 @@ export interface Block extends Disposable {
   readonly bytes: number
   /** A dense tensor by its full name. Throws when it is none of those that are open. */
   get(name: string): Tensor
-  /** x·Wᵀ by a linear (its name without .weight) that is no dense matrix; undefined when it is one. */
-  linear?(name: string, x: Tensor): Tensor | undefined
 }
 
 /** Makes sure that no element is NaN or infinite. Raises PipeError naming the first tensor that has such, and how many. */
@@ -193,7 +191,8 @@ export function forwardBlock(
   return out
 }
 
-function runStep(
+/** One step on its inputs, which stay the caller's; what it gives may be the residual stream itself, added to in place. */
+export function runStep(
   ops: Ops,
   config: ModelConfig,
   layer: number,
@@ -206,7 +205,7 @@ function runStep(
   const name = `${blockName(config.architecture, layer)}.${step.name}`
   const weight = (ending: string): Tensor => block.get(`${name}.${ending}`)
   const linear = (input: Tensor): Tensor => {
-    const y = block.linear?.(name, input) ?? ops.matmul(input, weight('weight'), { transposeB: true }) // x·Wᵀ
+    const y = ops.matmul(input, weight('weight'), { transposeB: true }) // x·Wᵀ
     return step.bias ? biased(y) : y
   }
   /** Takes over y. */

@@ -27,6 +27,13 @@ export interface PackedWeights {
   readonly sv: Tensor
 }
 
+/** What linears read: x; x normed; or silu(gate) ⊙ x. */
+export interface LinearInput {
+  readonly x: Tensor
+  readonly norm?: { readonly weight: Tensor; readonly eps: number }
+  readonly gate?: Tensor
+}
+
 /** From so many times the most rows of a product on, decoding once costs less than multiplying in parts. */
 const parts = 4
 
@@ -73,14 +80,25 @@ export class PackedLinears implements Disposable {
     return this.trellis.bytes
   }
 
-  /** x f32 [t, n] → x·W_iᵀ f32 [t, m_i] of each, in the order of the names. */
-  apply(x: Tensor): Tensor[] {
-    const { ops, members, packed, arranged } = this
-    const [{ su, transform, n: columns }] = members as [PackedWeights]
+  /** u f32 [t, n] of the input → u·W_iᵀ f32 [t, m_i] of each, in the order of the names; and `add` [t, m_0] to the first. */
+  apply(input: LinearInput, add?: Tensor): Tensor[] {
+    const { ops, packed, arranged, members } = this
+    const [{ su, n, transform }] = members as [PackedWeights]
+    const { x, norm, gate } = input
     if ((x.shape[0] ?? 0) <= packed.most && members.length <= packed.mostLinears) {
-      const outputs = members.map(({ m, sv, transform }) => ({ rows: m, sv, block: transform.m }))
-      return packed.linear(x, arranged, { columns, su, block: transform.n, outputs })
+      const outputs = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add : undefined }))
+      return packed.linear(x, arranged, { columns: n, su, block: transform.n, outputs, norm, gate })
     }
+    using made = norm ? ops.rmsnorm(x, norm.weight, { eps: norm.eps }) : gate && ops.siluMul(gate, x)
+    const [first, ...others] = this.#composed(made ?? x)
+    if (first === undefined || add === undefined) return [...(first ? [first] : []), ...others]
+    using product = first
+    return [ops.add(add, product), ...others]
+  }
+
+  #composed(x: Tensor): Tensor[] {
+    const { ops, members } = this
+    const [{ su, transform }] = members as [PackedWeights]
     using incoherent = ops.hadamard(x, { side: 'right', signs: su, block: transform.n })
     const z = this.#product(incoherent)
     using all = z

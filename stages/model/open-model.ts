@@ -6,7 +6,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { ModelConfig } from './config.js'
 import { type Attend, type Block, forwardBlock, Head, Opened, openBlock } from './forward.js'
-import { PackedBlock } from './packed-block.js'
+import { forwardPacked, PackedBlock } from './packed-block.js'
 import { type Precision, precisionOf } from './precision.js'
 import type { Weights } from './quantized.js'
 
@@ -55,7 +55,13 @@ export class OpenModel implements Disposable {
   stream(ids: Tensor, attend: Attend): Tensor {
     const { ops, config } = this
     const embedded = ops.embed(this.embedding.get(embeddingOf(config)), ids)
-    return this.blocks.reduce<Tensor>((x, block, layer) => forwardBlock(ops, config, layer, block, x, attend), embedded)
+    return this.blocks.reduce<Tensor>(
+      (x, block, layer) =>
+        block instanceof PackedBlock
+          ? forwardPacked(ops, config, layer, block, x, attend)
+          : forwardBlock(ops, config, layer, block, x, attend),
+      embedded,
+    )
   }
 
   /** The residual stream f32 [t, d] → logits f32 [t, vocab]. */

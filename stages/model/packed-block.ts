@@ -1,8 +1,10 @@
 /** packed-block: the weights of a block whose linears stay packed where there are kernels for that; all else is dense. */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { type Block, expectFinite, Opened } from './forward.js'
-import { PackedLinears, type PackedWeights } from './linear.js'
+import { blockName, type Step } from './architecture.js'
+import type { ModelConfig } from './config.js'
+import { type Attend, type Block, expectFinite, Opened, runStep } from './forward.js'
+import { type LinearInput, PackedLinears, type PackedWeights } from './linear.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
 
@@ -59,24 +61,94 @@ export class PackedBlock implements Block {
     return this.dense.get(name)
   }
 
-  linear(name: string, x: Tensor): Tensor | undefined {
-    const waiting = this.#waiting.get(name)
-    this.#waiting.delete(name)
-    if (waiting?.x === x) return waiting.y
+  /** Whether a linear (its name without .weight) is packed. */
+  has(linear: string): boolean {
+    return this.#groups.has(linear)
+  }
+
+  /** What a packed linear makes of its input, and `add`. All linears of its product are made at once; each is given when it is asked for. */
+  product(linear: string, input: LinearInput, add?: Tensor): Tensor {
+    const waiting = this.#waiting.get(linear)
+    this.#waiting.delete(linear)
+    if (waiting?.x === input.x && add === undefined) return waiting.y
     waiting?.y[Symbol.dispose]()
-    const group = this.#groups.get(name)
-    if (group === undefined) return undefined
-    let own: Tensor | undefined
-    for (const [i, y] of group.apply(x).entries()) {
-      const of = group.names[i] as string
-      if (of === name) own = y
-      else this.#waiting.set(of, { x, y })
-    }
-    return own
+    const group = this.#groups.get(linear)
+    // Something is added to linears that are alone in their product.
+    if (group === undefined || (add !== undefined && group.names.length > 1)) throw new Error(`${linear} is no packed linear of its own`)
+    for (const [i, y] of group.apply(input, add).entries()) this.#waiting.set(group.names[i] as string, { x: input.x, y })
+    const made = this.#waiting.get(linear)
+    this.#waiting.delete(linear)
+    return (made as { y: Tensor }).y
   }
 
   [Symbol.dispose](): void {
     for (const { y } of this.#waiting.values()) y[Symbol.dispose]()
     for (const part of [this.dense, ...new Set(this.#groups.values())]) part[Symbol.dispose]()
+  }
+}
+
+/** A value of a block; what is only read by packed linears is left to them: a norm, a gate. */
+interface Value extends LinearInput {
+  /** Tensors that go when the value does. */
+  readonly owned: Tensor[]
+}
+
+/** As forwardBlock, with attention to a cache: what comes before and after packed linears is part of their op, where that has room for it. */
+export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, block: PackedBlock, x: Tensor, attend: Attend): Tensor {
+  const nameOf = (step: Step): string => `${blockName(config.architecture, layer)}.${step.name}`
+  const values = new Map<string, Value>([['x', { x, owned: [x] }]])
+  for (const [i, step] of config.steps.entries()) {
+    const inputs = step.reads.map(name => values.get(name) as Value)
+    const [first, second] = inputs as [Value, Value]
+    let out: Value
+    if (isPacked(step)) {
+      const isAdded = step.op === 'add linear'
+      const y = block.product(nameOf(step), isAdded ? second : first, isAdded ? first.x : undefined)
+      out = own(step.bias ? biased(y, nameOf(step)) : y)
+    } else if (step.op === 'rmsnorm' && isLeft(i)) {
+      out = { x: first.x, norm: { weight: block.get(`${nameOf(step)}.weight`), eps: config.eps }, owned: [] }
+    } else if (step.op === 'silu·' && isLeft(i)) out = { x: second.x, gate: first.x, owned: [] }
+    else
+      out = own(
+        runStep(
+          ops,
+          config,
+          layer,
+          block,
+          step,
+          inputs.map(({ x }) => x),
+          attend,
+        ),
+      )
+    for (const { value } of step.dies) {
+      const dead = values.get(value)
+      values.delete(value)
+      for (const tensor of dead?.owned ?? []) {
+        if (out.owned.includes(tensor)) continue // the residual stream, added to in place
+        if (tensor === out.x || tensor === out.gate) out.owned.push(tensor)
+        else tensor[Symbol.dispose]()
+      }
+    }
+    values.set(step.out, out)
+  }
+  return (values.get('x') as Value).x
+
+  function own(tensor: Tensor): Value {
+    return { x: tensor, owned: [tensor] }
+  }
+  function isPacked(step: Step): boolean {
+    return (step.op === 'linear' || step.op === 'add linear') && block.has(nameOf(step))
+  }
+  /** Whether packed linears alone read what step i makes. */
+  function isLeft(i: number): boolean {
+    const name = config.steps[i]?.out ?? ''
+    const later = config.steps.slice(i + 1)
+    const again = later.findIndex(({ out }) => out === name)
+    const readers = (again < 0 ? later : later.slice(0, again + 1)).filter(({ reads }) => reads.includes(name))
+    return readers.every(step => isPacked(step) && step.reads.at(-1) === name && !step.reads.slice(0, -1).includes(name))
+  }
+  function biased(y: Tensor, name: string): Tensor {
+    using unbiased = y
+    return ops.addBias(unbiased, block.get(`${name}.bias`))
   }
 }

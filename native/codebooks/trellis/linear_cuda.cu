@@ -3,7 +3,10 @@
 #include "linear.h"
 
 #include "../../core/error.h"
+#include "../../ops/add/add.h"
 #include "../../ops/hadamard/hadamard.h"
+#include "../../ops/rmsnorm/rmsnorm.h"
+#include "../../ops/silu-mul/silu_mul.h"
 #include "product.h"
 #include "product_launch.cuh"
 #include "transform_kernel.cuh"
@@ -50,8 +53,12 @@ void enqueue(Kernel kernel, const Transforms& transforms, int blocks, int64_t t,
 // What kernels of one part each would do, where the fused ones do not fit.
 void compose(const TrellisLinearArgs& a) {
   const int64_t rows = a.rows();
-  Scratch<float> incoherent(a.t * a.columns), z(a.t * rows);
-  hadamard({a.x, a.su, incoherent, a.t, a.columns, a.block, a.factor, false, false});
+  Scratch<float> incoherent(a.t * a.columns), z(a.t * rows), made(a.weight || a.gate ? a.t * a.columns : 1);
+  const auto *x = reinterpret_cast<const uint8_t*>(a.x), *gate = reinterpret_cast<const uint8_t*>(a.gate);
+  auto* const into = reinterpret_cast<uint8_t*>(static_cast<float*>(made));
+  if (a.weight) rmsnorm({x, a.weight, into, a.t, a.columns, a.eps, false, false});
+  if (a.gate) silu_mul({gate, x, into, a.t * a.columns, false});
+  hadamard({a.weight || a.gate ? static_cast<const float*>(made) : a.x, a.su, incoherent, a.t, a.columns, a.block, a.factor, false, false});
   trellis_product({incoherent, a.arranged, a.entries, z, a.t, rows, a.columns, a.K, a.code, a.tensor_core, false});
   for (int64_t b = 0; b < a.t; ++b) {
     const float* from = z + b * rows;
@@ -59,6 +66,9 @@ void compose(const TrellisLinearArgs& a) {
       if (o.rows > 0) hadamard({from, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
       from += o.rows;
     }
+  }
+  for (const TrellisLinearArgs::Output& o : a.outputs) {
+    if (o.rows > 0 && o.add) add({o.y, o.add, o.y, a.t * o.rows, 1, 1});
   }
 }
 
@@ -75,7 +85,7 @@ void trellis_linear(const TrellisLinearArgs& a) {
   Transforms before{};
   before.count = 1;
   Transform& in = before.of[0] = Transform::of(a.columns, a.block, a.factor);
-  in.x = a.x, in.stride = n, in.before = a.su, in.mix = mixer(in.factor, false);
+  in.x = a.x, in.stride = n, in.before = a.su, in.weight = a.weight, in.gate = a.gate, in.eps = a.eps, in.mix = mixer(in.factor, false);
 
   Transforms after{};
   int blocks = 0;
@@ -84,7 +94,7 @@ void trellis_linear(const TrellisLinearArgs& a) {
   for (const TrellisLinearArgs::Output& o : a.outputs) {
     if (o.rows == 0) continue;
     Transform& out = after.of[after.count++] = Transform::of(o.rows, o.block, o.factor);
-    out.x = from, out.stride = rows, out.after = o.sv, out.mix = mixer(out.factor, true), out.y = o.y;
+    out.x = from, out.stride = rows, out.after = o.sv, out.add = o.add, out.mix = mixer(out.factor, true), out.y = o.y;
     from += o.rows, blocks += out.slices;
   }
   for_code(static_cast<ProductCode>(a.code), a.entries, here, [&]<class Code>(Args args) {

@@ -83,25 +83,37 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...same })
       return y
     },
-    linear(x, arranged, { columns, su, block, outputs }) {
+    linear(x, arranged, { columns, su, block, outputs, norm, gate }) {
       if (outputs.length < 1 || outputs.length > mostLinears)
         throw new RangeError(`linear: from 1 to ${mostLinears} linears read one x, got ${outputs.length}`)
       const all = outputs.reduce((sum, { rows }) => sum + rows, 0)
       const t = rowsOf('linear', x, arranged, all, columns)
       expectExactly('linear', 'su', su, 'f32', [columns])
+      if (norm !== undefined && gate !== undefined) throw new RangeError('linear: x is normed or gated, not both')
+      if (norm !== undefined) expectExactly('linear', 'norm.weight', norm.weight, 'f32', [columns])
+      if (gate !== undefined) expectExactly('linear', 'gate', gate, 'f32', [t, columns])
       const factor = factorOf('block', block, columns)
-      const factors = outputs.map(({ rows, sv, block }, i) => {
+      const factors = outputs.map(({ rows, sv, block, add }, i) => {
+        if (add !== undefined) expectExactly('linear', `outputs[${i}].add`, add, 'f32', [t, rows])
         expectSizes('linear', rows, columns)
         expectExactly('linear', `outputs[${i}].sv`, sv, 'f32', [rows])
         return factorOf(`outputs[${i}].block`, block, rows)
       })
       const results = outputs.map(({ rows }) => device.empty('f32', [t, rows]))
       const numbered = Array.from({ length: mostLinears }, (_, i) => {
-        const { rows = 0, sv = undefined, block = 0 } = outputs[i] ?? {}
-        return { [`sv${i}`]: sv, [`y${i}`]: results[i], [`rows${i}`]: rows, [`block${i}`]: block, [`factor${i}`]: factors[i] ?? 0 }
+        const { rows = 0, sv = undefined, add = undefined, block = 0 } = outputs[i] ?? {}
+        return {
+          [`sv${i}`]: sv,
+          [`add${i}`]: add,
+          [`y${i}`]: results[i],
+          [`rows${i}`]: rows,
+          [`block${i}`]: block,
+          [`factor${i}`]: factors[i] ?? 0,
+        }
       })
       const weights = { arranged, entries: entriesOnDevice(), ...same }
-      device.run('trellis_linear', { x, su, ...weights, ...Object.assign({}, ...numbered), t, columns, block, factor })
+      const before = { weight: norm?.weight, gate, eps: norm?.eps ?? 0 }
+      device.run('trellis_linear', { x, su, ...before, ...weights, ...Object.assign({}, ...numbered), t, columns, block, factor })
       return results
     },
     [Symbol.dispose]() {

@@ -11,12 +11,13 @@ namespace ops::product {
 constexpr int kTransformThreads = 512, kSlice = 8, kMostRun = 32768, kMostSlices = 32;
 
 struct Transform {
-  const float *x, *before, *after;  // of a row; factors by coordinate, or null
+  const float *x, *before, *after;   // of a row; factors by coordinate, or null
+  const float *weight, *gate, *add;  // what linear.h has before and after, or null; gate and add: rows of n
   const float* mix;                 // [F][F up to a multiple of kSlice], or null
   float* y;                         // f32 [t, n]
   int64_t stride;                   // from row to row of x
   int n, factor, w, runs, slices;   // runs: of a slice
-  float norm;
+  float norm, eps;
   static Transform of(int64_t n, int64_t block, int64_t factor) {
     Transform t{};
     t.n = static_cast<int>(n), t.factor = static_cast<int>(factor), t.w = static_cast<int>(block / factor);
@@ -63,10 +64,19 @@ __device__ void stages(float* x, int size, int h) {
   }
 }
 
-// A slice of a row's transform into shared memory [runs·w], at `spot`s; gives this thread's share of Σ(x ⊙ before)² over the row.
-__device__ inline float transform(const Transform& t, const float* x, int slice, float* tile) {
+// A slice of a row's transform into shared memory [runs·w], at `spot`s; gives this thread's share of Σ(u ⊙ before)² over the row, and
+// of Σx². u: x ⊙ weight or silu(gate) ⊙ x.
+__device__ inline float transform(const Transform& t, int row, int slice, float* tile, float& raw) {
+  const float* const x = t.x + row * t.stride;
+  const float* const gate = t.gate ? t.gate + static_cast<int64_t>(row) * t.n : nullptr;
   const int first = slice * t.runs, runs = min(t.runs, t.n / t.w - first), size = runs * t.w;
-  const auto read = [&](int at) { return t.before ? x[at] * t.before[at] : x[at]; };
+  raw = 0;
+  const auto read = [&](int at) {
+    float v = x[at];
+    if (t.weight) raw = fmaf(v, v, raw), v *= t.weight[at];
+    if (gate) v *= gate[at] / (1.0f + expf(-gate[at]));
+    return t.before ? v * t.before[at] : v;
+  };
   float squares = 0;
   if (t.factor == 1) {
     for (int i = threadIdx.x; i < t.n; i += kTransformThreads) {
@@ -137,8 +147,11 @@ __global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Tra
   const Transform& t = transforms.of[0];
   const int slice = blockIdx.x, b = blockIdx.y, stride = padded(t.n), first = slice * t.runs * t.w, size = min(t.runs * t.w, t.n - first);
   // H keeps the norm, and no number is larger than it. The same sum, in the same order, in every block.
-  const float norm = sqrtf(block_total(transform(t, t.x + b * t.stride, slice, tile)));
+  float raw;
+  const float norm = sqrtf(block_total(transform(t, b, slice, tile, raw)));
   const float unit = norm == 0 ? 1 : norm * (1.001f / most_digits<Code>);
+  // rmsnorm's factor is one of the whole row, so it can be left to the unit.
+  const float factor = t.weight ? 1.0f / sqrtf(block_total(raw) / static_cast<float>(t.n) + t.eps) : 1;
   unsigned char* const to = parts + static_cast<int64_t>(b) * Code::parts * stride * (Code::bytes ? 1 : 2);
   float sum = 0;
   const int end = slice == static_cast<int>(gridDim.x) - 1 ? stride - first : size;  // the last pads
@@ -149,7 +162,7 @@ __global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Tra
   if constexpr (Code::bytes) sum = block_total(sum);
   float* const mine = units + static_cast<int64_t>(b) * (1 + gridDim.x);
   if (threadIdx.x == 0) mine[1 + slice] = sum;
-  if (threadIdx.x == 0 && slice == 0) mine[0] = unit;
+  if (threadIdx.x == 0 && slice == 0) mine[0] = unit * factor;
 }
 
 // y = (x·H) ⊙ after of several. Grid [slices of all, t].
@@ -160,9 +173,13 @@ static __global__ void __launch_bounds__(kTransformThreads) coherent_kernel(cons
   while (which + 1 < transforms.count && slice >= transforms.of[which].slices) slice -= transforms.of[which++].slices;
   const Transform& t = transforms.of[which];
   const int first = slice * t.runs * t.w, size = min(t.runs * t.w, t.n - first);
-  transform(t, t.x + blockIdx.y * t.stride, slice, tile);
-  float* const y = t.y + static_cast<int64_t>(blockIdx.y) * t.n + first;
-  for (int i = threadIdx.x; i < size; i += kTransformThreads) y[i] = t.after ? tile[spot(i)] * t.after[first + i] : tile[spot(i)];
+  float raw;
+  transform(t, blockIdx.y, slice, tile, raw);
+  const int64_t place = static_cast<int64_t>(blockIdx.y) * t.n + first;
+  for (int i = threadIdx.x; i < size; i += kTransformThreads) {
+    const float v = t.after ? tile[spot(i)] * t.after[first + i] : tile[spot(i)];
+    t.y[place + i] = t.add ? v + t.add[place + i] : v;
+  }
 }
 
 }  // namespace ops::product

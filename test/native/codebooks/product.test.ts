@@ -261,6 +261,56 @@ t.test('large transforms, whole: as the ops one after the other', async t => {
   }
 })
 
+t.test('what comes before and after linears, as the ops one after the other', async t => {
+  for (const [code, columns, rows, tokens] of [
+    ['mul1', 11008, 32, 1],
+    ['hyb', 688, 80, 3],
+    ['hyb', 4096, 48, 2],
+    ['3inst', 96, 16, 16],
+  ] as const) {
+    const [shape, ops] = [shapeOf(code, 2, code === 'hyb'), devices.at(-1)![1]]
+    using table = ops.tensor(entries, [512, 2])
+    using products = packedProducts(ops, `trellis/${code}`, shape, code === 'hyb' ? table : undefined)!
+    using trellis = ops.tensor(randomWords((2 * rows * columns) / 8, 1), [(2 * rows * columns) / 256, 32])
+    using arranged = products.arrange(trellis, 2 * rows, columns)
+    const [x, gate, add] = [columns, columns, rows].map((size, i) =>
+      ops.tensor(
+        gaussian(tokens * size, i).map(v => 30 * v),
+        [tokens, size],
+      ),
+    )
+    const [su, weight, sv, sw] = [columns, columns, rows, rows].map((size, i) => ops.tensor(gaussian(size, 5 + i), [size]))
+    const outputs = [
+      { rows, sv: sv!, block: rows, add: add! },
+      { rows, sv: sw!, block: rows },
+    ]
+    using normed = ops.rmsnorm(x!, weight!, { eps: 1e-5 })
+    using gated = ops.siluMul(gate!, x!)
+    for (const [made, before] of [
+      [normed, { norm: { weight: weight!, eps: 1e-5 } }],
+      [gated, { gate: gate! }],
+    ] as const) {
+      const o = { columns, su: su!, block: columns, outputs: outputs.map(({ add: _, ...output }) => output) }
+      const [first, second] = products.linear(made, arranged, o)
+      using expected = ops.add(first!, add!)
+      const [y, z] = products.linear(x!, arranged, { ...o, outputs, ...before })
+      for (const [got, wanted] of [
+        [y, expected],
+        [z, second],
+      ]) {
+        const error = nmse(await values(got!), await values(wanted!))
+        t.ok(error <= 1e-11, `${code}: [${rows}, ${columns}], ${Object.keys(before)}: ${error}`)
+      }
+      for (const tensor of [first, second, y, z]) tensor![Symbol.dispose]()
+    }
+    t.throws(() => products.linear(x!, arranged, { columns, su: su!, block: columns, outputs, gate: x!, norm: { weight: su!, eps: 1 } }), {
+      message: 'linear: x is normed or gated, not both',
+    })
+    t.throws(() => products.linear(x!, arranged, { columns, su: su!, block: columns, outputs, gate: su! }), RangeError)
+    for (const tensor of [x, gate, add, su, weight, sv, sw]) tensor![Symbol.dispose]()
+  }
+})
+
 t.test('linears one below the other are one matrix', async t => {
   const [n, K] = [64, 3]
   const ops: Ops = first

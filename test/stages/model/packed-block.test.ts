@@ -6,7 +6,10 @@ import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { Decoder } from '../../../stages/model/decoder.js'
 import { writeDense } from '../../../stages/model/dense.js'
 import { Generator } from '../../../stages/model/generate.js'
-import { openWeights } from '../../../stages/model/quantized.js'
+import { readConfig } from '../../../stages/model/config.js'
+import { toDense } from '../../../stages/model/incoherence.js'
+import { openWeights, type Weights } from '../../../stages/model/quantized.js'
+import { randomWeights } from '../../../stages/model/shapes.js'
 import { greedy } from '../../../stages/model/sampling.js'
 import { countingOps, nmse, temporary, testDevice } from '../../helpers.js'
 import { smallRuns, writeSmallModel } from '../small-model.js'
@@ -85,4 +88,40 @@ for (const name of ['qtip_hyb_k2', 'qtip_hyb_k4', 'qtip_1mad_k2', 'qtip_lut_l12_
     await writeVector(folder, name)
     const opened = await equalsDense(t, folder, [2, 20], 16)
     t.equal(opened.packed.hadamard ?? 0, name === 'qtip_lut_l12_k2' ? 2 : 0, 'decoded only where there is no kernel')
+  })
+
+for (const [family, more] of [
+  ['Qwen2ForCausalLM', {}],
+  ['Qwen3ForCausalLM', { head_dim: 32 }],
+] as const)
+  t.test(`${family}: biases and norms of heads between packed linears`, async t => {
+    const sizes = { hidden_size: 64, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2 }
+    const config = readConfig({ architectures: [family], ...sizes, vocab_size: 128, rms_norm_eps: 1e-5, ...more }, family)
+    using random = randomWeights(ops, config, family, { use: 'trellis/hyb', K: 2 })
+    const open: Weights['open'] = async (name, dtype) => {
+      if (name.endsWith('.bias') || name.endsWith('norm.weight')) {
+        using ones = await random.open(name)
+        return ops.tensor(
+          Float32Array.from({ length: ones.size }, (_, i) => Math.cos(i) + (name.endsWith('.bias') ? 0 : 1.5)),
+          ones.shape,
+        )
+      }
+      const linear = await random.packed?.(name.replace(/\.weight$/, ''))
+      if (linear === undefined || !/proj/.test(name)) return random.open(name, dtype)
+      const { codec, trellis, su, sv, transform, m, n } = linear
+      using codes = codec.unpack(trellis)
+      using decoded = codec.decode(codes, m, n)
+      const dense = toDense(ops, decoded, su, sv, transform)
+      for (const x of [trellis, su, sv]) x[Symbol.dispose]()
+      return dense
+    }
+    const logitsOf = async (weights: 'packed' | 'dense'): Promise<Float32Array> => {
+      using decoder = await Decoder.open(ops, { ...random, open }, { slots: 1, positions: 8, weights })
+      await decoder.prefill(0, [5, 17, 3])
+      return (await decoder.step([{ slot: 0, token: 9 }]))[0]!
+    }
+    const [packed, dense] = [await logitsOf('packed'), await logitsOf('dense')]
+    t.ok(dense.some(x => Math.abs(x) > 0.1))
+    const error = nmse(packed, dense)
+    t.ok(error < 1e-8, `NMSE ${error}`)
   })
