@@ -33,11 +33,11 @@ struct Sums {
   int64_t all = 0, high = 0;
 };
 
-// Rows of x as whole numbers of `unit`: as they are, [t][columns], where the kernel is the portable one; else digits in its order, [t][stride].
+// Rows of x as whole numbers of `unit`: as they are, [t][2][columns], where the kernel is the portable one; else digits in its order, [t][stride].
 struct Vectors {
   double unit[kMostVectors];
   Sums sums[kMostVectors];
-  std::vector<int32_t> whole;
+  std::vector<int32_t> whole;  // X, then (X − x2)/256
   std::vector<uint8_t> digits;
   int64_t stride = 0;
 };
@@ -52,9 +52,9 @@ double unit_of(const float* x, int64_t n, double largest) {
 
 constexpr int64_t kPiece = 2048;  // columns
 
-// A piece of a row, of whole chunks: `count` of them of x, the rest zeros.
+// A piece of a row of n columns: `count` of them, in whole chunks that zeros fill.
 template <class Digit>
-Sums convert(const float* x, int64_t count, double unit, const Kernel& kernel, int columns, int32_t* whole, Digit* to) {
+Sums convert(const float* x, int64_t count, int64_t n, double unit, const Kernel& kernel, int columns, int32_t* whole, Digit* to) {
   int16_t digits[3][kPiece] = {};
   Sums sums;
   const double inverse = unit == unit ? 1 / unit : 0;
@@ -65,6 +65,7 @@ Sums convert(const float* x, int64_t count, double unit, const Kernel& kernel, i
     if (kernel.digits == Digits::bytes) {
       digits[2][j] = static_cast<int16_t>(last_digit(X, 8));
       sums.high += X;
+      if (whole) whole[n + j] = X;
       digits[1][j] = static_cast<int16_t>(last_digit(X, 8));
     } else if (kernel.digits == Digits::halves) {
       digits[1][j] = static_cast<int16_t>(last_digit(X, 12));
@@ -83,17 +84,17 @@ Vectors convert(const TrellisProductArgs& a, const Kernel& kernel, Order order, 
   const int64_t chunk_bytes = static_cast<int64_t>(kernel.slots.size()) * kernel.slot_bytes, pieces = blocks_of(a.columns, kPiece);
   out.stride = chunks * chunk_bytes;
   if (kernel.rows) out.digits.resize(blocks_of(a.t, kTogether) * kTogether * out.stride);
-  else out.whole.resize(a.t * a.columns);
+  else out.whole.resize(a.t * 2 * a.columns);
   for (int64_t b = 0; b < a.t; ++b) out.unit[b] = unit_of(a.x + b * a.columns, a.columns, a.int8 ? 127 : 127 * 65536 + 127 * 256 + 127);
   std::vector<Sums> sums(a.t * pieces);
   parallel_for(a.t * pieces, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / pieces, from = i % pieces * kPiece, count = std::min(kPiece, a.columns - from);
       const float* const x = a.x + b * a.columns + from;
-      int32_t* const whole = kernel.rows ? nullptr : out.whole.data() + b * a.columns + from;
+      int32_t* const whole = kernel.rows ? nullptr : out.whole.data() + b * 2 * a.columns + from;
       uint8_t* const to = out.digits.data() + b * out.stride + from / order.columns() * chunk_bytes;
-      sums[i] = kernel.slot_bytes == 1 ? convert(x, count, out.unit[b], kernel, order.columns(), whole, to)
-                                       : convert(x, count, out.unit[b], kernel, order.columns(), whole, reinterpret_cast<int16_t*>(to));
+      sums[i] = kernel.slot_bytes == 1 ? convert(x, count, a.columns, out.unit[b], kernel, order.columns(), whole, to)
+                                       : convert(x, count, a.columns, out.unit[b], kernel, order.columns(), whole, reinterpret_cast<int16_t*>(to));
     }
   });
   for (int64_t i = 0; i < a.t * pieces; ++i) out.sums[i / pieces].all += sums[i].all, out.sums[i / pieces].high += sums[i].high;
@@ -102,50 +103,56 @@ Vectors convert(const TrellisProductArgs& a, const Kernel& kernel, Order order, 
 
 // ── any machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-uint32_t state_at(const uint16_t* chunk, Order order, int lane, int at, int K) {
-  // The lane whose run comes after this lane's.
-  const int next = !order.tensor_core ? (lane + 2) % kLanes : lane % 2 ? lane - 1 : lane / 16 * 16 + (lane + 3) % 16;
-  const int q = at / 16;
-  const uint32_t high = chunk[q * kLanes + lane], low = q + 1 < K ? chunk[(q + 1) * kLanes + lane] : chunk[next];
-  return (high << 16 | low) >> (16 - at % 16) & 0xffff;
-}
-
-// As the kernels do, from whole x: [vectors][columns].
+// As the kernels do, from whole x: [vectors][2][columns].
+template <ProductCode code>
 void portable_rows(const Job& job, int K, const int32_t* whole, int64_t columns, int vectors, int64_t (*sums)[32]) {
-  const int V = job.code == ProductCode::hyb ? 2 : 1;
-  const bool byte_sums = job.code == ProductCode::mul1 || job.code == ProductCode::mad1;
-  const ByteSum to = byte_sum_of(job.code);
+  constexpr int V = code == ProductCode::hyb ? 2 : 1;
+  constexpr bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
+  constexpr ByteSum to = byte_sum_of(code);
+  const auto* const pairs = reinterpret_cast<const int16_t*>(job.table);
+  const bool tensor_core = job.order.tensor_core;
   for (int64_t chunk = 0; chunk < job.chunks; ++chunk) {
     const uint16_t* const words = job.words + chunk * K * kLanes;
+    const int64_t left = chunk * job.order.columns();
     for (int lane = 0; lane < kLanes; ++lane) {
+      // The bits of the run, and the first of the lane's whose run comes next.
+      const int next = !tensor_core ? (lane + 2) % kLanes : lane % 2 ? lane - 1 : lane / 16 * 16 + (lane + 3) % 16;
+      uint32_t bits[5] = {};
+      for (int q = 0; q < K; ++q) bits[q] = words[q * kLanes + lane];
+      bits[K] = words[next];
       for (int p = 0; p < 16; ++p) {
-        const int64_t column = chunk * job.order.columns() + job.order.column(p, lane % 2);
+        const int64_t column = left + job.order.column(p, lane % 2);
         if (column >= columns) continue;
-        const int row = job.order.tensor_core ? lane / 16 * 16 + (p & 2) * 4 + lane % 16 / 2 : lane / 2;
-        const uint32_t s = state_at(words, job.order, lane, p / V * V * K, K);
-        if (byte_sums) {
-          const int64_t v = byte_sum(s * to.factor + to.addend);
-          for (int b = 0; b < vectors; ++b) sums[b][row] += v * whole[b * columns + column];
-          continue;
-        }
-        int v, h;
-        if (job.code == ProductCode::hyb) {
+        const int row = tensor_core ? lane / 16 * 16 + (p & 2) * 4 + lane % 16 / 2 : lane / 2, at = p / V * V * K;
+        const uint32_t s = (bits[at / 16] << 16 | bits[at / 16 + 1]) >> (16 - at % 16) & 0xffff;
+        int v, h = 0;
+        if constexpr (byte_sums) {
+          v = byte_sum(s * to.factor + to.addend);
+        } else if constexpr (code == ProductCode::hyb) {
           const uint32_t u = s * (s + 1);
-          v = reinterpret_cast<const int16_t*>(job.table)[2 * (u >> 6 & 511) + p % 2];
+          v = pairs[2 * (u >> 6 & 511) + p % 2];
           if (p % 2 == 0 && u & 0x8000) v = -v;
           h = (v + 128) >> 8;
         } else {
-          v = static_cast<int>(value(job.code, s, nullptr).first * 8192);
+          v = static_cast<int>(value(code, s, nullptr).first * 8192);
           h = v >> 8;
         }
         for (int b = 0; b < vectors; ++b) {
-          int32_t X = whole[b * columns + column];
-          sums[b][row] += int64_t{h} * X;
-          last_digit(X, 8);
-          sums[b][row] += int64_t{v - 256 * h} * X;
+          const int32_t* const X = whole + 2 * b * columns + column;
+          sums[b][row] += byte_sums ? int64_t{v} * X[0] : int64_t{h} * X[0] + int64_t{v - 256 * h} * X[columns];
         }
       }
     }
+  }
+}
+
+auto portable_rows_of(ProductCode code) {
+  switch (code) {
+    case ProductCode::hyb: return portable_rows<ProductCode::hyb>;
+    case ProductCode::mad1: return portable_rows<ProductCode::mad1>;
+    case ProductCode::inst3: return portable_rows<ProductCode::inst3>;
+    case ProductCode::mul1: return portable_rows<ProductCode::mul1>;
+    default: return portable_rows<ProductCode::mcg>;
   }
 }
 
@@ -232,7 +239,7 @@ void trellis_product(const TrellisProductArgs& a) {
       const Job job{code, order, chunks, words, table, x.digits.data(), x.stride};
       int64_t sums[kMostVectors][32] = {};
       if (kernel.rows) kernel.rows(job, static_cast<int>(a.t), sums);
-      else portable_rows(job, static_cast<int>(a.K), x.whole.data(), a.columns, static_cast<int>(a.t), sums);
+      else portable_rows_of(code)(job, static_cast<int>(a.K), x.whole.data(), a.columns, static_cast<int>(a.t), sums);
       const int64_t first = block * order.rows(), count = std::min<int64_t>(order.rows(), a.rows - first);
       for (int64_t b = 0; b < a.t; ++b) {
         const int64_t bias = kernel.high_bias * x.sums[b].all + kernel.low_bias * x.sums[b].high;
