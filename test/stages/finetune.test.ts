@@ -13,7 +13,7 @@ const model = join(folder, 'model')
 await writeSmallModel(model)
 const small = smallRuns(ops, folder, model)
 const codebook = { use: 'trellis/hyb', L: 12, K: 2, Q: 9 }
-const tuning = { text: small.text, sequences: 56, length: 32, validation: 8, epochs: 1, batch: 4, rate: 1e-3, vectorRate: 1e-3 }
+const tuning = { text: small.text, sequences: 40, length: 32, validation: 8, epochs: 1, batch: 4, rate: 1e-3, vectorRate: 1e-3 }
 const inner = [{ use: 'rht' }, { use: 'round', codebook }]
 
 /** The validation loss of each block when its last linear was done. */
@@ -78,9 +78,9 @@ t.test('a rate that diverges: the best state is kept, and said so', async t => {
 })
 
 t.test('a validation split larger than the text is refused in a sentence', async t => {
-  await t.rejects(small.run([{ use: 'finetune', ...tuning, perLinear: inner, validation: 56 }]), {
+  await t.rejects(small.run([{ use: 'finetune', ...tuning, perLinear: inner, validation: 40 }]), {
     code: 'graph',
-    message: /validation: of 56 sequences 56 are for validation: none is left to train on\./,
+    message: /validation: of 40 sequences 40 are for validation: none is left to train on\./,
   })
   const short = join(folder, 'short.txt')
   writeFileSync(short, readFileSync(small.text, 'utf8').slice(0, 300))
