@@ -59,7 +59,7 @@ t.test('several codes in one checkpoint, one of them without products: logits an
   }
   await run([{ use: 'rht' }, { use: 'round', codebook, overrides }])
   const packed = join(folder, 'runs/shared/model')
-  const opened = await equalsDense(t, packed, [3, 40, 150], 2048)
+  const opened = await equalsDense(t, packed, [3, 40, 400], 2048)
   // Decoded at opening: o of both blocks, in place of all fourteen (each takes a transform from the left and one from the right).
   t.equal(opened.dense.hadamard, 28)
   t.equal(opened.packed.hadamard, 4)
