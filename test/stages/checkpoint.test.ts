@@ -52,6 +52,11 @@ t.test('a model by itself, quantized or dense', async t => {
   const dense = await run('evaluate', `model=${model}`)
   t.equal(dense.code, 0, dense.stderr)
   t.match(dense.result, { perplexity: expected.perplexity.original, bytes: expected.bytes.original, bitsPerWeight: 32 })
+  t.match(dense.result, { tokensPerSecond: Number })
+  writeFileSync(join(model, 'generation_config.json'), '{')
+  const unsaid = await run('evaluate', `model=${model}`)
+  t.match(unsaid.stderr, /tokens a second are not measured: is not valid JSON/)
+  t.equal(unsaid.result.perplexity, dense.result.perplexity, 'what can be measured is')
   t.match(dense.stdout, /\n +value\nbits a weight +32\.000\nsize +\S+ MB\nperplexity +\d/)
 })
 
