@@ -22,6 +22,8 @@
 //   the same, states by byte permutes of shifted words                                             6.0   49.4   47.3
 //   3inst by the f16 instruction (halves as two places along k)                                    8.1   85.8
 //   the same, by byte permutes                                                                     7.9   75.7   74.0
+//   one of products, weights, table, x left out (wrong, to see what bounds)                   5.0…5.3  39.7…41.3
+// Neither memory, nor shared memory, nor the matrix instructions bound it: instructions do, 260 a chunk of which 45 at the ends of strips.
 // Profile of the fifth: 3.0 instructions a clock of 4, the integer pipe 58 % busy; warps that cannot go on wait for x from the level-1 cache.
 #include <cstdio>
 #include <cstdlib>
