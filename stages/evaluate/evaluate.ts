@@ -23,6 +23,8 @@ import { tokensPerSecond } from './speed.js'
 
 /** Of a sequence in published figures. */
 const usualLength = 2048
+/** Of wikitext2's test split, by tokenizers of today; ptb has fewer. */
+const tokensOfTest = 3e5
 
 const params = Type.Object(
   {
@@ -48,7 +50,8 @@ export default defineStage({
   output: metrics,
   scope: 'stream',
   batch: () => 'all',
-  estimate(rows, { sequences, length = usualLength }) {
+  estimate(rows, { sequences: last, length = usualLength, protocol }) {
+    const sequences = protocol === 'end' ? last : protocol === 'c4' ? 256 : Math.ceil(tokensOfTest / length)
     const { groups, weights, head, models } = sizesOf(rows)
     // Two models, and their predictions of every token; a block of weights, its chunk, residual streams and logits.
     const width = Math.min(...groups.map(({ n }) => n))
