@@ -294,19 +294,14 @@ float time_linears(cudaStream_t stream, int sm, ops::ProductCode code, const std
     int shared = 0;
     for (int i = 0; i < transforms.count; ++i) shared = std::max(shared, transform_bytes(transforms.of[i]));
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "shared");
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization, attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(blocks, 1), config.blockDim = kTransformThreads, config.dynamicSmemBytes = shared, config.stream = stream;
-    config.attrs = &attribute, config.numAttrs = overlap ? 1 : 0;
-    check(cudaLaunchKernelEx(&config, kernel, transforms, rest...), "transform");
+    check(ops::launch(kernel, blocks, kTransformThreads, shared, stream, overlap, transforms, rest...), "transform");
   };
   const int copies = static_cast<int>(std::max<size_t>(1, pool / bytes)), nodes = std::clamp(copies, 4, 60);
   return microseconds(stream, nodes, [&](int i) {
     const unsigned char* packed = d_pool + i % copies * bytes;
     for (const Step& step : steps) {
       const int m = step.linear.m(), n = step.linear.n;
-      enqueue(incoherent_kernel<Code>, step.before, step.before.of[0].slices, false, d_parts, d_units, true);
+      enqueue(incoherent_kernel<Code, Input::scaled>, step.before, step.before.of[0].slices, true, d_parts, d_units, true);
       const Args args{reinterpret_cast<const uint32_t*>(packed), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_z, m, n, 1,
                       step.before.of[0].slices, 0, 0, 1, 0};
       check(launch<Code, K, true, 1, 32, 1, 1>(with_code(args, code), sm, true, stream), "product");

@@ -41,13 +41,7 @@ void enqueue(Kernel kernel, const Transforms& transforms, int blocks, int64_t t,
   int bytes = 0;
   for (int i = 0; i < transforms.count; ++i) bytes = std::max(bytes, transform_bytes(transforms.of[i]));
   allow_shared(kernel, bytes);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks, static_cast<unsigned>(t)), config.blockDim = kTransformThreads, config.dynamicSmemBytes = bytes, config.stream = stream();
-  config.attrs = &attribute, config.numAttrs = overlap ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, transforms, rest...));
+  check(ops::launch(kernel, dim3(blocks, static_cast<unsigned>(t)), kTransformThreads, bytes, stream(), overlap, transforms, rest...));
 }
 
 // What kernels of one part each would do, where the fused ones do not fit.
@@ -76,7 +70,7 @@ void compose(const TrellisLinearArgs& a) {
 
 void trellis_linear(const TrellisLinearArgs& a) {
   const Card here = card();
-  bool all = fits(a.columns, a.block, a.factor, here);
+  bool all = a.su && fits(a.columns, a.block, a.factor, here);
   for (const TrellisLinearArgs::Output& o : a.outputs) all = all && (o.rows == 0 || fits(o.rows, o.block, o.factor, here));
   if (!all) return compose(a);
 
@@ -100,8 +94,12 @@ void trellis_linear(const TrellisLinearArgs& a) {
   for_code(static_cast<ProductCode>(a.code), a.entries, here, [&]<class Code>(Args args) {
     args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.m = rows, args.n = n;
     const Parts<Code> parts(a.t, n, in.slices);
-    // Not begun early: the product reads weights and table before it waits, which whoever wrote them has then left behind.
-    enqueue(incoherent_kernel<Code>, before, in.slices, a.t, false, static_cast<unsigned char*>(parts.digits), static_cast<float*>(parts.units), natural);
+    const auto begin = [&](auto kernel) {
+      enqueue(kernel, before, in.slices, a.t, here.overlaps, static_cast<unsigned char*>(parts.digits), static_cast<float*>(parts.units), natural);
+    };
+    if (a.weight) begin(incoherent_kernel<Code, Input::normed>);
+    else if (a.gate) begin(incoherent_kernel<Code, Input::gated>);
+    else begin(incoherent_kernel<Code, Input::scaled>);
     multiply<Code>(args, static_cast<int>(a.K), natural, parts, z, here);
   });
   enqueue(coherent_kernel, after, blocks, a.t, here.overlaps);

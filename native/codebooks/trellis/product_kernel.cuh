@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../../core/overlap.cuh"
 #include "product_states.cuh"
 
 namespace ops::product {
@@ -108,17 +109,6 @@ __device__ inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, u
 __device__ inline void mma(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-// The kernel before this one in the stream may still run until here; the one after may begin.
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void let_next_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
 }
 
 // All threads of a block wrote what they had to; in turns, each by its parity.
@@ -341,13 +331,8 @@ cudaError_t launch(const Args& args, int blocks, bool overlap, cudaStream_t stre
   const int bytes = shared_bytes<Code>(warps, args.t);
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = std::min(blocks, (args.m + kRows - 1) / kRows), config.blockDim = 32 * warps;
-  config.dynamicSmemBytes = bytes, config.stream = stream, config.attrs = &attribute, config.numAttrs = overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, function, args);
+  const int strips = (args.m + kRows - 1) / kRows;
+  return ops::launch(function, std::min(blocks, strips), 32 * warps, bytes, stream, overlap, args);
 }
 
 }  // namespace ops::product

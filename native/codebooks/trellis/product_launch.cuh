@@ -11,11 +11,10 @@ struct Card {
   bool overlaps;    // kernels with the one before
 };
 inline Card card() {
-  int device, shared, major;
+  int device, shared;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return {shared, major >= 9};
+  return {shared, card_overlaps()};
 }
 
 // What becomes of t vectors of n numbers before a product. slots: in how many pieces Σx is left.

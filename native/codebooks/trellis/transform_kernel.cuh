@@ -64,37 +64,49 @@ __device__ void stages(float* x, int size, int h) {
   }
 }
 
-// A slice of a row's transform into shared memory [runs·w], at `spot`s; gives this thread's share of Σ(u ⊙ before)² over the row, and
-// of Σx². u: x ⊙ weight or silu(gate) ⊙ x.
-__device__ inline float transform(const Transform& t, int row, int slice, float* tile, float& raw) {
+// What is transformed: x; x ⊙ before; and x ⊙ weight or silu(gate) ⊙ x in place of x. Known to the compiler, so that loads are on their way together.
+enum class Input { plain, scaled, normed, gated };
+
+// A slice of a row's transform into shared memory [runs·w], at `spot`s; gives this thread's share of Σu² over the row, u: the input, and
+// of Σx² where it is normed.
+template <Input kInput>
+__device__ float transform(const Transform& t, int row, int slice, float* tile, float& raw) {
+  constexpr int kAhead = 8;  // loads of a thread on their way
   const float* const x = t.x + row * t.stride;
-  const float* const gate = t.gate ? t.gate + static_cast<int64_t>(row) * t.n : nullptr;
+  const float* const gate = kInput == Input::gated ? t.gate + static_cast<int64_t>(row) * t.n : nullptr;
   const int first = slice * t.runs, runs = min(t.runs, t.n / t.w - first), size = runs * t.w;
   raw = 0;
   const auto read = [&](int at) {
     float v = x[at];
-    if (t.weight) raw = fmaf(v, v, raw), v *= t.weight[at];
-    if (gate) v *= gate[at] / (1.0f + expf(-gate[at]));
-    return t.before ? v * t.before[at] : v;
+    if constexpr (kInput == Input::normed) raw = fmaf(v, v, raw), v *= t.weight[at];
+    // The exact quotient has a branch, behind which loads would wait one after the other.
+    if constexpr (kInput == Input::gated) v *= __fdividef(gate[at], 1.0f + __expf(-gate[at]));
+    if constexpr (kInput != Input::plain) v *= t.before[at];
+    return v;
   };
   float squares = 0;
   if (t.factor == 1) {
-    for (int i = threadIdx.x; i < t.n; i += kTransformThreads) {
-      const float v = read(i);
-      squares = fmaf(v, v, squares);
-      const int in = i - first * t.w;
-      if (in >= 0 && in < size) tile[spot(in)] = v * t.norm;
+    for (int base = threadIdx.x; base < t.n; base += kAhead * kTransformThreads) {
+      float v[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) v[i] = base + i * kTransformThreads < t.n ? read(base + i * kTransformThreads) : 0;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        squares = fmaf(v[i], v[i], squares);
+        const int in = base + i * kTransformThreads - first * t.w;
+        if (in >= 0 && in < size) tile[spot(in)] = v[i] * t.norm;
+      }
     }
   } else {
     const int wide = min(t.w, kTransformThreads), terms = kTransformThreads / wide, across = (t.factor + kSlice - 1) / kSlice * kSlice;
     const int share = threadIdx.x / wide;
     for (int c = threadIdx.x % wide; c < t.w; c += wide) {
       float sums[kSlice] = {};
-#pragma unroll 4
+#pragma unroll 8
       for (int k = share; k < t.factor; k += terms) {
-        const float v = read(k * t.w + c);
         const float4* const mix = reinterpret_cast<const float4*>(t.mix + k * across + first);
         const float4 low = __ldg(mix), high = __ldg(mix + 1);
+        const float v = read(k * t.w + c);
         squares = fmaf(v, v, squares);
         sums[0] = fmaf(low.x, v, sums[0]), sums[1] = fmaf(low.y, v, sums[1]), sums[2] = fmaf(low.z, v, sums[2]), sums[3] = fmaf(low.w, v, sums[3]);
         sums[4] = fmaf(high.x, v, sums[4]), sums[5] = fmaf(high.y, v, sums[5]), sums[6] = fmaf(high.z, v, sums[6]), sums[7] = fmaf(high.w, v, sums[7]);
@@ -140,23 +152,25 @@ __device__ inline float block_total(float v) {
 }
 
 // (x ⊙ before)·H into parts and units of a product. Grid [slices, t].
-template <class Code>
+template <class Code, Input kInput>
 __global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Transforms transforms, unsigned char* parts, float* units, bool natural) {
   extern __shared__ float tile[];
+  // In this order: the product reads weights and table before it waits, which whoever wrote them has then left behind.
+  wait_for_previous();
   let_next_begin();
   const Transform& t = transforms.of[0];
   const int slice = blockIdx.x, b = blockIdx.y, stride = padded(t.n), first = slice * t.runs * t.w, size = min(t.runs * t.w, t.n - first);
   // H keeps the norm, and no number is larger than it. The same sum, in the same order, in every block.
   float raw;
-  const float norm = sqrtf(block_total(transform(t, b, slice, tile, raw)));
-  const float unit = norm == 0 ? 1 : norm * (1.001f / most_digits<Code>);
+  const float norm = sqrtf(block_total(transform<kInput>(t, b, slice, tile, raw)));
+  const float unit = norm == 0 ? 1 : norm * (1.001f / most_digits<Code>), inverse = 1 / unit;
   // rmsnorm's factor is one of the whole row, so it can be left to the unit.
-  const float factor = t.weight ? 1.0f / sqrtf(block_total(raw) / static_cast<float>(t.n) + t.eps) : 1;
+  const float factor = kInput == Input::normed ? 1.0f / sqrtf(block_total(raw) / static_cast<float>(t.n) + t.eps) : 1;
   unsigned char* const to = parts + static_cast<int64_t>(b) * Code::parts * stride * (Code::bytes ? 1 : 2);
   float sum = 0;
   const int end = slice == static_cast<int>(gridDim.x) - 1 ? stride - first : size;  // the last pads
   for (int i = threadIdx.x; i < end; i += kTransformThreads) {
-    const int j = first + i, digits = split<Code::bytes>(i < size ? tile[spot(i)] / unit : 0, to, j / 32 * 32 + place<Code::V>(j % 32, natural), stride);
+    const int j = first + i, digits = split<Code::bytes>(i < size ? tile[spot(i)] * inverse : 0, to, j / 32 * 32 + place<Code::V>(j % 32, natural), stride);
     if constexpr (Code::bytes) sum += static_cast<float>(digits);
   }
   if constexpr (Code::bytes) sum = block_total(sum);
@@ -169,12 +183,13 @@ __global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Tra
 static __global__ void __launch_bounds__(kTransformThreads) coherent_kernel(const Transforms transforms) {
   extern __shared__ float tile[];
   wait_for_previous();
+  let_next_begin();
   int slice = blockIdx.x, which = 0;
   while (which + 1 < transforms.count && slice >= transforms.of[which].slices) slice -= transforms.of[which++].slices;
   const Transform& t = transforms.of[which];
   const int first = slice * t.runs * t.w, size = min(t.runs * t.w, t.n - first);
   float raw;
-  transform(t, blockIdx.y, slice, tile, raw);
+  transform<Input::plain>(t, blockIdx.y, slice, tile, raw);
   const int64_t place = static_cast<int64_t>(blockIdx.y) * t.n + first;
   for (int i = threadIdx.x; i < size; i += kTransformThreads) {
     const float v = t.after ? tile[spot(i)] * t.after[first + i] : tile[spot(i)];

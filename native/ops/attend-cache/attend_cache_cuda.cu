@@ -3,6 +3,7 @@
 #include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
+#include "../../core/overlap.cuh"
 
 namespace ops {
 
@@ -15,7 +16,9 @@ constexpr int kBlocks = 512;  // wanted, to fill a card. A constant, not the car
 
 // Rotation and keeping; counts how many blocks of a row and head are done with, from 0.
 template <class T>
-__global__ void __launch_bounds__(kThreads) keep_kernel(AttendCacheArgs args, float* turned, int* done) {
+__global__ void __launch_bounds__(kThreads) keep_kernel(const AttendCacheArgs args, float* turned, int* done) {
+  wait_for_previous();
+  let_next_begin();
   const int64_t half = args.e / 2, q_pairs = args.heads * half, kv_pairs = args.kv_heads * half, across = q_pairs + kv_pairs;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= args.t * across) return;
@@ -69,7 +72,9 @@ struct Sum {
 // A block for each part of the keys of a row and head, a warp for every kWarps-th run of kKeys of them, its lanes along the
 // head. The block that is done last adds the parts up, in their order.
 template <class T, int PER, bool FULL>
-__global__ void __launch_bounds__(kWarps * 32) attend_kernel(AttendCacheArgs args, const float* turned, float* parts, int* done) {
+__global__ void __launch_bounds__(kWarps * 32) attend_kernel(const AttendCacheArgs args, const float* turned, float* parts, int* done) {
+  wait_for_previous();
+  let_next_begin();
   __shared__ float shared[kWarps][2 + 32 * PER];
   __shared__ bool is_last;
   const int64_t head = blockIdx.y, i = blockIdx.z, e = args.e, at = i * args.heads + head, stride = args.kv_heads * e;
@@ -168,8 +173,7 @@ void attend(const AttendCacheArgs& args, const float* turned, int* done) {
   const int64_t splits = std::clamp<int64_t>(kBlocks / (args.t * args.heads), 1, std::min<int64_t>(kSplits, (reach + 63) / 64));
   const Scratch<float> parts(splits > 1 ? args.t * args.heads * splits * (2 + 32 * PER) : 1);
   const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(args.heads), static_cast<unsigned>(args.t));
-  attend_kernel<T, PER, FULL><<<grid, kWarps * 32, 0, stream()>>>(args, turned, parts, done);
-  launched();
+  check(launch(attend_kernel<T, PER, FULL>, grid, kWarps * 32, 0, stream(), card_overlaps(), args, turned, parts, done));
 }
 
 template <class T, int PER = 1>
@@ -185,8 +189,8 @@ void run(const AttendCacheArgs& args) {
   const Scratch<float> turned(args.t * args.heads * args.e);
   const Scratch<int> done(args.t * args.heads);
   const int64_t pairs = args.t * (args.heads + args.kv_heads) * (args.e / 2);
-  keep_kernel<T><<<static_cast<unsigned>((pairs + kThreads - 1) / kThreads), kThreads, 0, stream()>>>(args, turned, done);
-  launched();
+  const unsigned blocks = static_cast<unsigned>((pairs + kThreads - 1) / kThreads);
+  check(launch(keep_kernel<T>, blocks, kThreads, 0, stream(), card_overlaps(), args, turned, done));
   attend<T>(args, turned, done);
 }
 
