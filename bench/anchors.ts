@@ -27,6 +27,15 @@ const round = (value: number): string => (value >= 100 ? value.toFixed(0) : `${N
 /** Markdown. */
 export function anchorsTable(): string {
   const [trellis, ldlq, seven] = [results('trellis-cuda'), results('ldlq'), results('seven-b')]
+  const [product, generation] = [results('product-cuda'), results('generation')]
+  const times = (code: string, column: string, shapes: readonly Measured[]): string =>
+    shapes.map(shape => round(figure(product, column, { code, t: 1, ...shape }))).join(' / ')
+  const sizes = [
+    { K: 2, m: 4096, n: 4096 },
+    { K: 2, m: 11008, n: 4096 },
+    { K: 2, m: 8192, n: 28672 },
+  ]
+  const rate = (of: Measured): string => round(figure(generation, 'tokensPerSecond', { batch: 1, code: 'hyb', bits: 2, ...of }))
   const rates = (code: string, bits = [2, 3, 4]): string => bits.map(K => round(figure(trellis, 'Mweights/s', { code, K }))).join(' / ')
   const [all] = seven.rows
   const lines = [
@@ -39,6 +48,20 @@ export function anchorsTable(): string {
       `${round(figure(seven, 'time s', { what: 'round' }))} / ${round(Number(all?.['time s']))}`,
       '3600 / –',
       'QTIP, from its 1.8 Mweights/s of LDLQ',
+    ],
+    [
+      'one vector times packed weights, hyb, 2 bits, 4096 × 4096 / 11008 × 4096 / 8192 × 28672, µs (x in f32, its splitting included)',
+      times('hyb', 'µs', sizes),
+      '5.5 / 13.5 / 49.5',
+      'QTIP (x in f16)',
+    ],
+    ['the same with both transforms', times('hyb', 'with Hadamards, µs', sizes), '–', ''],
+    ['the same, mul1', times('mul1', 'with Hadamards, µs', sizes), '13.2 / 23.2 / 71', 'EXL3'],
+    [
+      'tokens/s, 2 bits, one text: shapes of Llama-2-7B / Llama-3-8B / Llama-2-70B',
+      ['llama-2-7b', 'llama-3-8b', 'llama-2-70b'].map(model => rate({ model })).join(' / '),
+      '188 / – / –',
+      'QTIP, on an RTX 6000 Ada',
     ],
   ]
   return ['| | here | published code | |', '|---|---|---|---|', ...lines.map(cells => `| ${cells.join(' | ')} |`)].join('\n')
