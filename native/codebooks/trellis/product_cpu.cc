@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "../../core/parallel.h"
 #include "product_code.h"
@@ -193,6 +196,28 @@ double whole_table(const uint16_t* f16, int16_t* table) {
   return smallest;
 }
 
+// What the kernels read of hyb's table; unit: what its whole numbers are worth.
+struct Table {
+  double unit = 0x1p-13;
+  alignas(64) uint8_t bytes[kTable];
+};
+
+// Of the last tables, found by their entries: to make one takes as long as a product of 256 × 256, and a model has one, or one a linear.
+const Table& table_of(const uint16_t* entries, const Kernel& kernel) {
+  thread_local std::map<std::pair<decltype(kernel.arrange_table), std::vector<uint16_t>>, Table> made;
+  constexpr size_t kMost = 1024;
+  std::vector<uint16_t> key(entries, entries + 1024);
+  const auto found = made.find({kernel.arrange_table, key});
+  if (found != made.end()) return found->second;
+  if (made.size() >= kMost) made.clear();
+  Table& table = made[{kernel.arrange_table, std::move(key)}];
+  int16_t whole[1024];
+  table.unit = whole_table(entries, whole);
+  if (kernel.arrange_table) kernel.arrange_table(whole, table.bytes);
+  else std::memcpy(table.bytes, whole, sizeof whole);
+  return table;
+}
+
 }  // namespace
 }  // namespace product
 
@@ -226,17 +251,14 @@ void trellis_product(const TrellisProductArgs& a) {
   if (!kernel.rows) kernel.digits = byte_sums ? Digits::halves : Digits::bytes;
 
   const Vectors x = convert(a, kernel, order, chunks);
-  alignas(64) uint8_t table[kTable];
-  int16_t whole[1024];
-  const double unit = code == ProductCode::hyb ? whole_table(a.entries, whole) : 0x1p-13;
-  if (kernel.arrange_table) kernel.arrange_table(whole, table);
-  else if (code == ProductCode::hyb) std::memcpy(table, whole, sizeof whole);
+  const Table none{};
+  const Table& table = code == ProductCode::hyb ? table_of(a.entries, kernel) : none;
   const ByteSum to = byte_sum_of(code);
 
   parallel_for(blocks_of(a.rows, order.rows()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const auto* const words = reinterpret_cast<const uint16_t*>(a.arranged) + block * chunks * a.K * kLanes;
-      const Job job{code, order, chunks, words, table, x.digits.data(), x.stride};
+      const Job job{code, order, chunks, words, table.bytes, x.digits.data(), x.stride};
       int64_t sums[kMostVectors][32] = {};
       if (kernel.rows) kernel.rows(job, static_cast<int>(a.t), sums);
       else portable_rows_of(code)(job, static_cast<int>(a.K), x.whole.data(), a.columns, static_cast<int>(a.t), sums);
@@ -245,8 +267,8 @@ void trellis_product(const TrellisProductArgs& a) {
         const int64_t bias = kernel.high_bias * x.sums[b].all + kernel.low_bias * x.sums[b].high;
         for (int64_t i = 0; i < count; ++i) {
           const double sum = static_cast<double>(sums[b][i] - (byte_sums ? 510 * x.sums[b].all : bias));
-          a.y[b * a.rows + first + i] =
-              static_cast<float>(byte_sums ? (sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset) * x.unit[b] : sum * (256 * unit * x.unit[b]));
+          const double y = byte_sums ? sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset : sum * (256 * table.unit);
+          a.y[b * a.rows + first + i] = static_cast<float>(y * x.unit[b]);
         }
       }
     }

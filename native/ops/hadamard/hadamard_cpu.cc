@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <optional>
+#include <map>
+#include <tuple>
 #include <vector>
 
 #include "../../core/gemm.h"
@@ -76,6 +77,12 @@ class Mixer {
   std::vector<float> packed_;
 };
 
+// Made once: a matrix of order 172 takes ten times as long to make as a row takes to be transformed, and decoding transforms rows one at a time.
+const Mixer& mixer(int64_t order, bool inverse) {
+  thread_local std::map<std::tuple<int64_t, bool, Level>, Mixer> made;  // of the queue that runs ops here
+  return made.try_emplace({order, inverse, context().level}, order, inverse).first->second;
+}
+
 // Transforms each run of `block` elements of a row.
 void right(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
   const auto& [x, signs, out, m, n, block, factor, left, inverse] = args;
@@ -91,7 +98,7 @@ void right(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
       }
     });
   }
-  const Mixer mix(factor, inverse);
+  const Mixer& mix = mixer(factor, inverse);
   parallel_for(m, grain, [&](int64_t begin, int64_t end) {
     // Several blocks [factor, width] side by side, as [factor, group, width], fill the micro-kernel's columns.
     const int64_t total = (end - begin) * (n / block);
@@ -122,8 +129,7 @@ void left(const HadamardArgs& args, const HadamardKernel& kernel, float norm) {
   const auto& [x, signs, out, m, n, block, factor, is_left, inverse] = args;
   const int64_t strip = block <= 4096 ? 32 : 16;  // columns: the strip stays in an L2 of 512 KB to 1 MB
   const int64_t strips = (n + strip - 1) / strip, width = block / factor;
-  std::optional<Mixer> mix;
-  if (factor > 1) mix.emplace(factor, inverse);
+  const Mixer* const mix = factor > 1 ? &mixer(factor, inverse) : nullptr;
   parallel_for(m / block * strips, std::max<int64_t>(1, (1 << 16) / (block * strip)), [&](int64_t begin, int64_t end) {
     std::vector<float> z(block * strip);
     for (int64_t piece = begin; piece < end; ++piece) {
