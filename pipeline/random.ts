@@ -123,3 +123,9 @@ export function rng(seed: number, ...name: (string | number)[]): Random {
     },
   }
 }
+
+/** Numbers in [0, 1), one at a time: the first, second, … of a stream by that name. */
+export const draws = (seed: number, name: string): (() => number) => {
+  const random = rng(seed, name)
+  return () => random.uniform(1)[0] ?? 0
+}

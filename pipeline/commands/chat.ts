@@ -2,29 +2,24 @@
 import { TextModel } from '../../stages/model/text-model.js'
 import { freeBytesOf } from '../device.js'
 import { PipeError } from '../error.js'
-import { rng } from '../random.js'
 import { talk } from './talk.js'
 import {
   collect,
   deviceOption,
   examples,
-  type HoldingOptions,
   holdingOptions,
   number,
   openDevice,
   type Register,
   samplingOptions,
-  type SamplingOptions,
+  type WritingOptions,
+  writing,
 } from './wiring.js'
 
-interface Options extends SamplingOptions, HoldingOptions {
+interface Options extends WritingOptions {
   system?: string
   template?: string
   context?: number
-  maxTokens: number
-  seed: number
-  stop: string[]
-  device: string
 }
 
 export const register: Register = (program, wiring) => {
@@ -47,11 +42,9 @@ export const register: Register = (program, wiring) => {
       ),
     )
     .action(async (dir: string, o: Options) => {
-      if (o.stop.includes('')) throw new PipeError('input', { where: '--stop', message: 'expected a text and found an empty one.' })
+      const options = writing(o, 'chat')
       const ops = await openDevice(wiring, o.device)
       await using model = await TextModel.open(ops, dir, { ...o, slots: 1, queue: 0, mustChat: true, free: await freeBytesOf(ops.device) })
-      const random = rng(o.seed, 'chat')
-      const options = { sampling: o, uniform: () => random.uniform(1)[0] ?? 0, stop: o.stop, maxTokens: o.maxTokens }
       await talk({
         input: process.stdin,
         output: process.stdout,

@@ -5,26 +5,21 @@ import { openWeights } from '../../stages/model/quantized.js'
 import { StreamedText } from '../../stages/model/streamed-text.js'
 import { openTokenizer } from '../../stages/model/text.js'
 import { PipeError } from '../error.js'
-import { rng } from '../random.js'
 import {
   collect,
   deviceOption,
   examples,
-  type HoldingOptions,
   holdingOptions,
   number,
   openDevice,
   type Register,
-  type SamplingOptions,
   samplingOptions,
+  type WritingOptions,
+  writing,
 } from './wiring.js'
 
-interface Options extends SamplingOptions, HoldingOptions {
+interface Options extends WritingOptions {
   prompt: string
-  maxTokens: number
-  seed: number
-  stop: string[]
-  device: string
 }
 
 export const register: Register = (program, wiring) => {
@@ -42,7 +37,7 @@ export const register: Register = (program, wiring) => {
       ),
     )
     .action(async (dir: string, o: Options) => {
-      if (o.stop.includes('')) throw new PipeError('input', { where: '--stop', message: 'expected a text and found an empty one.' })
+      const options = writing(o, 'generate')
       if (o.prompt === '') throw new PipeError('input', { where: '--prompt', message: 'expected a text and found an empty one.' })
       const checkpoint = await openCheckpoint(dir)
       const tokenizer = await openTokenizer(dir, checkpoint.config.sizes.vocab)
@@ -50,11 +45,10 @@ export const register: Register = (program, wiring) => {
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
       using generator = await Generator.open(ops, weights, { weights: o.weights })
-      const random = rng(o.seed, 'generate')
       const text = new StreamedText(tokenizer, prompt, o.stop)
       const started = performance.now()
       let tokens = 0
-      for await (const id of generator.tokens(prompt, { ...o, sampling: o, uniform: () => random.uniform(1)[0] ?? 0 })) {
+      for await (const id of generator.tokens(prompt, { ...options, cache: o.cache })) {
         tokens++
         wiring.print(await text.push(id))
         if (text.stopped || wiring.signal.aborted) break

@@ -5,7 +5,7 @@ import { basename, dirname, resolve } from 'node:path'
 import { type AnswerOptions, TextModel } from '../../stages/model/text-model.js'
 import { freeBytesOf } from '../device.js'
 import { PipeError } from '../error.js'
-import { rng } from '../random.js'
+import { draws } from '../random.js'
 import type { Drawing, Model } from '../serve/model.js'
 import { local, Server } from '../serve/server.js'
 import { plural } from '../text.js'
@@ -91,8 +91,7 @@ function served(name: string, opened: () => TextModel | undefined): Model {
     return text
   }
   const options = ({ seed, stop, maxTokens, ...sampling }: Drawing, signal: AbortSignal): AnswerOptions => {
-    const random = rng(seed ?? randomInt(2 ** 47), 'generate')
-    return { sampling, stop, maxTokens, signal, uniform: () => random.uniform(1)[0] ?? 0 }
+    return { sampling, stop, maxTokens, signal, uniform: draws(seed ?? randomInt(2 ** 47), 'generate') }
   }
   return {
     name,

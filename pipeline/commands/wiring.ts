@@ -6,6 +6,7 @@ import { deviceText } from '../device.js'
 import { PipeError } from '../error.js'
 import type { BuiltInStages } from '../graph.js'
 import type { Screen } from '../progress.js'
+import { draws } from '../random.js'
 
 export interface Wiring {
   readonly version: string
@@ -135,3 +136,17 @@ export const holdingOptions = (command: Command): Command =>
         .default('packed'),
     )
     .addOption(new Option('--cache <dtype>', 'what keys and values are kept in: bf16 takes half').choices(['f32', 'bf16']).default('f32'))
+
+/** Of commands that make text. */
+export interface WritingOptions extends SamplingOptions, HoldingOptions {
+  maxTokens: number
+  seed: number
+  stop: string[]
+  device: string
+}
+
+/** How text is made as these options say; what a seed draws depends on the command's name too. Raises PipeError when a text to end at is empty. */
+export const writing = ({ stop, maxTokens, seed, ...sampling }: WritingOptions, command: string) => {
+  if (stop.includes('')) throw new PipeError('input', { where: '--stop', message: 'expected a text and found an empty one.' })
+  return { sampling, stop, maxTokens, uniform: draws(seed, command) }
+}

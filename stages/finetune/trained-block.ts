@@ -1,6 +1,7 @@
 /** A block while it is rounded linear by linear: its parameters, and how they are trained against the original block. */
 import type { Tensor } from '../../native/tensor.js'
 import type { Context, Row } from '../../pipeline/define.js'
+import type { linears } from '../../schemas/tables/linears.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockName } from '../model/architecture.js'
 import { backwardBlock, forwardWithTape } from '../model/backward.js'
@@ -10,10 +11,11 @@ import type { Precision } from '../model/precision.js'
 import type { Sequences } from '../model/sequences.js'
 import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
 import { disposeBlock, openTrainable, Parameter, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
-import { Adam, type Outcome, shuffled, Snapshot, train } from '../model/training.js'
-import type { In, Params } from './blocks.js'
+import { Adam, type Outcome, shuffled, Snapshot, train, type TrainingParams } from '../model/training.js'
 
-interface Options extends Omit<Params, 'sequences' | 'precision'> {
+type In = Row<typeof linears>
+
+interface Options extends Omit<TrainingParams, 'sequences' | 'precision'> {
   readonly precision: Precision
   readonly sequences: Sequences
   readonly rotary: Rotary

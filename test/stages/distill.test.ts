@@ -49,7 +49,10 @@ t.test('mixed precision trains as well', async t => {
   const mixed = await small.run([...inner, { ...tuning, loss: 'kl', precision: 'bf16' }])
   const [, after = 1] = losses(mixed)
   const [, exact = 0] = losses(tuned)
-  t.notOk([...mixed.tensors].every(([name, bytes]) => tuned.tensors.get(name)?.equals(bytes)), 'it was another computation')
+  t.notOk(
+    [...mixed.tensors].every(([name, bytes]) => tuned.tensors.get(name)?.equals(bytes)),
+    'it was another computation',
+  )
   t.ok(Math.abs(after / exact - 1) < 0.05, `KL on the validation sequences ${after}, in f32 ${exact}`)
 })
 
