@@ -291,6 +291,7 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--valid", type=int, default=32, help="calibration sequences held out")
     parser.add_argument("--seeds", type=int, default=1, help="draws of signs that are tried; all are reported")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
 
@@ -305,7 +306,7 @@ def main():
     values = expanded(stored["codebook.tlut"].view(2**Q, V), device)
 
     runs = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         began = time.time()
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa").to(device).eval()
         original = perplexity(model, measured, device)
