@@ -3,6 +3,7 @@
 
 #include "codebooks/scalar/nearest.h"
 #include "codebooks/tiles/tiles.h"
+#include "codebooks/trellis/decode.h"
 #include "codebooks/trellis/linear.h"
 #include "codebooks/trellis/product.h"
 #include "codebooks/trellis/trellis_encode.h"
@@ -91,6 +92,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("tiles_table", ops::tiles_table);
     list.add("tiles_unpack", ops::tiles_unpack);
     list.add("trellis_arrange", ops::trellis_arrange);
+    list.add("trellis_decode", ops::trellis_decode);
     list.add("trellis_encode", ops::trellis_encode);
     list.add("trellis_linear", ops::trellis_linear);
     list.add("trellis_product", ops::trellis_product);

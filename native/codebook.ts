@@ -48,9 +48,12 @@ export interface PackedProducts {
   readonly most: number
   /**
    * trellis i16 [tiles, words] as `pack` gives it, of a matrix [rows, columns] of whole tiles → the kernels' own layout, opaque. Done once, when a
-   * model is opened. Linears that read one x are one matrix: their tensors one after the other, `rows` their sum.
+   * model is opened, and all that anyone needs of the matrix from then on. Linears that read one x are one matrix: their tensors one after the
+   * other, `rows` their sum.
    */
   arrange(trellis: Tensor, rows: number, columns: number): Tensor
+  /** Ŵ f32 [rows, columns], the bits that `Codec.decode` gives for the trellis (a table that is not f16 is rounded to it). */
+  decode(arranged: Tensor, rows: number, columns: number): Tensor
   /**
    * y f32 [t, rows] = x f32 [t, columns] · Ŵᵀ, 1 ≤ t ≤ most, without a scale; NMSE ≤ 1e-9 against a product in f64. Codes of single
    * weights multiply by values that are not rounded to f16, as `decode` rounds them last: NMSE ≤ 1e-7 against decoded weights.

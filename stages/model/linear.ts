@@ -45,8 +45,7 @@ export class PackedLinears implements Disposable {
     private readonly ops: Ops,
     private readonly members: readonly PackedWeights[],
     private readonly packed: PackedProducts,
-    /** Of all members, rows one after the other: as stored, for decoding, and as the kernel reads it. */
-    private readonly trellis: Tensor,
+    /** Of all members, rows one after the other, as the kernels read it. */
     private readonly arranged: Tensor,
     private readonly precision: Precision,
   ) {}
@@ -69,9 +68,10 @@ export class PackedLinears implements Disposable {
     if (packed === undefined) throw new Error('a linear of a code without products is no packed one')
     // Rows of tiles come one after the other, and so do those of several matrices.
     const trellis = members.length === 1 ? first : ops.concat(members.map(one => one.trellis))
-    if (members.length > 1) for (const one of members) one.trellis[Symbol.dispose]()
     const rows = members.reduce((sum, { m }) => sum + m, 0)
-    return new PackedLinears(ops, members, packed, trellis, packed.arrange(trellis, rows, n), precision)
+    const arranged = packed.arrange(trellis, rows, n)
+    for (const stored of new Set([trellis, ...members.map(one => one.trellis)])) stored[Symbol.dispose]()
+    return new PackedLinears(ops, members, packed, arranged, precision)
   }
 
   get names(): readonly string[] {
@@ -80,7 +80,7 @@ export class PackedLinears implements Disposable {
 
   /** Bytes of codes that one product reads. */
   get bytes(): number {
-    return this.trellis.bytes
+    return this.arranged.bytes
   }
 
   /** u f32 [t, n] of the input → u·W_iᵀ f32 [t, m_i] of each, in the order of the names; and `add` [t, m_0] to the first. */
@@ -130,10 +130,9 @@ export class PackedLinears implements Disposable {
   }
 
   #decoded(x: Tensor, rows: number): Tensor {
-    const { ops, trellis, members, precision } = this
-    const [{ codec, n }] = members as [PackedWeights]
-    using codes = codec.unpack(trellis)
-    using values = codec.decode(codes, rows, n)
+    const { ops, packed, arranged, members, precision } = this
+    const [{ n }] = members as [PackedWeights]
+    using values = packed.decode(arranged, rows, n)
     if (precision === 'f32') return ops.matmul(x, values, { transposeB: true })
     using narrow = ops.cast(x, 'bf16')
     using matrix = ops.cast(values, 'bf16')
@@ -142,6 +141,6 @@ export class PackedLinears implements Disposable {
 
   [Symbol.dispose](): void {
     for (const { su, sv } of this.members) for (const x of [su, sv]) x[Symbol.dispose]()
-    for (const x of [this.trellis, this.arranged]) x[Symbol.dispose]()
+    this.arranged[Symbol.dispose]()
   }
 }

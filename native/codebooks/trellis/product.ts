@@ -74,6 +74,23 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       device.run('trellis_arrange', { packed: trellis, arranged, rows, columns, ...same })
       return arranged
     },
+    decode(arranged, rows, columns) {
+      expectSizes('decode', rows, columns)
+      expectExactly('decode', 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
+      const values = device.empty('f32', [rows, columns])
+      device.run('trellis_decode', {
+        arranged,
+        entries: entriesOnDevice(),
+        values,
+        rows,
+        columns,
+        first: 0,
+        count: rows,
+        f16: false,
+        ...same,
+      })
+      return values
+    },
     product(x, arranged, { rows, columns, precision }) {
       const t = rowsOf('product', x, arranged, rows, columns)
       const int8 = precision === 'int8'

@@ -92,6 +92,26 @@ for (const code of codes) {
   })
 }
 
+t.test('decoded as they are arranged: the bits that decoding what is stored gives', async t => {
+  for (const [name, ops] of devices) {
+    for (const code of codes) {
+      for (const K of [1, 2, 3, 4]) {
+        for (const order of code === 'hyb' ? ['rows', 'tensor-core'] : ['rows']) {
+          const [m, n] = K % 2 === 0 ? [80, 208] : [48, 112]
+          using codec = codebooks[`trellis/${code}`]!.open(ops, { L: 16, K, Q: 9, Tx: 16, Ty: 16, order })
+          using trellis = ops.tensor(randomWords((m * n * K) / 16, K), [(m * n) / 256, 16 * K])
+          using states = codec.unpack(trellis)
+          using expected = codec.decode(states, m, n)
+          using arranged = codec.packed!.arrange(trellis, m, n)
+          using got = codec.packed!.decode(arranged, m, n)
+          if (Buffer.compare(await got.read(), await expected.read()) !== 0) t.fail(`${name}: ${code}, K = ${K}, ${order}: other values`)
+        }
+      }
+    }
+    t.pass(`${name}: the same`)
+  }
+})
+
 t.test('a codec: against the weights that it decodes', async t => {
   for (const [name, ops] of devices.slice(-1)) {
     for (const code of codes) {

@@ -1,0 +1,136 @@
+// defines: decode_kernel, a packed matrix as numbers; and what states are worth there, two f16 at a time.
+//
+// A warp decodes a chunk of product_kernel.cuh's layout, 32 rows × 64 columns. What its lanes hold is put into place in shared memory, a row of
+// tiles at a time, so that rows leave 128 bytes at a time: writing is what bounds it.
+#pragma once
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "product_states.cuh"
+
+namespace ops::product {
+
+// ── pairs of values: `of<K, i>` gives weights i, i + 1 of a window's eight ───────────────────────────────────────────
+
+// 512 pairs, each once for every lane, so that no two lanes of a warp want the same bank.
+struct HybPairs {
+  static constexpr int table_bytes = 512 * 32 * 4;
+  const unsigned char* table;
+  __device__ HybPairs(const uint32_t* entries, unsigned char* shared) : table(shared + threadIdx.x % 32 * 4) {
+    for (int i = threadIdx.x; i < 512 * 32; i += blockDim.x) reinterpret_cast<uint32_t*>(shared)[i] = __ldg(entries + i / 32);
+  }
+  template <int K, int i>
+  __device__ uint32_t of(const Window& w) const {
+    const uint32_t s = state<K, i * K, false>(w), u = s * s + s;
+    return *reinterpret_cast<const uint32_t*>(table + (u * 2 & 0xff80)) ^ (u & 0x8000);
+  }
+};
+
+struct NoTable {
+  static constexpr int table_bytes = 0;
+  __device__ NoTable(const uint32_t*, unsigned char*) {}
+};
+
+__device__ inline uint32_t bits_of(__half2 pair) { return *reinterpret_cast<const uint32_t*>(&pair); }
+
+template <uint32_t factor, uint32_t addend>
+struct HalvesPairs : NoTable {
+  using NoTable::NoTable;
+  template <int K, int i>
+  __device__ uint32_t of(const Window& w) const {
+    const auto hashed = [](uint32_t s) { return ((s * factor + addend) & 0x8fff8fff) ^ 0x3b603b60; };
+    const uint32_t a = hashed(state<K, i * K, true>(w)), b = hashed(state<K, (i + 1) * K, true>(w));
+    const uint32_t low = __byte_perm(a, b, 0x5410), high = __byte_perm(a, b, 0x7632);
+    return bits_of(__hadd2(*reinterpret_cast<const __half2*>(&high), *reinterpret_cast<const __half2*>(&low)));
+  }
+};
+
+template <uint32_t factor, uint32_t addend>
+struct BytesPairs : NoTable {
+  using NoTable::NoTable;
+  template <int K, int at>
+  __device__ static uint32_t sum(const Window& w) { return __dp4a(state<K, at * K, true>(w) * factor + addend, 0x01010101u, 0u); }
+};
+struct Mul1Pairs : BytesPairs<0x83dcd12d, 0> {
+  using BytesPairs::BytesPairs;
+  template <int K, int i>
+  __device__ uint32_t of(const Window& w) const {
+    const uint32_t sums = 0x64006400 + (sum<K, i>(w) | sum<K, i + 1>(w) << 16);  // 1024 + sum as f16
+    const uint32_t gain = 0x1eee1eee, offset = 0xc931c931;
+    return bits_of(__hfma2(*reinterpret_cast<const __half2*>(&sums), *reinterpret_cast<const __half2*>(&gain), *reinterpret_cast<const __half2*>(&offset)));
+  }
+};
+struct Mad1Pairs : BytesPairs<34038481, 76625530> {
+  using BytesPairs::BytesPairs;
+  template <int K, int i>
+  __device__ uint32_t of(const Window& w) const {
+    // Of all 1021 sums the product, rounded twice, is the quotient's f16.
+    const auto value = [](uint32_t sum) { return static_cast<float>(static_cast<int>(sum) - 510) * static_cast<float>(1 / 147.800537109375); };
+    return bits_of(__floats2half2_rn(value(sum<K, i>(w)), value(sum<K, i + 1>(w))));
+  }
+};
+
+// ── the kernel ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+constexpr int kDecodeWarps = 32, kStageRow = 36;  // words: 16 rows of 64 f16, neither rows nor their parts in the same banks
+
+struct DecodeArgs {
+  const uint32_t* packed;   // of the first row wanted
+  const uint32_t* entries;  // or null
+  void* values;             // T [count, n]
+  int count, n, chunks;     // chunks of a strip of 32 rows
+};
+
+__device__ inline void leave(const uint4& eight, __half* to) { *reinterpret_cast<uint4*>(to) = eight; }
+__device__ inline void leave(const uint4& eight, float* to) {
+  const auto wide = [](uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); };
+  const float2 a = wide(eight.x), b = wide(eight.y), c = wide(eight.z), d = wide(eight.w);
+  reinterpret_cast<float4*>(to)[0] = {a.x, a.y, b.x, b.y}, reinterpret_cast<float4*>(to)[1] = {c.x, c.y, d.x, d.y};
+}
+
+template <class Pairs>
+constexpr int decode_bytes() { return Pairs::table_bytes + kDecodeWarps * 16 * kStageRow * 4; }
+
+template <class Pairs, int K, bool natural, class T>
+__global__ void __launch_bounds__(kDecodeWarps * 32) decode_kernel(const DecodeArgs args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Pairs pairs(args.entries, shared);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
+  uint32_t* const stage = reinterpret_cast<uint32_t*>(shared + Pairs::table_bytes) + warp * 16 * kStageRow;
+  const Walk<natural> walk(lane);
+  __syncthreads();
+  const int64_t all = static_cast<int64_t>((args.count + 31) / 32) * args.chunks;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kDecodeWarps + warp; at < all; at += static_cast<int64_t>(gridDim.x) * kDecodeWarps) {
+    Chunk<K> chunk;
+    chunk.load(args.packed + at * 64 * K + lane * (K % 2 == 0 ? 4 : 2));
+    const int top = static_cast<int>(at / args.chunks) * 32, left = static_cast<int>(at % args.chunks) * 64;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      Window window[4];
+      windows<K, natural>(chunk.word + r * K, walk, window);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const uint4 eight{pairs.template of<K, 0>(window[t]), pairs.template of<K, 2>(window[t]), pairs.template of<K, 4>(window[t]),
+                          pairs.template of<K, 6>(window[t])};
+        if constexpr (natural) {
+          *reinterpret_cast<uint4*>(stage + (g + t % 2 * 8) * kStageRow + t / 2 * 16 + c * 4) = eight;
+        } else {
+          uint32_t* const to = stage + g * kStageRow + t * 8 + c;
+          to[0] = eight.x, to[8 * kStageRow] = eight.y, to[4] = eight.z, to[8 * kStageRow + 4] = eight.w;
+        }
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = i * 4 + lane / 8, column = left + lane % 8 * 8, to = top + r * 16 + row;
+        if (to < args.count && column < args.n) {
+          leave(*reinterpret_cast<const uint4*>(stage + row * kStageRow + lane % 8 * 4), static_cast<T*>(args.values) + static_cast<int64_t>(to) * args.n + column);
+        }
+      }
+      __syncwarp();
+    }
+  }
+}
+
+}  // namespace ops::product
