@@ -94,6 +94,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("trellis_arrange", ops::trellis_arrange);
     list.add("trellis_decode", ops::trellis_decode);
     list.add("trellis_encode", ops::trellis_encode);
+    list.add("trellis_finish", ops::trellis_finish);
     list.add("trellis_linear", ops::trellis_linear);
     list.add("trellis_product", ops::trellis_product);
     return list;

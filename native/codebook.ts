@@ -60,21 +60,24 @@ export interface PackedProducts {
    * precision 'int8', for mul1 and 1mad on the CPU, rounds each row of x to 8 bits: NMSE about 1e-4.
    */
   product(x: Tensor, arranged: Tensor, o: { rows: number; columns: number; precision?: 'int8' }): Tensor
-  /** The most linears of one `linear`. */
-  readonly mostLinears: number
   /**
-   * Linears that read one x, whole: x f32 [t, columns] → y_i f32 [t, rows_i] of each, 1 ≤ t ≤ most.
+   * What linears that read one x have in common: x f32 [t, columns] → z f32 [t, rows], 1 ≤ t ≤ most, rows of all of them.
    *
-   *     x̃ = (u ⊙ su)·H      z = x̃·Ŵᵀ      y_i = (z_i·H_iᵀ) ⊙ sv_i + add_i      u: x, normed or gated
+   *     x̃ = (u ⊙ su)·H      z = x̃·Ŵᵀ      u: x, normed or gated
    *
-   * su f32 [columns], sv_i f32 [rows_i]; H, H_i as `hadamard`'s of these blocks; z_i the rows of linear i, which follow each other in Ŵ.
-   * Three kernels on a GPU. QTIP (arXiv:2406.11235) section 3. Raises RangeError for other shapes than these.
+   * H as `hadamard`'s of this block. x and the gate may be outputs that are not finished: they are finished on the way, and x is given back
+   * with `keep`. Two kernels on a GPU. QTIP (arXiv:2406.11235) section 3. Raises RangeError for other shapes than these.
    */
-  linear(x: Tensor, arranged: Tensor, o: PackedLinear): Tensor[]
+  linear(x: Tensor | Unfinished, arranged: Tensor, o: PackedLinear): { readonly z: Tensor; readonly kept?: Tensor }
+  /** The most outputs of one `finish`. */
+  readonly mostOutputs: number
+  /** Outputs of any products, of t rows each → y f32 [t, rows] of each, by one kernel. Raises RangeError for other shapes than these. */
+  finish(outputs: readonly Unfinished[]): Tensor[]
 }
 
 /** What PackedProducts.linear needs besides the weights. */
 export interface PackedLinear {
+  readonly rows: number
   readonly columns: number
   readonly su: Tensor
   /** Order of the blocks of H. */
@@ -82,9 +85,25 @@ export interface PackedLinear {
   /** u = x ⊙ weight/√(mean x² + eps), weight f32 [columns]. */
   readonly norm?: { readonly weight: Tensor; readonly eps: number }
   /** u = silu(gate) ⊙ x, gate as x. Not with a norm. */
-  readonly gate?: Tensor
-  /** add f32 [t, rows]; left out: 0. */
-  readonly outputs: readonly { readonly rows: number; readonly sv: Tensor; readonly block: number; readonly add?: Tensor | undefined }[]
+  readonly gate?: Tensor | Unfinished
+  /** An unfinished x is also given, finished. Not with a gate. */
+  readonly keep?: boolean
+}
+
+/**
+ * A linear's output as its product leaves it: y = (z_i·H_iᵀ) ⊙ sv + add, z_i the columns first … first+rows of z. Whoever reads it finishes it:
+ * the next `linear` as part of its own first kernel, and `finish` for everything else. It owns none of its tensors.
+ */
+export interface Unfinished {
+  /** f32 [t, rows of all linears]; f32 [rows]. */
+  readonly z: Tensor
+  readonly sv: Tensor
+  readonly first: number
+  readonly rows: number
+  /** Order of the blocks of H_i. */
+  readonly block: number
+  /** f32 [t, rows]; left out: 0. */
+  readonly add?: Tensor
 }
 
 export interface Codebook<P extends TObject = TObject> {

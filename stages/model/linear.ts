@@ -88,9 +88,16 @@ export class PackedLinears implements Disposable {
     const { ops, packed, arranged, members } = this
     const [{ su, n, transform }] = members as [PackedWeights]
     const { x, norm, gate } = input
-    if ((x.shape[0] ?? 0) <= packed.most && members.length <= packed.mostLinears) {
-      const outputs = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add : undefined }))
-      return packed.linear(x, arranged, { columns: n, su, block: transform.n, outputs, norm, gate })
+    if ((x.shape[0] ?? 0) <= packed.most && members.length <= packed.mostOutputs) {
+      const rows = members.reduce((sum, { m }) => sum + m, 0)
+      using z = packed.linear(x, arranged, { rows, columns: n, su, block: transform.n, norm, gate }).z
+      let first = 0
+      return packed.finish(
+        members.map(({ m, sv, transform }, i) => {
+          first += m
+          return { z, first: first - m, rows: m, sv, block: transform.m, ...(i === 0 && add && { add }) }
+        }),
+      )
     }
     using made = norm ? ops.rmsnorm(x, norm.weight, { eps: norm.eps }) : gate && ops.siluMul(gate, x)
     const [first, ...others] = this.#composed(made ?? x)

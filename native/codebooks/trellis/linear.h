@@ -1,62 +1,74 @@
-// Linears that read one x, whole, from packed weights: transforms, product and scales.
+// Linears that read one x, whole, from packed weights: transforms, product and scales. What one product gives is mostly read by the next, so
+// it need not be finished in between.
 //
-//   x̃ = (u ⊙ su)·H       z = x̃·Ŵᵀ       y_i = (z_i·H_iᵀ) ⊙ sv_i + add_i        z_i: the rows of linear i, which follow each other in Ŵ
+//   trellis_linear   x̃ = (u ⊙ su)·H       z = x̃·Ŵᵀ, of all rows of all linears
+//   trellis_finish   y_i = (z_i·H_iᵀ) ⊙ sv_i + add_i, of up to four
 //
 //   u       x; or what comes before in a block: x ⊙ weight/√(mean x² + eps), as rmsnorm.h; or silu(gate) ⊙ x, as silu_mul.h. Not both
-//   add     f32 [t, rows_i], not y_i, or null: 0
-//   x f32 [t, columns]; su f32 [columns] or null; sv_i f32 [rows_i] or null; y_i f32 [t, rows_i]; up to four linears, rows_i = 0: no such one
+//   x, gate f32 [t, columns] each; or null, and an Output of another product in its place, with rows = columns, which is finished on the way
+//   su f32 [columns]; z f32 [t, rows]
 //   H, H_i  as in hadamard.h: block diagonal, of order `block`, (M ⊗ S)/√block with M of order `factor`
 //   Ŵ       as in product.h, whose limits and accuracy are this op's
 //
-//   cost    what product.h says and the transforms'; on a GPU three kernels, the second of which is on its way while the first runs
+//   cost    what product.h says and the transforms'; on a GPU the product is on its way while the transform before it runs
 //
 // QTIP (arXiv:2406.11235) section 3; the transform as in QuIP# (arXiv:2402.04396) section 3.
 #pragma once
 #include <array>
 #include <cstdint>
-#include <string>
 
 #include "../../core/args.h"
 
 namespace ops {
 
+// One linear's rows of a product.
+struct Output {
+  const float* z;           // f32 [t, stride] from this output's first column on; null: no such output
+  const float *sv, *add;    // f32 [rows]; f32 [t, rows] or null: 0
+  float* y;                 // f32 [t, rows], neither z nor add; null for what only the op itself reads
+  int64_t stride, rows, block, factor;
+  template <class Visitor>
+  void fields(Visitor& v, const std::array<const char*, 9>& names) {
+    int64_t first = 0;
+    v(names[0], z, optional), v(names[1], sv, optional), v(names[2], add, optional), v(names[3], y, optional);
+    v(names[4], first), v(names[5], stride), v(names[6], rows), v(names[7], block), v(names[8], factor);
+    if (z) z += first;
+  }
+};
+
 struct TrellisLinearArgs {
-  struct Output {
-    const float* sv;
-    const float* add;
-    float* y;
-    int64_t rows, block, factor;
-  };
-  const float* x;
-  const float* su;
-  const float *weight, *gate;  // f32 [columns], or null; f32 [t, columns], or null
-  float eps;
+  const float *x, *gate;
+  Output unfinished_x, unfinished_gate;  // y of x: where it is kept for others, or null. Of the gate: null
+  const float *su, *weight;              // weight f32 [columns] or null
   const uint8_t* arranged;
   const uint16_t* entries;
-  std::array<Output, 4> outputs;
-  int64_t t, columns, block, factor, K, code;
+  float* z;
+  float eps;
+  int64_t t, rows, columns, block, factor, K, code;
   bool tensor_core;
-
-  int64_t rows() const {
-    int64_t sum = 0;
-    for (const Output& output : outputs) sum += output.rows;
-    return sum;
-  }
-  template <class Visitor> void fields(Visitor& v) {
-    static constexpr const char* names[4][6] = {{"sv0", "add0", "y0", "rows0", "block0", "factor0"},
-                                                {"sv1", "add1", "y1", "rows1", "block1", "factor1"},
-                                                {"sv2", "add2", "y2", "rows2", "block2", "factor2"},
-                                                {"sv3", "add3", "y3", "rows3", "block3", "factor3"}};
-    v("x", x), v("su", su, optional), v("weight", weight, optional), v("gate", gate, optional), v("eps", eps);
-    v("arranged", arranged), v("entries", entries, optional);
-    for (int i = 0; i < 4; ++i) {
-      Output& o = outputs[i];
-      v(names[i][0], o.sv, optional), v(names[i][1], o.add, optional), v(names[i][2], o.y, optional), v(names[i][3], o.rows);
-      v(names[i][4], o.block), v(names[i][5], o.factor);
-    }
-    v("t", t), v("columns", columns), v("block", block), v("factor", factor), v("K", K), v("code", code), v("tensorCore", tensor_core);
+  template <class Visitor>
+  void fields(Visitor& v) {
+    v("x", x, optional), v("gate", gate, optional);
+    unfinished_x.fields(v, {"zX", "svX", "addX", "yX", "firstX", "strideX", "rowsX", "blockX", "factorX"});
+    unfinished_gate.fields(v, {"zGate", "svGate", "addGate", "yGate", "firstGate", "strideGate", "rowsGate", "blockGate", "factorGate"});
+    v("su", su), v("weight", weight, optional), v("arranged", arranged), v("entries", entries, optional), v("z", z), v("eps", eps);
+    v("t", t), v("rows", rows), v("columns", columns), v("block", block), v("factor", factor), v("K", K), v("code", code), v("tensorCore", tensor_core);
   }
 };
 void trellis_linear(const TrellisLinearArgs& args);
+
+struct TrellisFinishArgs {
+  std::array<Output, 4> outputs;  // each with y
+  int64_t t;
+  template <class Visitor>
+  void fields(Visitor& v) {
+    outputs[0].fields(v, {"z0", "sv0", "add0", "y0", "first0", "stride0", "rows0", "block0", "factor0"});
+    outputs[1].fields(v, {"z1", "sv1", "add1", "y1", "first1", "stride1", "rows1", "block1", "factor1"});
+    outputs[2].fields(v, {"z2", "sv2", "add2", "y2", "first2", "stride2", "rows2", "block2", "factor2"});
+    outputs[3].fields(v, {"z3", "sv3", "add3", "y3", "first3", "stride3", "rows3", "block3", "factor3"});
+    v("t", t);
+  }
+};
+void trellis_finish(const TrellisFinishArgs& args);
 
 }  // namespace ops

@@ -1,4 +1,4 @@
-// The three steps one after the other, by the ops that there are for them.
+// The steps one after the other, by the ops that there are for them.
 #include "linear.h"
 
 #include <vector>
@@ -11,24 +11,37 @@
 
 namespace ops {
 
+namespace {
+
+void finish(const Output& o, int64_t t) {
+  for (int64_t b = 0; b < t; ++b) hadamard({o.z + b * o.stride, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
+  if (o.add) add({o.y, o.add, o.y, t * o.rows, 1, 1});
+}
+
+// x, or what it becomes: kept where that is asked for, else in `own`.
+const float* finished(const float* x, Output unfinished, int64_t t, std::vector<float>& own) {
+  if (!unfinished.z) return x;
+  if (!unfinished.y) own.resize(t * unfinished.rows), unfinished.y = own.data();
+  finish(unfinished, t);
+  return unfinished.y;
+}
+
+}  // namespace
+
 void trellis_linear(const TrellisLinearArgs& a) {
-  const int64_t rows = a.rows();
-  std::vector<float> incoherent(a.t * a.columns), z(a.t * rows), made(a.weight || a.gate ? a.t * a.columns : 0);
-  const auto *x = reinterpret_cast<const uint8_t*>(a.x), *gate = reinterpret_cast<const uint8_t*>(a.gate);
+  std::vector<float> own_x, own_gate, made(a.t * a.columns), incoherent(a.t * a.columns);
+  const float *x = finished(a.x, a.unfinished_x, a.t, own_x), *gate = finished(a.gate, a.unfinished_gate, a.t, own_gate);
+  const auto* from = reinterpret_cast<const uint8_t*>(x);
   auto* const into = reinterpret_cast<uint8_t*>(made.data());
-  if (a.weight) rmsnorm({x, a.weight, into, a.t, a.columns, a.eps, false, false});
-  if (a.gate) silu_mul({gate, x, into, a.t * a.columns, false});
-  hadamard({a.weight || a.gate ? made.data() : a.x, a.su, incoherent.data(), a.t, a.columns, a.block, a.factor, false, false});
-  trellis_product({incoherent.data(), a.arranged, a.entries, z.data(), a.t, rows, a.columns, a.K, a.code, a.tensor_core, false});
-  for (int64_t b = 0; b < a.t; ++b) {
-    const float* from = z.data() + b * rows;
-    for (const TrellisLinearArgs::Output& o : a.outputs) {
-      if (o.rows > 0) hadamard({from, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
-      from += o.rows;
-    }
-  }
-  for (const TrellisLinearArgs::Output& o : a.outputs) {
-    if (o.rows > 0 && o.add) add({o.y, o.add, o.y, a.t * o.rows, 1, 1});
+  if (a.weight) rmsnorm({from, a.weight, into, a.t, a.columns, a.eps, false, false});
+  if (gate) silu_mul({reinterpret_cast<const uint8_t*>(gate), from, into, a.t * a.columns, false});
+  hadamard({a.weight || gate ? made.data() : x, a.su, incoherent.data(), a.t, a.columns, a.block, a.factor, false, false});
+  trellis_product({incoherent.data(), a.arranged, a.entries, a.z, a.t, a.rows, a.columns, a.K, a.code, a.tensor_core, false});
+}
+
+void trellis_finish(const TrellisFinishArgs& args) {
+  for (const Output& o : args.outputs) {
+    if (o.z) finish(o, args.t);
   }
 }
 

@@ -1,6 +1,8 @@
-// Three kernels: x's transform, straight into the parts that the product reads; the product; the transforms of all outputs. The product's
-// blocks begin with the first kernel, those of the third wait for the second.
+// A product is two kernels: x's transform, straight into the parts that the product reads, and the product, whose blocks begin with the first.
+// Outputs of products that are to be finished, for somebody else or for the next product, are one kernel.
 #include "linear.h"
+
+#include <optional>
 
 #include "../../core/error.h"
 #include "../../ops/add/add.h"
@@ -45,64 +47,70 @@ void enqueue(Kernel kernel, const Transforms& transforms, int blocks, int64_t t,
 }
 
 // What kernels of one part each would do, where the fused ones do not fit.
-void compose(const TrellisLinearArgs& a) {
-  const int64_t rows = a.rows();
-  Scratch<float> incoherent(a.t * a.columns), z(a.t * rows), made(a.weight || a.gate ? a.t * a.columns : 1);
-  const auto *x = reinterpret_cast<const uint8_t*>(a.x), *gate = reinterpret_cast<const uint8_t*>(a.gate);
+void compose(const Output& o, int64_t t) {
+  for (int64_t b = 0; b < t; ++b) hadamard({o.z + b * o.stride, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
+  if (o.add) add({o.y, o.add, o.y, t * o.rows, 1, 1});
+}
+void compose(const TrellisLinearArgs& a, const float* x, const float* gate) {
+  Scratch<float> incoherent(a.t * a.columns), made(a.weight || gate ? a.t * a.columns : 1);
+  const auto* from = reinterpret_cast<const uint8_t*>(x);
   auto* const into = reinterpret_cast<uint8_t*>(static_cast<float*>(made));
-  if (a.weight) rmsnorm({x, a.weight, into, a.t, a.columns, a.eps, false, false});
-  if (a.gate) silu_mul({gate, x, into, a.t * a.columns, false});
-  hadamard({a.weight || a.gate ? static_cast<const float*>(made) : a.x, a.su, incoherent, a.t, a.columns, a.block, a.factor, false, false});
-  trellis_product({incoherent, a.arranged, a.entries, z, a.t, rows, a.columns, a.K, a.code, a.tensor_core, false});
-  for (int64_t b = 0; b < a.t; ++b) {
-    const float* from = z + b * rows;
-    for (const TrellisLinearArgs::Output& o : a.outputs) {
-      if (o.rows > 0) hadamard({from, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
-      from += o.rows;
+  if (a.weight) rmsnorm({from, a.weight, into, a.t, a.columns, a.eps, false, false});
+  if (gate) silu_mul({reinterpret_cast<const uint8_t*>(gate), from, into, a.t * a.columns, false});
+  hadamard({a.weight || gate ? static_cast<const float*>(made) : x, a.su, incoherent, a.t, a.columns, a.block, a.factor, false, false});
+  trellis_product({incoherent, a.arranged, a.entries, a.z, a.t, a.rows, a.columns, a.K, a.code, a.tensor_core, false});
+}
+
+// Those of the outputs that there are, each with its y.
+template <size_t count>
+void finish(const std::array<Output, count>& outputs, int64_t t, const Card& here) {
+  Transforms after{};
+  int blocks = 0;
+  for (const Output& o : outputs) {
+    if (!o.z) continue;
+    if (!fits(o.rows, o.block, o.factor, here)) {
+      compose(o, t);
+      continue;
     }
+    Transform& out = after.of[after.count++] = Transform::of(o.rows, o.block, o.factor);
+    out.x = o.z, out.stride = o.stride, out.after = o.sv, out.add = o.add, out.mix = mixer(out.factor, true), out.y = o.y;
+    blocks += out.slices;
   }
-  for (const TrellisLinearArgs::Output& o : a.outputs) {
-    if (o.rows > 0 && o.add) add({o.y, o.add, o.y, a.t * o.rows, 1, 1});
-  }
+  if (after.count > 0) enqueue(coherent_kernel, after, blocks, t, here.overlaps);
 }
 
 }  // namespace
 
 void trellis_linear(const TrellisLinearArgs& a) {
   const Card here = card();
-  bool all = a.su && fits(a.columns, a.block, a.factor, here);
-  for (const TrellisLinearArgs::Output& o : a.outputs) all = all && (o.rows == 0 || fits(o.rows, o.block, o.factor, here));
-  if (!all) return compose(a);
+  std::array<Output, 2> unfinished{a.unfinished_x, a.unfinished_gate};
+  std::array<std::optional<Scratch<float>>, 2> own;
+  for (int i = 0; i < 2; ++i) {
+    if (unfinished[i].z && !unfinished[i].y) unfinished[i].y = own[i].emplace(a.t * a.columns);
+  }
+  finish(unfinished, a.t, here);
+  const float *x = unfinished[0].z ? unfinished[0].y : a.x, *gate = unfinished[1].z ? unfinished[1].y : a.gate;
+  if (!fits(a.columns, a.block, a.factor, here)) return compose(a, x, gate);
 
-  const int rows = static_cast<int>(a.rows()), n = static_cast<int>(a.columns);
+  const int n = static_cast<int>(a.columns);
   const bool natural = !a.tensor_core;
   Transforms before{};
   before.count = 1;
   Transform& in = before.of[0] = Transform::of(a.columns, a.block, a.factor);
-  in.x = a.x, in.stride = n, in.before = a.su, in.weight = a.weight, in.gate = a.gate, in.eps = a.eps, in.mix = mixer(in.factor, false);
-
-  Transforms after{};
-  int blocks = 0;
-  Scratch<float> z(a.t * rows);
-  const float* from = z;
-  for (const TrellisLinearArgs::Output& o : a.outputs) {
-    if (o.rows == 0) continue;
-    Transform& out = after.of[after.count++] = Transform::of(o.rows, o.block, o.factor);
-    out.x = from, out.stride = rows, out.after = o.sv, out.add = o.add, out.mix = mixer(out.factor, true), out.y = o.y;
-    from += o.rows, blocks += out.slices;
-  }
+  in.x = x, in.stride = n, in.before = a.su, in.weight = a.weight, in.gate = gate, in.eps = a.eps, in.mix = mixer(in.factor, false);
   for_code(static_cast<ProductCode>(a.code), a.entries, here, [&]<class Code>(Args args) {
-    args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.m = rows, args.n = n;
+    args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.m = static_cast<int>(a.rows), args.n = n;
     const Parts<Code> parts(a.t, n, in.slices);
     const auto begin = [&](auto kernel) {
       enqueue(kernel, before, in.slices, a.t, here.overlaps, static_cast<unsigned char*>(parts.digits), static_cast<float*>(parts.units), natural);
     };
     if (a.weight) begin(incoherent_kernel<Code, Input::normed>);
-    else if (a.gate) begin(incoherent_kernel<Code, Input::gated>);
+    else if (gate) begin(incoherent_kernel<Code, Input::gated>);
     else begin(incoherent_kernel<Code, Input::scaled>);
-    multiply<Code>(args, static_cast<int>(a.K), natural, parts, z, here);
+    multiply<Code>(args, static_cast<int>(a.K), natural, parts, a.z, here);
   });
-  enqueue(coherent_kernel, after, blocks, a.t, here.overlaps);
 }
+
+void trellis_finish(const TrellisFinishArgs& a) { finish(a.outputs, a.t, card()); }
 
 }  // namespace ops

@@ -2,11 +2,12 @@
  * Products with weights that stay packed (product.h): what a codec of this folder offers as `packed`, for the codes, states of
  * 16 bits and tiles of 16 × 16 that there are kernels for.
  */
-import type { PackedProducts } from '../../codebook.js'
+import type { PackedProducts, Unfinished } from '../../codebook.js'
+import type { OpArgs } from '../../device.js'
 import { expectWhole } from '../../expect.js'
 import { hadamardFactor } from '../../ops/hadamard/hadamard.js'
 import type { Ops } from '../../ops.js'
-import type { Tensor } from '../../tensor.js'
+import { Tensor } from '../../tensor.js'
 import { type TileShape, wordsOf } from '../tiles/tiles.js'
 
 /** By name; a code's place here is its number in product.h. */
@@ -15,14 +16,19 @@ const byteSums = ['trellis/1mad', 'trellis/mul1']
 /** Vectors of one product. */
 const most = 16
 const mostBits = 4
-/** Linears of one call. */
-const mostLinears = 4
+/** Outputs of one call. */
+const mostOutputs = 4
 /** Pairs that hyb's kernels hold. */
 const pairs = 512
 
 const upTo = (n: number, multiple: number): number => Math.ceil(n / multiple) * multiple
 /** Bytes of the kernels' layout: room for whole blocks of 32 × 64 weights. */
 const arrangedBytes = (rows: number, columns: number, K: number): number => (upTo(rows, 32) * upTo(columns, 64) * K) / 8
+
+/** The names that linear.h has for an output: its own, and behind them which it is (X, Gate, 0 … 3). */
+const named = (which: string | number, output: OpArgs): OpArgs =>
+  Object.fromEntries(Object.entries(output).map(([name, value]) => [`${name}${which}`, value]))
+const noOutput = { first: 0, stride: 0, rows: 0, block: 0, factor: 0 }
 
 /** The products of a code; undefined where it has no kernel. entries: hyb's table, [rows, 2] of any float type; it stays the caller's. */
 export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries?: Tensor): (PackedProducts & Disposable) | undefined => {
@@ -32,7 +38,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
   if (!hasKernel || (code === 0 && entries?.shape[0] !== pairs)) return undefined
   const { device } = ops
   let table: Tensor | undefined
-  const same = { K, code, tensorCore: order !== undefined }
+  const kernel = { K, code, tensorCore: order !== undefined }
 
   const expectSizes = (op: string, rows: number, columns: number): void => {
     expectWhole(op, 'rows', rows, Tx)
@@ -45,19 +51,40 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       throw new RangeError(`${op}: ${what} must be ${dtype} [${sizes.join(', ')}], got ${x.dtype} [${x.shape.join(', ')}]`)
   }
 
-  const rowsOf = (op: string, x: Tensor, arranged: Tensor, rows: number, columns: number): number => {
-    expectSizes(op, rows, columns)
+  const rowsOf = (op: string, what: string, x: Tensor): number => {
     const t = x.shape[0] ?? 0
-    if (t < 1 || t > most) throw new RangeError(`${op}: x must have from 1 to ${most} rows, got ${x.dtype} [${x.shape.join(', ')}]`)
-    expectExactly(op, 'x', x, 'f32', [t, columns])
-    expectExactly(op, 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
-    return t
+    if (t >= 1 && t <= most) return t
+    throw new RangeError(`${op}: ${what} must have from 1 to ${most} rows, got ${x.dtype} [${x.shape.join(', ')}]`)
   }
-  const factorOf = (what: string, block: number, length: number): number => {
+  const expectArranged = (op: string, arranged: Tensor, rows: number, columns: number): void => {
+    expectSizes(op, rows, columns)
+    expectExactly(op, 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
+  }
+  const factorOf = (op: string, what: string, block: number, length: number): number => {
     const factor = hadamardFactor(block)
     if (factor === undefined || length % block !== 0)
-      throw new RangeError(`linear: ${what} must be the order of a Hadamard matrix that divides ${length}, got ${block}`)
+      throw new RangeError(`${op}: ${what} must be the order of a Hadamard matrix that divides ${length}, got ${block}`)
     return factor.K
+  }
+  /** What the kernels need of an output of t rows. */
+  const outputOf = (op: string, what: string, { z, sv, add, first, rows, block }: Unfinished, t: number) => {
+    expectWhole(op, `${what}.rows`, rows, 1)
+    expectWhole(op, `${what}.first`, first, 0)
+    const stride = Math.max(z.shape[1] ?? 0, first + rows)
+    expectExactly(op, `${what}.z`, z, 'f32', [t, stride])
+    expectExactly(op, `${what}.sv`, sv, 'f32', [rows])
+    if (add !== undefined) expectExactly(op, `${what}.add`, add, 'f32', [t, rows])
+    return { z, sv, add, first, stride, rows, block, factor: factorOf(op, `${what}.block`, block, rows) }
+  }
+  /** x or a gate, f32 [t, columns]: itself, and as an output. */
+  const inputOf = (what: string, input: Tensor | Unfinished | undefined, t: number, columns: number) => {
+    if (input === undefined) return { output: noOutput }
+    if (input instanceof Tensor) {
+      expectExactly('linear', what, input, 'f32', [t, columns])
+      return { tensor: input, output: noOutput }
+    }
+    if (input.rows !== columns) throw new RangeError(`linear: ${what} must have ${columns} columns, got an output of ${input.rows}`)
+    return { output: outputOf('linear', what, input, t) }
   }
   const entriesOnDevice = (): Tensor | undefined => {
     if (entries !== undefined) table ??= ops.cast(entries, 'f16')
@@ -66,12 +93,11 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
 
   return {
     most,
-    mostLinears,
     arrange(trellis, rows, columns) {
       expectSizes('arrange', rows, columns)
       expectExactly('arrange', 'trellis', trellis, 'i16', [(rows / Tx) * (columns / Ty), wordsOf(shape)])
       const arranged = device.empty('u8', [arrangedBytes(rows, columns, K)])
-      device.run('trellis_arrange', { packed: trellis, arranged, rows, columns, ...same })
+      device.run('trellis_arrange', { packed: trellis, arranged, rows, columns, ...kernel })
       return arranged
     },
     decode(arranged, rows, columns) {
@@ -92,45 +118,43 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       return values
     },
     product(x, arranged, { rows, columns, precision }) {
-      const t = rowsOf('product', x, arranged, rows, columns)
+      const t = rowsOf('product', 'x', x)
+      expectExactly('product', 'x', x, 'f32', [t, columns])
+      expectArranged('product', arranged, rows, columns)
       const int8 = precision === 'int8'
       if (int8 && (device.kind !== 'cpu' || !byteSums.includes(name)))
         throw new RangeError(`product: int8 is for ${byteSums.join(' and ')} on the CPU, not for ${name} on ${device.name}`)
       const y = device.empty('f32', [t, rows])
-      device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...same })
+      device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...kernel })
       return y
     },
-    linear(x, arranged, { columns, su, block, outputs, norm, gate }) {
-      if (outputs.length < 1 || outputs.length > mostLinears)
-        throw new RangeError(`linear: from 1 to ${mostLinears} linears read one x, got ${outputs.length}`)
-      const all = outputs.reduce((sum, { rows }) => sum + rows, 0)
-      const t = rowsOf('linear', x, arranged, all, columns)
+    linear(x, arranged, { rows, columns, su, block, norm, gate, keep = false }) {
+      const t = rowsOf('linear', 'x', x instanceof Tensor ? x : x.z)
+      expectArranged('linear', arranged, rows, columns)
       expectExactly('linear', 'su', su, 'f32', [columns])
       if (norm !== undefined && gate !== undefined) throw new RangeError('linear: x is normed or gated, not both')
       if (norm !== undefined) expectExactly('linear', 'norm.weight', norm.weight, 'f32', [columns])
-      if (gate !== undefined) expectExactly('linear', 'gate', gate, 'f32', [t, columns])
-      const factor = factorOf('block', block, columns)
-      const factors = outputs.map(({ rows, sv, block, add }, i) => {
-        if (add !== undefined) expectExactly('linear', `outputs[${i}].add`, add, 'f32', [t, rows])
-        expectSizes('linear', rows, columns)
-        expectExactly('linear', `outputs[${i}].sv`, sv, 'f32', [rows])
-        return factorOf(`outputs[${i}].block`, block, rows)
-      })
+      if (keep && (gate !== undefined || x instanceof Tensor))
+        throw new RangeError('linear: kept is an x that is not finished and has no gate')
+      const factor = factorOf('linear', 'block', block, columns)
+      const [input, gated] = [inputOf('x', x, t, columns), inputOf('gate', gate, t, columns)]
+      const kept = keep ? device.empty('f32', [t, columns]) : undefined
+      const z = device.empty('f32', [t, rows])
+      const before = { x: input.tensor, gate: gated.tensor, ...named('X', { ...input.output, y: kept }), ...named('Gate', gated.output) }
+      const same = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...kernel }
+      device.run('trellis_linear', { ...before, ...same, z, t, rows, columns, block, factor })
+      return { z, ...(kept && { kept }) }
+    },
+    mostOutputs,
+    finish(outputs) {
+      const [first] = outputs
+      if (first === undefined || outputs.length > mostOutputs)
+        throw new RangeError(`finish: from 1 to ${mostOutputs} outputs, got ${outputs.length}`)
+      const t = rowsOf('finish', 'outputs[0].z', first.z)
+      const checked = outputs.map((output, i) => outputOf('finish', `outputs[${i}]`, output, t))
       const results = outputs.map(({ rows }) => device.empty('f32', [t, rows]))
-      const numbered = Array.from({ length: mostLinears }, (_, i) => {
-        const { rows = 0, sv = undefined, add = undefined, block = 0 } = outputs[i] ?? {}
-        return {
-          [`sv${i}`]: sv,
-          [`add${i}`]: add,
-          [`y${i}`]: results[i],
-          [`rows${i}`]: rows,
-          [`block${i}`]: block,
-          [`factor${i}`]: factors[i] ?? 0,
-        }
-      })
-      const weights = { arranged, entries: entriesOnDevice(), ...same }
-      const before = { weight: norm?.weight, gate, eps: norm?.eps ?? 0 }
-      device.run('trellis_linear', { x, su, ...before, ...weights, ...Object.assign({}, ...numbered), t, columns, block, factor })
+      const numbered = Array.from({ length: mostOutputs }, (_, i) => named(i, checked[i] ? { ...checked[i], y: results[i] } : noOutput))
+      device.run('trellis_finish', { ...Object.assign({}, ...numbered), t })
       return results
     },
     [Symbol.dispose]() {

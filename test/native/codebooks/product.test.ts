@@ -1,6 +1,7 @@
 /** Products with packed weights: every code, K and order of tiles against float64; decoded weights; what is refused. */
 import t from 'tap'
 import { roundHalf } from '../../../native/codebooks/half.js'
+import type { PackedLinear, PackedProducts, Unfinished } from '../../../native/codebook.js'
 import { codebooks } from '../../../native/codebooks/index.js'
 import { trellisCodes } from '../../../native/codebooks/trellis/codes.js'
 import { kernelOrder } from '../../../native/codebooks/trellis/kernel-layout.js'
@@ -10,6 +11,7 @@ import { unpackTiles } from '../../../native/codebooks/tiles/tiles.js'
 import { hadamardFactor } from '../../../native/ops/hadamard/hadamard.js'
 import { hadamardReference } from '../../../native/ops/hadamard/reference.js'
 import type { Ops } from '../../../native/ops.js'
+import type { Tensor } from '../../../native/tensor.js'
 import { everyDevice, gaussian, nmse, uniform, values } from '../devices.js'
 
 const devices = await everyDevice()
@@ -213,6 +215,17 @@ const inBlocks = (x: Float64Array, block: number, transpose: boolean): Float64Ar
   return Float64Array.from(blocks.flatMap(block => [...block]))
 }
 
+type Asked = Omit<PackedLinear, 'rows'> & {
+  readonly outputs: readonly (Omit<Unfinished, 'z' | 'first' | 'add'> & { readonly add?: Tensor })[]
+}
+/** A product and, of its outputs, each finished. */
+const finished = (products: PackedProducts, x: Tensor, arranged: Tensor, { outputs, ...o }: Asked): Tensor[] => {
+  const rows = outputs.reduce((sum, output) => sum + output.rows, 0)
+  using z = products.linear(x, arranged, { ...o, rows }).z
+  const before = (i: number): number => outputs.slice(0, i).reduce((sum, output) => sum + output.rows, 0)
+  return products.finish(outputs.map((output, i) => ({ ...output, z, first: before(i) })))
+}
+
 for (const code of ['hyb', 'mul1', '3inst']) {
   t.test(`${code}: whole linears, transforms and scales included`, async t => {
     for (const [i, [n, block, outputs, rows]] of linears.entries()) {
@@ -240,7 +253,7 @@ for (const code of ['hyb', 'mul1', '3inst']) {
         using signs = ops.tensor(su, [n])
         const scales = svs.map(sv => ops.tensor(sv, [sv.length]))
         const asked = outputs.map(([rows, block], j) => ({ rows, block, sv: scales[j]! }))
-        const results = products.linear(input, arranged, { columns: n, su: signs, block, outputs: asked })
+        const results = finished(products, input, arranged, { columns: n, su: signs, block, outputs: asked })
         let from = 0
         for (const [j, [own, block]] of outputs.entries()) {
           const parts = Array.from({ length: rows }, (_, b) => inBlocks(z.slice(b * m + from, b * m + from + own), block, true))
@@ -274,7 +287,7 @@ t.test('large transforms, whole: as the ops one after the other', async t => {
     using incoherent = ops.hadamard(x!, { side: 'right', signs: su!, block: columns })
     using z = products.product(incoherent, arranged, { rows, columns })
     using expected = ops.hadamard(z, { side: 'right', signs: sv!, block: rows, inverse: true })
-    const [y] = products.linear(x!, arranged, { columns, su: su!, block: columns, outputs: [{ rows, sv: sv!, block: rows }] })
+    const [y] = finished(products, x!, arranged, { columns, su: su!, block: columns, outputs: [{ rows, sv: sv!, block: rows }] })
     const error = nmse(await values(y!), await values(expected))
     t.ok(error <= 1e-10, `[${rows}, ${columns}]: ${error}`)
     for (const tensor of [x, su, sv, y]) tensor![Symbol.dispose]()
@@ -311,9 +324,9 @@ t.test('what comes before and after linears, as the ops one after the other', as
       [gated, { gate: gate! }],
     ] as const) {
       const o = { columns, su: su!, block: columns, outputs: outputs.map(({ add: _, ...output }) => output) }
-      const [first, second] = products.linear(made, arranged, o)
+      const [first, second] = finished(products, made, arranged, o)
       using expected = ops.add(first!, add!)
-      const [y, z] = products.linear(x!, arranged, { ...o, outputs, ...before })
+      const [y, z] = finished(products, x!, arranged, { ...o, outputs, ...before })
       for (const [got, wanted] of [
         [y, expected],
         [z, second],
@@ -323,11 +336,49 @@ t.test('what comes before and after linears, as the ops one after the other', as
       }
       for (const tensor of [first, second, y, z]) tensor![Symbol.dispose]()
     }
-    t.throws(() => products.linear(x!, arranged, { columns, su: su!, block: columns, outputs, gate: x!, norm: { weight: su!, eps: 1 } }), {
-      message: 'linear: x is normed or gated, not both',
-    })
-    t.throws(() => products.linear(x!, arranged, { columns, su: su!, block: columns, outputs, gate: su! }), RangeError)
     for (const tensor of [x, gate, add, su, weight, sv, sw]) tensor![Symbol.dispose]()
+  }
+})
+
+t.test('outputs that the next linear finishes: as if they had been finished before', async t => {
+  for (const [code, n, tokens] of [
+    ['hyb', 688, 1],
+    ['mul1', 1024, 3],
+    ['3inst', 96, 16],
+    ['mul1', 11008, 1],
+  ] as const) {
+    const [shape, ops] = [shapeOf(code, 2, false), devices.at(-1)![1]]
+    using table = ops.tensor(entries, [512, 2])
+    using products = packedProducts(ops, `trellis/${code}`, shape, code === 'hyb' ? table : undefined)!
+    using words = ops.tensor(randomWords(10 * n, 1), [(80 * n) / 256, 32])
+    using arranged = products.arrange(words, 80, n)
+    using z = ops.tensor(gaussian(tokens * 2 * n, n), [tokens, 2 * n])
+    using stream = ops.tensor(gaussian(tokens * n, n + 1), [tokens, n])
+    const [su, sv, sw, weight] = [2, 3, 4, 5].map(seed => ops.tensor(gaussian(n, n + seed), [n])) as [Tensor, Tensor, Tensor, Tensor]
+    const [gate, x] = [
+      { z, first: 0, rows: n, sv, block: n },
+      { z, first: n, rows: n, sv: sw, block: n, add: stream },
+    ]
+    const [madeGate, madeX] = products.finish([gate!, x!]) as [Tensor, Tensor]
+    const o = { rows: 80, columns: n, su, block: n }
+    const norm = { weight, eps: 1e-5 }
+    for (const [what, given, more, wanted] of [
+      ['x', x, {}, {}],
+      ['x, kept', x, { keep: true }, {}],
+      ['x, normed and kept', x, { norm, keep: true }, { norm }],
+      ['x and gate', x, { gate }, { gate: madeGate }],
+      ['x, not the gate', x, { gate: madeGate }, { gate: madeGate }],
+      ['the gate, not x', madeX, { gate }, { gate: madeGate }],
+    ] as const) {
+      const got = products.linear(given!, arranged, { ...o, ...more })
+      const { z: expected } = products.linear(madeX, arranged, { ...o, ...wanted })
+      const error = nmse(await values(got.z), await values(expected))
+      t.ok(error <= 1e-11, `${code}, ${n}: ${what}: ${error}`)
+      t.equal(got.kept !== undefined, 'keep' in more)
+      if (got.kept) t.ok(nmse(await values(got.kept), await values(madeX)) <= 1e-12, `${code}, ${n}: ${what}: what is kept`)
+      for (const tensor of [got.z, got.kept, expected]) tensor?.[Symbol.dispose]()
+    }
+    for (const tensor of [su, sv, sw, weight, madeGate, madeX]) tensor[Symbol.dispose]()
   }
 })
 
@@ -377,12 +428,25 @@ t.test('where there is no kernel, and what is refused', async t => {
   using one = ops.tensor(new Float32Array(32), [1, 32])
   using su = ops.tensor(new Float32Array(32), [32])
   using wide = ops.tensor(new Float32Array(48), [48])
-  const output = { rows: 32, sv: su, block: 32 }
-  const linear = (o: object) => () => products.linear(one, arranged, { columns: 32, su, block: 32, outputs: [output], ...o })
-  says(linear({ outputs: [] }), /from 1 to 4 linears read one x, got 0/)
-  says(linear({ su: wide }), /su must be f32 \[32\], got f32 \[48\]/)
-  says(linear({ block: 48 }), /block must be the order of a Hadamard matrix that divides 32, got 48/)
-  says(linear({ outputs: [{ ...output, block: 5 }] }), /outputs\[0\].block must be the order of a Hadamard matrix that divides 32, got 5/)
-  says(linear({ outputs: [output, output] }), /arranged must be u8/)
-  says(linear({ outputs: [{ ...output, sv: wide }] }), /outputs\[0\].sv must be f32 \[32\], got f32 \[48\]/)
+  const linear = (o: object) => () => products.linear(one, arranged, { rows: 32, columns: 32, su, block: 32, ...o })
+  says(linear({ su: wide }), /linear: su must be f32 \[32\], got f32 \[48\]/)
+  says(linear({ block: 48 }), /linear: block must be the order of a Hadamard matrix that divides 32, got 48/)
+  says(linear({ rows: 64 }), /linear: arranged must be u8/)
+  says(linear({ gate: su }), /linear: gate must be f32 \[1, 32\], got f32 \[32\]/)
+  says(linear({ gate: one, norm: { weight: su, eps: 1 } }), /linear: x is normed or gated, not both/)
+  says(linear({ keep: true }), /linear: kept is an x that is not finished and has no gate/)
+
+  using z = ops.tensor(new Float32Array(48), [1, 48])
+  const output = { z, first: 16, rows: 32, sv: su, block: 32 }
+  const unfinished = (o: object) => () => products.linear({ ...output, ...o }, arranged, { rows: 32, columns: 32, su, block: 32 })
+  const finish = (o: object) => () => products.finish([output, { ...output, ...o }])
+  says(unfinished({ rows: 16 }), /linear: x must have 32 columns, got an output of 16/)
+  says(unfinished({ first: 17 }), /linear: x.z must be f32 \[1, 49\], got f32 \[1, 48\]/)
+  says(() => products.finish([]), /finish: from 1 to 4 outputs, got 0/)
+  says(() => products.finish(Array.from({ length: 5 }, () => output)), /finish: from 1 to 4 outputs, got 5/)
+  says(finish({ first: -16 }), /finish: outputs\[1\].first must be a whole number from 0/)
+  says(finish({ z: x }), /finish: outputs\[1\].z must be f32 \[1, 48\], got f32 \[17, 32\]/)
+  says(finish({ sv: wide }), /finish: outputs\[1\].sv must be f32 \[32\], got f32 \[48\]/)
+  says(finish({ block: 5 }), /finish: outputs\[1\].block must be the order of a Hadamard matrix that divides 32, got 5/)
+  says(finish({ add: wide }), /finish: outputs\[1\].add must be f32 \[1, 32\], got f32 \[48\]/)
 })
