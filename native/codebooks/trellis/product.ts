@@ -38,7 +38,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
   if (!hasKernel || (code === 0 && entries?.shape[0] !== pairs)) return undefined
   const { device } = ops
   let table: Tensor | undefined
-  const kernel = { K, code, tensorCore: order !== undefined }
+  const same = { K, code, tensorCore: order !== undefined }
 
   const expectSizes = (op: string, rows: number, columns: number): void => {
     expectWhole(op, 'rows', rows, Tx)
@@ -97,12 +97,11 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       expectSizes('arrange', rows, columns)
       expectExactly('arrange', 'trellis', trellis, 'i16', [(rows / Tx) * (columns / Ty), wordsOf(shape)])
       const arranged = device.empty('u8', [arrangedBytes(rows, columns, K)])
-      device.run('trellis_arrange', { packed: trellis, arranged, rows, columns, ...kernel })
+      device.run('trellis_arrange', { packed: trellis, arranged, rows, columns, ...same })
       return arranged
     },
     decode(arranged, rows, columns) {
-      expectSizes('decode', rows, columns)
-      expectExactly('decode', 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
+      expectArranged('decode', arranged, rows, columns)
       const values = device.empty('f32', [rows, columns])
       device.run('trellis_decode', {
         arranged,
@@ -125,7 +124,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       if (int8 && (device.kind !== 'cpu' || !byteSums.includes(name)))
         throw new RangeError(`product: int8 is for ${byteSums.join(' and ')} on the CPU, not for ${name} on ${device.name}`)
       const y = device.empty('f32', [t, rows])
-      device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...kernel })
+      device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...same })
       return y
     },
     linear(x, arranged, { rows, columns, su, block, norm, gate, keep = false }) {
@@ -141,8 +140,8 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       const kept = keep ? device.empty('f32', [t, columns]) : undefined
       const z = device.empty('f32', [t, rows])
       const before = { x: input.tensor, gate: gated.tensor, ...named('X', { ...input.output, y: kept }), ...named('Gate', gated.output) }
-      const same = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...kernel }
-      device.run('trellis_linear', { ...before, ...same, z, t, rows, columns, block, factor })
+      const weights = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...same }
+      device.run('trellis_linear', { ...before, ...weights, z, t, rows, columns, block, factor })
       return { z, ...(kept && { kept }) }
     },
     mostOutputs,
