@@ -11,6 +11,7 @@ import type { Codec, PackedProducts } from '../../native/codebook.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import type { Precision } from './precision.js'
+import { Value } from './value.js'
 
 /** A linear W = diag(SV)·H_m·Ŵ·H_nᵀ·diag(SU) as it is stored, in a code that has products. */
 export interface PackedWeights {
@@ -29,9 +30,9 @@ export interface PackedWeights {
 
 /** What linears read: x; x normed; or silu(gate) ⊙ x. */
 export interface LinearInput {
-  readonly x: Tensor
+  readonly x: Value
   readonly norm?: { readonly weight: Tensor; readonly eps: number }
-  readonly gate?: Tensor
+  readonly gate?: Value
 }
 
 /**
@@ -83,27 +84,28 @@ export class PackedLinears implements Disposable {
     return this.arranged.bytes
   }
 
-  /** u f32 [t, n] of the input → u·W_iᵀ f32 [t, m_i] of each, in the order of the names; and `add` [t, m_0] to the first. */
-  apply(input: LinearInput, add?: Tensor): Tensor[] {
+  /**
+   * u f32 [t, n] of the input → u·W_iᵀ f32 [t, m_i] of each, in the order of the names; and `add` [t, m_0] to the first. Of few rows they are
+   * not finished, and an x that was not is finished if somebody else reads it too.
+   */
+  apply(input: LinearInput, add?: Value): Value[] {
     const { ops, packed, arranged, members } = this
     const [{ su, n, transform }] = members as [PackedWeights]
     const { x, norm, gate } = input
-    if ((x.shape[0] ?? 0) <= packed.most && members.length <= packed.mostOutputs) {
+    if (x.rows <= packed.most && members.length <= packed.mostOutputs) {
       const rows = members.reduce((sum, { m }) => sum + m, 0)
-      using z = packed.linear(x, arranged, { rows, columns: n, su, block: transform.n, norm, gate }).z
-      let first = 0
-      return packed.finish(
-        members.map(({ m, sv, transform }, i) => {
-          first += m
-          return { z, first: first - m, rows: m, sv, block: transform.m, ...(i === 0 && add && { add }) }
-        }),
-      )
+      const keep = x.isAwaited && gate === undefined
+      const o = { rows, columns: n, su, block: transform.n, norm, gate: gate?.input, keep }
+      const { z, kept } = packed.linear(x.input, arranged, o)
+      if (kept) x.finished(kept)
+      const outputs = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add : undefined }))
+      return Value.outputs(packed, z, outputs)
     }
-    using made = norm ? ops.rmsnorm(x, norm.weight, { eps: norm.eps }) : gate && ops.siluMul(gate, x)
-    const [first, ...others] = this.#composed(made ?? x)
-    if (first === undefined || add === undefined) return [...(first ? [first] : []), ...others]
+    using made = norm ? ops.rmsnorm(x.tensor, norm.weight, { eps: norm.eps }) : gate && ops.siluMul(gate.tensor, x.tensor)
+    const [first, ...others] = this.#composed(made ?? x.tensor)
+    if (first === undefined || add === undefined) return [...(first ? [first] : []), ...others].map(Value.of)
     using product = first
-    return [ops.add(add, product), ...others]
+    return [ops.add(add.tensor, product), ...others].map(Value.of)
   }
 
   #composed(x: Tensor): Tensor[] {

@@ -9,6 +9,7 @@ import { type Attend, type Block, forwardBlock, Head, Opened, openBlock } from '
 import { forwardPacked, PackedBlock } from './packed-block.js'
 import { type Precision, precisionOf } from './precision.js'
 import type { Weights } from './quantized.js'
+import { Value } from './value.js'
 
 export interface OpenModelOptions {
   /** Whether quantized linears stay as they are stored, where there are kernels for it. Default: packed. */
@@ -55,13 +56,15 @@ export class OpenModel implements Disposable {
   stream(ids: Tensor, attend: Attend): Tensor {
     const { ops, config } = this
     const embedded = ops.embed(this.embedding.get(embeddingOf(config)), ids)
-    return this.blocks.reduce<Tensor>(
-      (x, block, layer) =>
-        block instanceof PackedBlock
-          ? forwardPacked(ops, config, layer, block, x, attend)
-          : forwardBlock(ops, config, layer, block, x, attend),
-      embedded,
-    )
+    return this.blocks
+      .reduce<Value>(
+        (x, block, layer) =>
+          block instanceof PackedBlock
+            ? forwardPacked(ops, config, layer, block, x, attend)
+            : Value.of(forwardBlock(ops, config, layer, block, x.take(), attend)),
+        Value.of(embedded),
+      )
+      .take()
   }
 
   /** The residual stream f32 [t, d] → logits f32 [t, vocab]. */

@@ -7,13 +7,14 @@ import { type Attend, type Block, expectFinite, Opened, runStep } from './forwar
 import { type LinearInput, PackedLinears, type PackedWeights } from './linear.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
+import { Value } from './value.js'
 
 export class PackedBlock implements Block {
   /** Activations are f32: what the products take and give. */
   readonly precision = 'f32'
   readonly #groups = new Map<string, PackedLinears>()
   /** Results that linears of one product have not asked for yet, and what they are of. */
-  readonly #waiting = new Map<string, { x: Tensor; y: Tensor }>()
+  readonly #waiting = new Map<string, { x: Value; y: Value }>()
 
   private constructor(
     private readonly dense: Opened,
@@ -67,7 +68,7 @@ export class PackedBlock implements Block {
   }
 
   /** What a packed linear makes of its input, and `add`. All linears of its product are made at once; each is given when it is asked for. */
-  product(linear: string, input: LinearInput, add?: Tensor): Tensor {
+  product(linear: string, input: LinearInput, add?: Value): Value {
     const waiting = this.#waiting.get(linear)
     this.#waiting.delete(linear)
     if (waiting?.x === input.x && add === undefined) return waiting.y
@@ -78,7 +79,7 @@ export class PackedBlock implements Block {
     for (const [i, y] of group.apply(input, add).entries()) this.#waiting.set(group.names[i] as string, { x: input.x, y })
     const made = this.#waiting.get(linear)
     this.#waiting.delete(linear)
-    return (made as { y: Tensor }).y
+    return (made as { y: Value }).y
   }
 
   [Symbol.dispose](): void {
@@ -87,55 +88,37 @@ export class PackedBlock implements Block {
   }
 }
 
-/** A value of a block; what is only read by packed linears is left to them: a norm, a gate. */
-interface Value extends LinearInput {
-  /** Tensors that go when the value does. */
-  readonly owned: Tensor[]
-}
-
-/** As forwardBlock, with attention to a cache: what comes before and after packed linears is part of their op, where that has room for it. */
-export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, block: PackedBlock, x: Tensor, attend: Attend): Tensor {
+/**
+ * As forwardBlock, with attention to a cache: takes over the residual stream that enters, gives the one that leaves. What packed linears alone
+ * read is left to them: norms, gates, and the end of the product that made it; so one block's last product is finished by the next block's first.
+ */
+export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, block: PackedBlock, x: Value, attend: Attend): Value {
   const nameOf = (step: Step): string => `${blockName(config.architecture, layer)}.${step.name}`
-  const values = new Map<string, Value>([['x', { x, owned: [x] }]])
+  const values = new Map<string, LinearInput>([['x', { x }]])
   for (const [i, step] of config.steps.entries()) {
-    const inputs = step.reads.map(name => values.get(name) as Value)
-    const [first, second] = inputs as [Value, Value]
-    let out: Value
+    const inputs = step.reads.map(name => values.get(name) as LinearInput)
+    const [first, second] = inputs as [LinearInput, LinearInput]
+    let out: LinearInput
     if (isPacked(step)) {
       const isAdded = step.op === 'add linear'
       const y = block.product(nameOf(step), isAdded ? second : first, isAdded ? first.x : undefined)
-      out = own(step.bias ? biased(y, nameOf(step)) : y)
+      out = { x: step.bias ? biased(y, nameOf(step)) : y }
     } else if (step.op === 'rmsnorm' && isLeft(i)) {
-      out = { x: first.x, norm: { weight: block.get(`${nameOf(step)}.weight`), eps: config.eps }, owned: [] }
-    } else if (step.op === 'silu·' && isLeft(i)) out = { x: second.x, gate: first.x, owned: [] }
-    else
-      out = own(
-        runStep(
-          ops,
-          config,
-          layer,
-          block,
-          step,
-          inputs.map(({ x }) => x),
-          attend,
-        ),
-      )
+      out = { x: first.x.share(), norm: { weight: block.get(`${nameOf(step)}.weight`), eps: config.eps } }
+    } else if (step.op === 'silu·' && isLeft(i)) out = { x: second.x.share(), gate: first.x.share() }
+    else {
+      const tensors = inputs.map(({ x }) => x.tensor)
+      out = { x: Value.of(runStep(ops, config, layer, block, step, tensors, attend)) }
+    }
     for (const { value } of step.dies) {
       const dead = values.get(value)
       values.delete(value)
-      for (const tensor of dead?.owned ?? []) {
-        if (out.owned.includes(tensor)) continue // the residual stream, added to in place
-        if (tensor === out.x || tensor === out.gate) out.owned.push(tensor)
-        else tensor[Symbol.dispose]()
-      }
+      for (const part of [dead?.x, dead?.gate]) part?.[Symbol.dispose]()
     }
     values.set(step.out, out)
   }
-  return (values.get('x') as Value).x
+  return (values.get('x') as LinearInput).x
 
-  function own(tensor: Tensor): Value {
-    return { x: tensor, owned: [tensor] }
-  }
   function isPacked(step: Step): boolean {
     return (step.op === 'linear' || step.op === 'add linear') && block.has(nameOf(step))
   }
@@ -147,8 +130,8 @@ export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, bloc
     const readers = (again < 0 ? later : later.slice(0, again + 1)).filter(({ reads }) => reads.includes(name))
     return readers.every(step => isPacked(step) && step.reads.at(-1) === name && !step.reads.slice(0, -1).includes(name))
   }
-  function biased(y: Tensor, name: string): Tensor {
+  function biased(y: Value, name: string): Value {
     using unbiased = y
-    return ops.addBias(unbiased, block.get(`${name}.bias`))
+    return Value.of(ops.addBias(unbiased.tensor, block.get(`${name}.bias`)))
   }
 }

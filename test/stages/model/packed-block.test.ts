@@ -90,38 +90,79 @@ for (const name of ['qtip_hyb_k2', 'qtip_hyb_k4', 'qtip_1mad_k2', 'qtip_lut_l12_
     t.equal(opened.packed.hadamard ?? 0, name === 'qtip_lut_l12_k2' ? 2 : 0, 'decoded only where there is no kernel')
   })
 
-for (const [family, more] of [
-  ['Qwen2ForCausalLM', {}],
-  ['Qwen3ForCausalLM', { head_dim: 32 }],
-] as const)
-  t.test(`${family}: biases and norms of heads between packed linears`, async t => {
+/** Kernels of packed linears that a prompt of three tokens takes: products, and calls that finish what they give. */
+const cases: [what: string, family: string, config: object, dense: RegExp | undefined, products: number, finishing: number][] = [
+  // Of a layer: qkv, o, gate and up, down; what attention reads, and what leaves the last layer.
+  ['Llama, all packed', 'Llama', {}, undefined, 8, 3],
+  ['biases after every product', 'Llama', { attention_bias: true, mlp_bias: true }, undefined, 8, 8],
+  ['Qwen 2: biases before attention', 'Qwen2', {}, undefined, 8, 3],
+  ['Qwen 3: norms of heads', 'Qwen3', { head_dim: 32 }, undefined, 8, 3],
+  ['a dense up beside a packed gate: the residual stream is not left', 'Llama', {}, /up_proj/, 8, 5],
+  ['a dense gate beside a packed up', 'Llama', {}, /gate_proj/, 8, 5],
+  ['a dense down: gate and up are finished', 'Llama', {}, /down_proj/, 6, 4],
+  ['a dense o', 'Llama', {}, /o_proj/, 6, 3],
+  ['a dense v: the norm is asked for by both', 'Llama', {}, /v_proj/, 8, 4],
+  ['a dense first layer', 'Llama', {}, /layers\.0/, 4, 2],
+  ['a dense last layer', 'Llama', {}, /layers\.1/, 4, 2],
+  ['k of other signs: two products read what is kept', 'Llama', { signs: 'k_proj' }, undefined, 10, 5],
+]
+for (const [what, family, more, dense, products, finishing] of cases)
+  t.test(`${what}: what the decoded weights give`, async t => {
     const sizes = { hidden_size: 64, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2 }
-    const config = readConfig({ architectures: [family], ...sizes, vocab_size: 128, rms_norm_eps: 1e-5, ...more }, family)
-    using random = randomWeights(ops, config, family, { use: 'trellis/hyb', K: 2 })
-    const open: Weights['open'] = async (name, dtype) => {
-      if (name.endsWith('.bias') || name.endsWith('norm.weight')) {
-        using ones = await random.open(name)
+    const name = `${family}ForCausalLM`
+    const config = readConfig({ architectures: [name], ...sizes, vocab_size: 128, rms_norm_eps: 1e-5, ...more }, name)
+    const random = randomWeights(ops, config, name, { use: 'trellis/hyb', K: 2 })
+    const stored = async (linear: string) => {
+      const weights = await random.packed?.(linear)
+      if (weights === undefined || !('signs' in more) || !linear.endsWith(`${more.signs}`)) return weights
+      using su = weights.su
+      return { ...weights, su: ops.scale(su, { factor: -1 }) }
+    }
+    const packed: Weights['packed'] = async linear => (dense?.test(linear) ? undefined : stored(linear))
+    const open: Weights['open'] = async (tensor, dtype) => {
+      if (tensor.endsWith('.bias') || tensor.endsWith('norm.weight')) {
+        using ones = await random.open(tensor)
         return ops.tensor(
-          Float32Array.from({ length: ones.size }, (_, i) => Math.cos(i) + (name.endsWith('.bias') ? 0 : 1.5)),
+          Float32Array.from({ length: ones.size }, (_, i) => Math.cos(i) + (tensor.endsWith('.bias') ? 0 : 1.5)),
           ones.shape,
         )
       }
-      const linear = await random.packed?.(name.replace(/\.weight$/, ''))
-      if (linear === undefined || !/proj/.test(name)) return random.open(name, dtype)
+      const linear = /proj/.test(tensor) ? await stored(tensor.replace(/\.weight$/, '')) : undefined
+      if (linear === undefined) return random.open(tensor, dtype)
       const { codec, trellis, su, sv, transform, m, n } = linear
       using codes = codec.unpack(trellis)
       using decoded = codec.decode(codes, m, n)
-      const dense = toDense(ops, decoded, su, sv, transform)
+      const matrix = toDense(ops, decoded, su, sv, transform)
       for (const x of [trellis, su, sv]) x[Symbol.dispose]()
-      return dense
+      return matrix
     }
-    const logitsOf = async (weights: 'packed' | 'dense'): Promise<Float32Array> => {
-      using decoder = await Decoder.open(ops, { ...random, open }, { slots: 1, positions: 8, weights })
-      await decoder.prefill(0, [5, 17, 3])
-      return (await decoder.step([{ slot: 0, token: 9 }]))[0]!
+    const calls = async (): Promise<number[]> => {
+      await ops.finish()
+      const stats = ops.device.stats()
+      return ['trellis_linear', 'trellis_finish'].map(op => stats[op]?.calls ?? 0)
     }
-    const [packed, dense] = [await logitsOf('packed'), await logitsOf('dense')]
-    t.ok(dense.some(x => Math.abs(x) > 0.1))
-    const error = nmse(packed, dense)
-    t.ok(error < 1e-8, `NMSE ${error}`)
+    const logitsOf = async (weights: 'packed' | 'dense') => {
+      using decoder = await Decoder.open(ops, { ...random, open, packed }, { slots: 2, positions: 24, weights, precision: 'f32' })
+      const before = await calls()
+      const prompt = await decoder.prefill(0, [5, 17, 3])
+      const [linear, finish] = (await calls()).map((count, i) => count - before[i]!)
+      // More than a product takes, which goes another way; and steps of both.
+      const long = await decoder.prefill(
+        1,
+        Array.from({ length: 20 }, (_, i) => (i * 37) % 128),
+      )
+      const steps: Float32Array[] = []
+      for (const token of [9, 10]) steps.push(...(await decoder.step([0, 1].map(slot => ({ slot, token: token + slot })))))
+      return { logits: [prompt, long, ...steps], linear, finish }
+    }
+    const [some, none] = [await logitsOf('packed'), await logitsOf('dense')]
+    for (const [i, logits] of some.logits.entries()) {
+      t.ok(none.logits[i]!.some(x => Math.abs(x) > 0.1))
+      const error = nmse(logits, none.logits[i]!)
+      t.ok(error < 1e-7, `logits ${i}: NMSE ${error}`)
+    }
+    t.strictSame([some.linear, some.finish, none.linear, none.finish], [products, finishing, 0, 0])
+    random[Symbol.dispose]()
+    await ops.finish()
+    t.equal(ops.device.liveBytes, 0)
   })
