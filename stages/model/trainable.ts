@@ -13,7 +13,7 @@
 import type { TableTraining } from '../../native/codebook.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { blockName, headName } from './architecture.js'
+import { blockName } from './architecture.js'
 import type { ModelConfig } from './config.js'
 import type { Precision } from './precision.js'
 
@@ -90,19 +90,6 @@ export async function openTrainable(
     return { norms, linears }
   } catch (error) {
     disposeBlock({ norms, linears })
-    throw error
-  }
-}
-
-/** The final norm and the head as a block of their own, for forwardHeadWithTape. */
-export async function openTrainableHead(ops: Ops, config: ModelConfig, open: (name: string) => Promise<Tensor>): Promise<TrainableBlock> {
-  const [norm, head] = [config.architecture.norm, headName(config.architecture, config.tied)]
-  const norms = new Map([[norm, Parameter.of(ops, `${norm}.weight`, await open(`${norm}.weight`))]])
-  try {
-    const weight = Parameter.of(ops, `${head}.weight`, await open(`${head}.weight`))
-    return { norms, linears: new Map([[head, new DenseLinear(ops, weight)]]) }
-  } catch (error) {
-    disposeBlock({ norms, linears: new Map() })
     throw error
   }
 }

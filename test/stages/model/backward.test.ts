@@ -12,13 +12,14 @@ import { hadamardFactor } from '../../../native/ops/hadamard/hadamard.js'
 import { hadamardReference } from '../../../native/ops/hadamard/reference.js'
 import type { Tensor } from '../../../native/tensor.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape, type Tape } from '../../../stages/model/backward.js'
+import { headName } from '../../../stages/model/architecture.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { embed, forwardBlock, openBlock, Rotary } from '../../../stages/model/forward.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import {
+  DenseLinear,
   disposeBlock,
   openTrainable,
-  openTrainableHead,
   Parameter,
   parametersOf,
   QuantizedLinear,
@@ -69,7 +70,11 @@ for (const { name: backend, skip, open } of backends) {
         using rotary = new Rotary(ops, config)
         const layers = Array.from({ length: config.sizes.layers }, (_, layer) => layer)
         const blocks = await Promise.all(layers.map(layer => openTrainable(ops, config, layer, name => weights.open(name))))
-        const head = await openTrainableHead(ops, config, name => weights.open(name))
+        const [norm, matrix] = [config.architecture.norm, headName(config.architecture, config.tied)]
+        const [weight, rows] = await Promise.all(
+          [norm, matrix].map(async name => Parameter.of(ops, `${name}.weight`, await weights.open(`${name}.weight`))),
+        )
+        const head: TrainableBlock = { norms: new Map([[norm, weight!]]), linears: new Map([[matrix, new DenseLinear(ops, rows!)]]) }
         const tapes: Tape[] = []
         let [x] = (await embed(ops, weights, [ids])) as [Tensor]
         for (const [layer, block] of blocks.entries()) {
@@ -99,10 +104,10 @@ for (const { name: backend, skip, open } of backends) {
         }
         // A row of the embedding gets the gradients of the tokens that read it.
         const { d, vocab } = config.sizes
-        const rows = new Float64Array(vocab * d)
+        const embedding = new Float64Array(vocab * d)
         const byToken = await floats(dx)
-        for (const [i, g] of byToken.entries()) rows[ids[Math.floor(i / d)]! * d + (i % d)]! += g
-        found.set(`${config.architecture.embed}.weight`, rows)
+        for (const [i, g] of byToken.entries()) embedding[ids[Math.floor(i / d)]! * d + (i % d)]! += g
+        found.set(`${config.architecture.embed}.weight`, embedding)
         dx[Symbol.dispose]()
 
         const expected = [...tensors].filter(([name]) => name.startsWith('grad.'))
