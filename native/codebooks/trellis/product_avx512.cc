@@ -57,9 +57,8 @@ inline Halves affine(V s) {
   V low = _mm512_mullo_epi16(s, words16(c)), high = _mm512_add_epi16(_mm512_mulhi_epu16(s, words16(c)), _mm512_mullo_epi16(s, words16(c >> 16)));
   if constexpr (d != 0) {
     low = _mm512_add_epi16(low, words16(d));
-    const __mmask32 carry = _mm512_cmplt_epu16_mask(low, words16(d));
-    high = _mm512_add_epi16(high, words16(d >> 16));
-    high = _mm512_mask_sub_epi16(high, carry, high, words16(-1));
+    const V carry = _mm512_min_epu16(_mm512_subs_epu16(words16(d), low), words16(1));  // no mask: those take two of the pipes
+    high = _mm512_add_epi16(_mm512_add_epi16(high, words16(d >> 16)), carry);
   }
   return {low, high};
 }
@@ -128,7 +127,6 @@ template <int T>
 
 // HYB: 512 pairs in the registers' bytes: [component][high, low][two bits of the row][halves of the other seven].
 struct Pairs {
-  static constexpr int per_state = 2;
   V table[2][2][4][2];
   explicit Pairs(const Job& job) {
     for (int i = 0; i < 32; ++i) table[i / 16][i / 8 % 2][i / 2 % 4][i % 2] = _mm512_loadu_si512(job.table + 64 * i);
@@ -140,68 +138,68 @@ struct Pairs {
       high[0] = static_cast<uint8_t>(v >> 8), high[512] = static_cast<uint8_t>(v);
     }
   }
-  template <int T>
-  [[gnu::always_inline]] inline void pair(V a, V b, const uint8_t* x, int64_t stride, V (&sum)[T][3]) const {
-    const V one = words16(-1);
-    const Halves u = planes(_mm512_mullo_epi16(a, _mm512_sub_epi16(a, one)), _mm512_mullo_epi16(b, _mm512_sub_epi16(b, one)));
-    const __mmask64 sign = _mm512_movepi8_mask(u.high), high = _mm512_movepi8_mask(u.low), low = _mm512_movepi8_mask(_mm512_add_epi8(u.low, u.low));
-    const __mmask64 not_low = _knot_mask64(low);
-    // Where the mask is zero the index stays, for the next table: one blend in place of three.
-    const auto plane = [&](int c, int p) __attribute__((always_inline)) {
-      V found[2];
-      for (int q = 0; q < 2; ++q) {
-        const V(&even)[2] = table[c][p][2 * q], (&odd)[2] = table[c][p][2 * q + 1];
-        found[q] = _mm512_mask2_permutex2var_epi8(odd[0], _mm512_mask2_permutex2var_epi8(even[0], u.high, not_low, even[1]), low, odd[1]);
+  // What a plane is looked up by, for 64 states: seven bits of the row, and masks of the other two.
+  struct Index {
+    V row;
+    __mmask64 high, low, not_low;
+    Index(V a, V b) {
+      const V one = words16(-1);
+      const Halves u = planes(_mm512_mullo_epi16(a, _mm512_sub_epi16(a, one)), _mm512_mullo_epi16(b, _mm512_sub_epi16(b, one)));
+      row = u.high, high = _mm512_movepi8_mask(u.low), low = _mm512_movepi8_mask(_mm512_add_epi8(u.low, u.low)), not_low = _knot_mask64(low);
+    }
+  };
+  // Where the mask is zero the index stays, for the next table: one blend in place of three.
+  template <int c, int p>
+  [[gnu::always_inline]] inline void plane(const Index (&at)[2], V (&out)[2]) const {
+    V found[2][2];
+    for (int q = 0; q < 2; ++q) {
+      const V(&even)[2] = table[c][p][2 * q], (&odd)[2] = table[c][p][2 * q + 1];
+      for (int i = 0; i < 2; ++i) found[i][q] = _mm512_mask2_permutex2var_epi8(even[0], at[i].row, at[i].not_low, even[1]);
+      for (int i = 0; i < 2; ++i) found[i][q] = _mm512_mask2_permutex2var_epi8(odd[0], found[i][q], at[i].low, odd[1]);
+    }
+    for (int i = 0; i < 2; ++i) out[i] = _mm512_mask_blend_epi8(at[i].high, found[i][0], found[i][1]);
+  }
+  template <int c>
+  [[gnu::always_inline]] inline void component(const Index (&at)[2], Halves (&out)[2]) const {
+    V high[2], low[2];
+    plane<c, 0>(at, high);
+    plane<c, 1>(at, low);
+    for (int i = 0; i < 2; ++i) {
+      out[i] = {low[i], high[i]};
+      if constexpr (c == 0) {
+        const __mmask64 sign = _mm512_movepi8_mask(at[i].row);
+        out[i] = {_mm512_mask_sub_epi8(low[i], sign, _mm512_setzero_si512(), low[i]), _mm512_mask_sub_epi8(high[i], sign, _mm512_setzero_si512(), high[i])};
       }
-      return _mm512_mask_blend_epi8(high, found[0], found[1]);
-    };
-    const auto negate = [&](V digits) { return _mm512_mask_sub_epi8(digits, sign, _mm512_setzero_si512(), digits); };
-    multiply<T>({negate(plane(0, 1)), negate(plane(0, 0))}, x, stride, sum);
-    multiply<T>({plane(1, 1), plane(1, 0)}, x + 12, stride, sum);
-  }
-};
-
-// 3INST, mcg: two f16 numbers of exponents −3 … 0 are whole numbers of 2^-13, and their sum has 16 bits.
-template <uint32_t c, uint32_t d>
-struct TwoHalves {
-  static constexpr int per_state = 1;
-  explicit TwoHalves(const Job&) {}
-  static inline V whole(V x) {
-    const V f16 = _mm512_ternarylogic_epi32(x, words16(0x8fff), words16(0x3b60), 0x6a);  // (x & …) ^ …
-    const V digits = _mm512_ternarylogic_epi32(f16, words16(0x3ff), words16(0x400), 0xea);  // (f16 & …) | …
-    const V v = _mm512_sllv_epi16(digits, _mm512_and_si512(_mm512_srli_epi16(f16, 10), words16(3)));
-    return _mm512_mask_sub_epi16(v, _mm512_movepi16_mask(f16), _mm512_setzero_si512(), v);
-  }
-  static inline V value(V s) {
-    const Halves product = affine<c, d>(s);
-    return _mm512_xor_si512(_mm512_add_epi16(whole(product.low), whole(product.high)), words16(0x8000));
-  }
-  template <int T>
-  [[gnu::always_inline]] inline void pair(V a, V b, const uint8_t* x, int64_t stride, V (&sum)[T][3]) const {
-    multiply<T>(planes(value(a), value(b)), x, stride, sum);
+    }
   }
 };
 
 // Which states of a run are multiplied side by side: those of one row, two by two.
-template <bool TC, int per_state>
-constexpr int first_of(int g) { return TC && per_state == 2 ? g / 2 * 4 + g % 2 : 2 * g; }
-template <bool TC, int per_state>
-constexpr int second_of(int g) { return first_of<TC, per_state>(g) + (TC && per_state == 2 ? 2 : 1); }
+template <bool TC>
+constexpr int first_of(int g) { return TC ? g / 2 * 4 + g % 2 : 2 * g; }
+template <bool TC>
+constexpr int second_of(int g) { return first_of<TC>(g) + (TC ? 2 : 1); }
 
-template <class Code, int K, bool TC, int T>
-void values(const Job& job, int64_t (*sums)[32]) {
-  constexpr int per_state = Code::per_state, bits = K * per_state, sets = TC ? 2 : 1, groups = 8 / per_state;
-  constexpr int group_bytes = per_state * 12, x_bytes = groups / sets * group_bytes;
+template <int K, bool TC, int T>
+void pair_sums(const Job& job, int64_t (*sums)[32]) {
+  constexpr int bits = 2 * K, sets = TC ? 2 : 1, groups = 4, group_bytes = 24, x_bytes = groups / sets * group_bytes;
   constexpr int64_t until = 1024;  // chunks until 32 bits might overflow
-  const Code code(job);
+  const Pairs pairs(job);
   for (int64_t from = 0; from < job.chunks; from += until) {
     V sum[sets][T][3] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
       const Window<K, TC> window(job.words + chunk * K * kLanes);
       const uint8_t* const x = job.x + chunk * x_bytes;
-      unroll<groups>([&](auto g) {
-        code.template pair<T>(window.template state<first_of<TC, per_state>(g) * bits>(), window.template state<second_of<TC, per_state>(g) * bits>(),
-                              x + g / sets * group_bytes, job.stride, sum[g % sets]);
+      unroll<groups / 2>([&](auto i) __attribute__((always_inline)) {
+        constexpr int g = 2 * i;
+        const Pairs::Index at[2] = {{window.template state<first_of<TC>(g) * bits>(), window.template state<second_of<TC>(g) * bits>()},
+                                    {window.template state<first_of<TC>(g + 1) * bits>(), window.template state<second_of<TC>(g + 1) * bits>()}};
+        Halves value[2];
+        unroll<2>([&](auto c) __attribute__((always_inline)) {
+          pairs.component<c>(at, value);
+          multiply<T>(value[0], x + g / sets * group_bytes + 12 * c, job.stride, sum[0]);
+          multiply<T>(value[1], x + (g + 1) / sets * group_bytes + 12 * c, job.stride, sum[sets - 1]);
+        });
       });
     }
     for (int set = 0; set < sets; ++set) {
@@ -212,14 +210,64 @@ void values(const Job& job, int64_t (*sums)[32]) {
   }
 }
 
+// ── sums of two f16 ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+// 3INST, mcg: two f16 numbers of exponents −3 … 0 are whole numbers of 2^-13, and their sum v has 16 bits.
+struct TwoHalves {
+  V power[2];  // ±2^e by the six highest bits of a half, of which three say nothing
+  TwoHalves() {
+    alignas(64) int16_t by_bits[64];
+    for (int i = 0; i < 64; ++i) by_bits[i] = static_cast<int16_t>((i & 32 ? -1 : 1) * (1 << ((i & 3) ^ 2)));
+    for (int i = 0; i < 2; ++i) power[i] = _mm512_load_si512(by_bits + 32 * i);
+  }
+  V whole(V x) const {
+    const V digits = _mm512_ternarylogic_epi32(x, words16(0x3ff), words16(0x760), 0x6a);  // (x & …) ^ …
+    return _mm512_mullo_epi16(digits, _mm512_permutex2var_epi16(power[0], _mm512_srli_epi16(x, 10), power[1]));
+  }
+  template <ProductCode code>
+  V value(V s) const {
+    const Halves product = code == ProductCode::mcg ? affine<0xcbac1fedu, 0>(s) : affine<89226354u, 64248484u>(s);
+    return _mm512_add_epi16(whole(product.low), whole(product.high));
+  }
+};
+
+// v and its high byte h times three digits of 8 bits: v·(x0·2^8 + x1) + h·x2, in two levels, of 2^8 and 1.
+template <ProductCode code, int K, bool TC, int T>
+void half_sums(const Job& job, int64_t (*sums)[32]) {
+  constexpr int sets = TC ? 2 : 1, x_bytes = 16 / sets * 12;
+  constexpr int64_t until = 15;  // chunks until 32 bits might overflow
+  const TwoHalves halves;
+  for (int64_t from = 0; from < job.chunks; from += until) {
+    V sum[T][sets][2] = {};
+    for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
+      const Window<K, TC> window(job.words + chunk * K * kLanes);
+      const uint8_t* const x = job.x + chunk * x_bytes;
+      unroll<16>([&](auto j) __attribute__((always_inline)) {
+        constexpr int set = TC ? (j >> 1) & 1 : 0, at = TC ? (j >> 2) * 2 + (j & 1) : j;
+        const V v = halves.template value<code>(window.template state<j * K>()), h = _mm512_srai_epi16(v, 8);
+        for (int b = 0; b < T; ++b) {
+          const uint8_t* const digits = x + b * job.stride + at * 12;
+          V(&level)[2] = sum[b][set];
+          level[0] = _mm512_dpwssd_epi32(level[0], v, broadcast(digits));
+          level[1] = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(level[1], v, broadcast(digits + 4)), h, broadcast(digits + 8));
+        }
+      });
+    }
+    for (int b = 0; b < T; ++b) {
+      for (int set = 0; set < sets; ++set) {
+        for (int level = 0; level < 2; ++level) flush<TC>(sum[b][set][level], set, level == 0 ? 256 : 1, sums[b]);
+      }
+    }
+  }
+}
+
 // ── which kernel ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 template <ProductCode code, int K, bool TC, bool int8, int T>
 void rows_of(const Job& job, int64_t (*sums)[32]) {
   if constexpr (code == ProductCode::mul1 || code == ProductCode::mad1) byte_sums<code, K, TC, int8, T>(job, sums);
-  else if constexpr (code == ProductCode::hyb) values<Pairs, K, TC, T>(job, sums);
-  else if constexpr (code == ProductCode::inst3) values<TwoHalves<89226354u, 64248484u>, K, TC, T>(job, sums);
-  else values<TwoHalves<0xcbac1fedu, 0>, K, TC, T>(job, sums);
+  else if constexpr (code == ProductCode::hyb) pair_sums<K, TC, T>(job, sums);
+  else half_sums<code, K, TC, T>(job, sums);
 }
 
 // One vector, or four at a time of which the last may not be there.
@@ -239,38 +287,38 @@ auto find_rows(int K, bool TC) {
   return list[K - 1][TC];
 }
 
-// A word for each weight of a run: in int8 four times its digit in the even lanes, then in the odd ones; else both lanes' digits.
-std::vector<Slot> byte_sum_slots(Order order, bool int8) {
+// For each weight of a run its digits, of both lanes beside each other.
+std::vector<Slot> word_slots(Order order, int digits) {
   std::vector<Slot> slots;
   for (int p = 0; p < 16; ++p) {
-    if (order.tensor_core && p & 2) continue;
-    for (int word = 0; word < 2; ++word) {
-      for (int i = 0; i < (int8 ? 4 : 2); ++i) slots.push_back({order.column(p, int8 ? word : i), int8 ? 0 : word});
-    }
+    for (int i = 0; i < 2 * digits && !(order.tensor_core && p & 2); ++i) slots.push_back({order.column(p, i % 2), i / 2});
   }
   return slots;
 }
 
-template <int per_state>
-std::vector<Slot> value_slots(Order order) {
+// In int8 four times the one digit of a weight in the even lanes, then in the odd ones.
+std::vector<Slot> int8_slots(Order order) {
   std::vector<Slot> slots;
-  for (int g = 0; g < 8 / per_state; ++g) {
+  for (int p = 0; p < 16; ++p) {
+    for (int i = 0; i < 8 && !(order.tensor_core && p & 2); ++i) slots.push_back({order.column(p, i / 4), 0});
+  }
+  return slots;
+}
+
+std::vector<Slot> pair_slots(Order order) {
+  std::vector<Slot> slots;
+  for (int g = 0; g < 4; ++g) {
     if (order.tensor_core && g % 2) continue;
-    const int states[2] = {order.tensor_core ? second_of<true, per_state>(g) : second_of<false, per_state>(g),
-                           order.tensor_core ? first_of<true, per_state>(g) : first_of<false, per_state>(g)};
-    for (int c = 0; c < per_state; ++c) {
-      for (int digit = 0; digit < 3; ++digit) {
-        for (int i = 0; i < 4; ++i) slots.push_back({order.column(states[i % 2] * per_state + c, i / 2), digit});
-      }
-    }
+    const int states[2] = {order.tensor_core ? second_of<true>(g) : second_of<false>(g), order.tensor_core ? first_of<true>(g) : first_of<false>(g)};
+    for (int i = 0; i < 24; ++i) slots.push_back({order.column(states[i % 2] * 2 + i / 12, i % 4 / 2), i % 12 / 4});
   }
   return slots;
 }
 
 template <ProductCode code>
 Kernel byte_sum_kernel(int K, Order order, bool int8) {
-  return int8 ? Kernel{find_rows<code, true>(K, order.tensor_core), Digits::one, byte_sum_slots(order, true), 1}
-              : Kernel{find_rows<code, false>(K, order.tensor_core), Digits::halves, byte_sum_slots(order, false), 2};
+  return int8 ? Kernel{find_rows<code, true>(K, order.tensor_core), Digits::one, int8_slots(order), 1}
+              : Kernel{find_rows<code, false>(K, order.tensor_core), Digits::halves, word_slots(order, 2), 2};
 }
 
 }  // namespace
@@ -278,9 +326,9 @@ Kernel byte_sum_kernel(int K, Order order, bool int8) {
 Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8) {
   const bool TC = order.tensor_core;
   switch (code) {
-    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, value_slots<2>(order), 1, 128, 128, Pairs::arrange};
-    case ProductCode::inst3: return {find_rows<ProductCode::inst3, false>(K, TC), Digits::bytes, value_slots<1>(order), 1, 128, 0};
-    case ProductCode::mcg: return {find_rows<ProductCode::mcg, false>(K, TC), Digits::bytes, value_slots<1>(order), 1, 128, 0};
+    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, pair_slots(order), 1, 128, 128, Pairs::arrange};
+    case ProductCode::inst3: return {find_rows<ProductCode::inst3, false>(K, TC), Digits::bytes, word_slots(order, 3), 2};
+    case ProductCode::mcg: return {find_rows<ProductCode::mcg, false>(K, TC), Digits::bytes, word_slots(order, 3), 2};
     case ProductCode::mul1: return byte_sum_kernel<ProductCode::mul1>(K, order, int8);
     case ProductCode::mad1: return byte_sum_kernel<ProductCode::mad1>(K, order, int8);
   }
