@@ -1,6 +1,6 @@
 /** The graph file as JSON, and its inputs: what stands in it is told by name, line and place. */
-import { readFile } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { readdir, readFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { didYouMean, type Mistake, PipeError, sentence } from './error.js'
 import type { Setting } from './settings.js'
 
@@ -29,6 +29,17 @@ export async function readGraph(file: string, shown: string, mistakes: Mistake[]
     text = await readFile(file, 'utf8')
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
+    if (code === 'EISDIR') {
+      const outputs = await readdir(join(file, 'cache')).catch(() => undefined)
+      throw new PipeError('graph', {
+        where: shown,
+        message: 'expected the .json file of a graph and found a folder.',
+        hint:
+          outputs === undefined
+            ? 'Name the file, such as graphs/qtip-2bit.json.'
+            : `It holds what a run has made. Name the file, and say --out ${shown}; pipe cache ls and verify need --out alone.`,
+      })
+    }
     throw new PipeError('graph', {
       where: shown,
       message: code === 'ENOENT' ? `There is no such file: ${file}` : `The file can't be read (${code}): ${file}`,

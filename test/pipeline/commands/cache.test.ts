@@ -45,6 +45,23 @@ t.test('verify: a flipped byte and a cut are found, named, and left where they a
   t.equal(files().length, 14)
 })
 
+t.test('a folder where a graph has to be', async t => {
+  const { cache, path } = await ranTwice(t)
+  const out = join(path, '..')
+  const outputs = await cache('verify', out)
+  t.equal(outputs.code, 2)
+  t.match(
+    outputs.stderr,
+    /^out\/toy\n {2}expected the \.json file of a graph and found a folder\.\n {2}It holds what a run has made\. Name/,
+  )
+  t.match(outputs.stderr, /say --out out\/toy; pipe cache ls and verify need --out alone\./)
+  for (const command of ['run', 'plan', 'graph']) {
+    const { code, stderr } = await pipe([command, join(out, '..')])
+    t.equal(code, 2, command)
+    t.match(stderr, /found a folder\.\n {2}Name the file, such as graphs\/qtip-2bit\.json\.\n/, command)
+  }
+})
+
 t.test('gc: says what, deletes what the plan does not use, keeps the rest', async t => {
   const { graph, cache, files, path } = await ranTwice(t)
   const dry = await cache('gc', graph, '--dry-run')
