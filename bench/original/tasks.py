@@ -4,9 +4,10 @@
     pipe eval MODEL --tasks arc_easy,... --data DATA --limit 100 --json > ours.json
     python bench/original/tasks.py --compare ours.json theirs.json --out bench/results/tasks.json
 
-Wording as in lm-evaluation-harness 0.4.3; its batches, padding and caches change nothing but rounding, and are left
-out. The comparison fails where log-likelihoods differ by more than 1e-3, or picks do: of several choices the likeliest,
-by itself and divided by its characters; of LAMBADA whether greedy decoding finds the word.
+Wording as in lm-evaluation-harness 0.4.3 (wording.py compares it with the harness itself); its batches, padding and
+caches change nothing but rounding, and are left out. The comparison fails where log-likelihoods differ by more than
+1e-3, or picks do: of several choices the likeliest, by itself and divided by its characters; of LAMBADA whether greedy
+decoding finds the word.
 """
 import argparse
 import json

@@ -4,6 +4,7 @@ import { score } from '../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { type Precision, precisionOf } from '../../stages/model/precision.js'
 import { openWeights } from '../../stages/model/quantized.js'
+import type { Form } from '../../stages/model/streams.js'
 import {
   checkLength,
   documentWindows,
@@ -29,6 +30,7 @@ interface Options {
   protocol?: Protocol
   device: string
   precision: 'auto' | Precision
+  weights: Form
   json: boolean
 }
 
@@ -70,6 +72,14 @@ export const register: Register = (program: Command, wiring) => {
         .choices(['auto', 'f32', 'bf16'])
         .default('auto'),
     )
+    .addOption(
+      new Option(
+        '--weights <form>',
+        'of quantized linears. dense: each is decoded once for all of the text, a block at a time; packed: they are multiplied from their bits, as generate and serve do. Equal but for rounding',
+      )
+        .choices(['packed', 'dense'])
+        .default('dense'),
+    )
     .option('--json', 'the result as JSON', false)
     .addHelpText(
       'after',
@@ -88,6 +98,7 @@ export const register: Register = (program: Command, wiring) => {
         ],
         ['Zero-shot accuracy on the first 100 items of two tasks', 'pipe eval Llama-3.2-1B --tasks arc_easy,piqa --data tasks --limit 100'],
         ['What a run has written', 'pipe eval out/qtip-2bit/model --text test.txt'],
+        ['The same by the kernels that make text', 'pipe eval out/qtip-2bit/model --text test.txt --weights packed'],
       ),
     )
     .action(async (dir: string, o: Options) => {
@@ -117,6 +128,7 @@ export const register: Register = (program: Command, wiring) => {
       using weights = await openWeights(ops, checkpoint)
       const { nll, predictions } = await score(ops, [weights], windows, {
         precision: precisionOf(o.precision, ops, checkpoint),
+        form: o.weights,
         signal: wiring.signal,
       })
       const mean = (nll[0] ?? Number.NaN) / predictions
@@ -152,6 +164,7 @@ async function evalTasks(dir: string, tasks: readonly TaskName[], o: Options, wi
   for (const { task, items } of found) {
     const answers = await ask(ops, weights, task, items, {
       precision: precisionOf(o.precision, ops, checkpoint),
+      form: o.weights,
       signal: wiring.signal,
       note: line => {
         wiring.stderr.write(`${line}\n`)

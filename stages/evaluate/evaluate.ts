@@ -16,7 +16,8 @@ import { checkpoint, metrics } from '../../schemas/tables/checkpoint.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights, type Weights } from '../model/quantized.js'
-import { mostOfLayer, sizesOf } from '../model/sizes.js'
+import { blockBytes, mostOfLayer, sizesOf } from '../model/sizes.js'
+import { formParameter } from '../model/streams.js'
 import { modelWindows, protocols } from '../model/text.js'
 import { score } from './perplexity.js'
 import { tokensPerSecond } from './speed.js'
@@ -37,6 +38,7 @@ const params = Type.Object(
         'end: the last sequences of the text; else as published tables were made, all windows: rows joined by two newlines (wikitext2), by spaces (ptb), the first 1100 by spaces and 256 windows (c4)',
     }),
     precision: precisionParameter,
+    weights: formParameter,
   },
   { additionalProperties: false },
 )
@@ -50,20 +52,21 @@ export default defineStage({
   output: metrics,
   scope: 'stream',
   batch: () => 'all',
-  estimate(rows, { sequences: last, length = usualLength, protocol }) {
+  estimate(rows, { sequences: last, length = usualLength, protocol, weights: form }) {
     const sequences = protocol === 'end' ? last : protocol === 'c4' ? 256 : Math.ceil(tokensOfTest / length)
-    const { groups, weights, head, models } = sizesOf(rows)
+    const sizes = sizesOf(rows)
+    const { groups, weights, head, models } = sizes
     // Two models, and their predictions of every token; a block of weights, its chunk, residual streams and logits.
     const width = Math.min(...groups.map(({ n }) => n))
     const memory =
-      mostOfLayer(groups, ({ m, n }) => 4 * m * n) +
+      blockBytes(sizes, form) +
       4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) +
       Math.min(512 * 2 ** 20, 8 * sequences * length * width) +
       64 * 2 ** 20 +
       8 * head
     return { operations: models * sequences * length * (weights + head), memory, disk: 0 }
   },
-  operator: ({ text, sequences, length: asked, protocol, precision }, context) =>
+  operator: ({ text, sequences, length: asked, protocol, precision, weights: form }, context) =>
     each(async row => {
       const original = row.source === undefined ? undefined : await openCheckpoint(row.source)
       const quantized = await openCheckpoint(resolve(context.out, row.path))
@@ -79,6 +82,7 @@ export default defineStage({
       using after = await openWeights(context.ops, quantized)
       const { nll, against, predictions } = await score(context.ops, before ? [before, after] : [after], windows, {
         precision: precisionOf(precision, context.ops, first),
+        form,
         signal: context.signal,
         progress: (done, total) => context.progress(done, total, 'tokens'),
       })

@@ -14,7 +14,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { Head } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
-import { type Chunk, logitsBytes, residualBytes, runModels, size, stack, tokensAtOnce } from '../model/streams.js'
+import { type Chunk, type Form, logitsBytes, residualBytes, runModels, size, stack, tokensAtOnce } from '../model/streams.js'
 
 export interface Score {
   /** Of each model: sum over predictions, nats. */
@@ -55,6 +55,8 @@ export function spread(values: Float64Array): Spread {
 export interface ScoreOptions {
   /** What both models run in; f32 when left out. */
   readonly precision?: Precision
+  /** What quantized linears are run as; decoded when left out. */
+  readonly form?: Form
   readonly signal?: AbortSignal
   progress?(done: number, total: number): void
 }
@@ -75,6 +77,7 @@ export async function score(ops: Ops, models: readonly Weights[], windows: reado
     const pass = chunks.slice(from, to)
     const streams = await runModels(ops, models, pass, {
       precision: o.precision,
+      form: o.form,
       signal: o.signal,
       progress: share => o.progress?.(done + Math.floor(share * tokens), total),
     })

@@ -156,6 +156,16 @@ export type Tap = (shares: string, x: Tensor) => void
 /** Attention of a block's new rows to what a cache holds (kv-cache.ts): q [t, h·e], k and v [t, g·e], not turned yet → [t, h·e]. They stay the caller's. */
 export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor
 
+/** Attention inside whole sequences, in the type of q, k and v. */
+export function within(ops: Ops, config: ModelConfig, { cos, sin, length }: Positions): Attend {
+  const { h: heads, g: kvHeads, e } = config.sizes
+  return (layer, q, k, v) => {
+    using turned = ops.rope(q, cos, sin, undefined, { heads })
+    using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
+    return ops.attention(turned, key, v, { heads, kvHeads, length, window: config.windows[layer], scale: 1 / Math.sqrt(e) })
+  }
+}
+
 /**
  * One block, in the precision its weights are in: takes over the residual stream x f32 [sequences·length, d] that enters,
  * gives the one that leaves. Rows are whole sequences at these positions, or go on where a cache ends.
@@ -229,14 +239,8 @@ export function runStep(
       ops.gemm(x, second, weight('weight'), { transposeB: true, beta: 1 })
       return step.bias ? biased(x) : x
     }
-    case 'attention': {
-      if (typeof positions === 'function') return positions(layer, first, second, third)
-      const { cos, sin, length } = positions
-      const { h: heads, g: kvHeads, e } = config.sizes
-      using q = ops.rope(first, cos, sin, undefined, { heads })
-      using k = ops.rope(second, cos, sin, undefined, { heads: kvHeads })
-      return ops.attention(q, k, third, { heads, kvHeads, length, window: config.windows[layer], scale: 1 / Math.sqrt(e) })
-    }
+    case 'attention':
+      return (typeof positions === 'function' ? positions : within(ops, config, positions))(layer, first, second, third)
     case 'silu·':
       return ops.siluMul(first, second)
   }

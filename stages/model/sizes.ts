@@ -21,13 +21,16 @@ export interface Sizes {
   /** Bytes of tensors that are carried along, and elements of the largest: the embedding, as large as the head. */
   readonly keptBytes: number
   readonly head: number
+  /** Of a weight as it is stored, where a checkpoint says it. */
+  readonly bits?: number
   /** That are measured: the original and the quantized; of a checkpoint by itself, one. */
   readonly models: number
 }
 
 export function sizesOf(rows: readonly KnownRow[]): Sizes {
   const [first] = rows
-  if (first?.path !== undefined) return sizesOfCheckpoint(Number(first.weights), first.source === undefined ? 1 : 2)
+  if (first?.path !== undefined)
+    return { ...sizesOfCheckpoint(Number(first.weights), first.source === undefined ? 1 : 2), bits: Number(first.bitsPerWeight) }
   const groups = new Map<string, Group>()
   const known = new Set<TensorRef>()
   let [weights, keptBytes, head] = [0, 0, 0]
@@ -59,6 +62,13 @@ function sizesOfCheckpoint(weights: number, models: number): Sizes {
   const n = Math.ceil(Math.sqrt(weights / (32 * 7)))
   const groups = Array.from({ length: 32 }, (_, layer) => ({ layer, n, m: 7 * n, linears: 7, hessians: 1, bytes: 28 * n * n }))
   return { groups, weights, keptBytes: 0, head: weights / 32, models }
+}
+
+/** Bytes of a block's weights as it is run: decoded; or a checkpoint by itself from its bits, with one linear decoded at a time. */
+export function blockBytes({ groups, models, bits = 32 }: Sizes, form: 'packed' | 'dense'): number {
+  const dense = mostOfLayer(groups, ({ m, n }) => 4 * m * n)
+  if (form === 'dense' || models > 1) return dense
+  return Math.min(dense, mostOfLayer(groups, ({ m, n }) => (m * n * bits) / 8) + most(groups, ({ m, n, linears }) => (4 * m * n) / linears))
 }
 
 /** The most that f takes over groups, summed within each layer. */

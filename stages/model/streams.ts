@@ -2,11 +2,22 @@
  * streams: what leaves the last block, for texts of any number and models side by side. One block's weights are open at a
  * time; windows go through in chunks large enough for the matrix products.
  */
+import { type Static, Type } from '@sinclair/typebox'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { embed, forwardBlock, openBlock, Rotary } from './forward.js'
+import { type Attend, embed, forwardBlock, type Opened, openBlock, Rotary, within } from './forward.js'
+import { forwardPacked, PackedBlock } from './packed-block.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
+import { Value } from './value.js'
+
+/** The parameter of stages that run quantized models. */
+export const formParameter = Type.Union([Type.Literal('packed'), Type.Literal('dense')], {
+  default: 'dense',
+  description:
+    'What quantized linears are multiplied as. dense: each decoded once for the whole text, a block at a time; packed: from their bits, as text is made, where there are kernels for their code. Results are the same but for rounding',
+})
+export type Form = Static<typeof formParameter>
 
 /** Tokens that go through a block at a time: enough for the matrix products to run at full speed. */
 export const tokensAtOnce = 2048
@@ -35,7 +46,7 @@ export async function runModels(
   ops: Ops,
   models: readonly Weights[],
   chunks: readonly Chunk[],
-  o: { precision?: Precision; signal?: AbortSignal; progress(share: number): void },
+  o: { precision?: Precision; form?: Form; signal?: AbortSignal; progress(share: number): void },
 ): Promise<Tensor[][]> {
   const streams: Tensor[][] = []
   try {
@@ -49,10 +60,15 @@ export async function runModels(
       )
       streams.push(stream)
       for (let layer = 0; layer < config.sizes.layers; layer++) {
-        using block = await openBlock(ops, weights, layer, o.precision)
+        using block = await openAs(o.form, ops, weights, layer, o.precision)
         for (const [i, chunk] of chunks.entries()) {
           o.signal?.throwIfAborted()
-          stream[i] = forwardBlock(ops, config, layer, block, stream[i] as Tensor, rotary.of(chunk[0]?.length ?? 0, chunk.length))
+          const positions = rotary.of(chunk[0]?.length ?? 0, chunk.length)
+          const x = stream[i] as Tensor
+          stream[i] =
+            block instanceof PackedBlock
+              ? forwardPacked(ops, config, layer, block, Value.of(x), inPrecision(ops, within(ops, config, positions), o.precision)).take()
+              : forwardBlock(ops, config, layer, block, x, positions)
           await ops.finish() // so that a chunk's temporary tensors are gone before the next has any
           o.progress((m + (layer + (i + 1) / chunks.length) / config.sizes.layers) / models.length)
         }
@@ -62,5 +78,30 @@ export async function runModels(
   } catch (error) {
     for (const x of streams.flat()) x[Symbol.dispose]()
     throw error
+  }
+}
+
+const openAs = (
+  form: Form | undefined,
+  ops: Ops,
+  weights: Weights,
+  layer: number,
+  precision: Precision = 'f32',
+): Promise<PackedBlock | Opened> =>
+  form === 'packed' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
+    ? PackedBlock.open(ops, weights, layer, precision)
+    : openBlock(ops, weights, layer, precision)
+
+/** Attention of f32 rows in this precision: packed linears give f32, and attention in bf16 is several times as fast on a GPU. */
+function inPrecision(ops: Ops, attend: Attend, precision: Precision = 'f32'): Attend {
+  if (precision === 'f32') return attend
+  return (layer, ...rows) => {
+    const [q, k, v] = rows.map(x => ops.cast(x, 'bf16')) as [Tensor, Tensor, Tensor]
+    try {
+      using out = attend(layer, q, k, v)
+      return ops.cast(out, 'f32')
+    } finally {
+      for (const x of [q, k, v]) x[Symbol.dispose]()
+    }
   }
 }

@@ -109,6 +109,12 @@ class Fields {
   }
 }
 
+/** What Python strips from the ends of a text; JavaScript's trim takes U+FEFF too, and leaves U+0085 and the separators U+001C to U+001F. */
+const space = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'
+const [atStart, atEnd] = [new RegExp(`^${space}+`), new RegExp(`(?<!${space})${space}+$`)]
+export const withoutEnd = (text: string): string => text.replace(atEnd, '')
+const stripped = (text: string): string => withoutEnd(text.replace(atStart, ''))
+
 /** Characters, not UTF-16 units. */
 const count = (text: string): number => [...text].length
 const choose = (context: string, choices: readonly string[], gold: number): Item => ({
@@ -126,14 +132,13 @@ const arc = (fields: Fields): Item => {
 
 /** WikiHow's part of HellaSwag is full of [title], [step] and the like. */
 const plain = (text: string): string =>
-  text
-    .trim()
+  stripped(text)
     .replaceAll(' [title]', '. ')
-    .replace(/\[.*?\]/g, '')
+    .replace(/\[[^\n]*?\]/g, '')
     .replaceAll('  ', ' ')
 const capitalized = (text: string): string => {
-  const [first = '', ...rest] = text
-  return first.toUpperCase() + rest.join('').toLowerCase()
+  const [first = ''] = text
+  return first.toUpperCase() + text.toLowerCase().slice(first.toLowerCase().length)
 }
 
 const readers: Readonly<Record<TaskName, (fields: Fields) => Item>> = {
@@ -160,7 +165,7 @@ const readers: Readonly<Record<TaskName, (fields: Fields) => Item>> = {
     const sentence = fields.text('sentence')
     const at = sentence.indexOf('_')
     if (at < 0) fields.fail('sentence', 'a text with _ where an option goes')
-    const continuation = ` ${sentence.slice(at + 1).trim()}`
+    const continuation = ` ${stripped(sentence.slice(at + 1))}`
     const contexts = [fields.text('option1'), fields.text('option2')].map(option => sentence.slice(0, at) + option)
     const gold = fields.index('answer', 2, 1)
     return { questions: contexts.map(context => ({ context, continuation })), gold, lengths: contexts.map(count) }

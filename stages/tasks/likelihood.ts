@@ -15,8 +15,8 @@ import { PipeError } from '../../pipeline/define.js'
 import { Head } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
-import { logitsBytes, residualBytes, runModels, tokensAtOnce } from '../model/streams.js'
-import type { Question } from './formulation.js'
+import { type Form, logitsBytes, residualBytes, runModels, tokensAtOnce } from '../model/streams.js'
+import { type Question, withoutEnd } from './formulation.js'
 
 export interface Request {
   readonly tokens: Int32Array
@@ -36,7 +36,7 @@ export interface Answer {
 export async function toRequests(tokenizer: Tokenizer, questions: readonly Question[], positions: number): Promise<Request[]> {
   const plain = { addSpecialTokens: false }
   const contexts = await tokenizer.encodeBatch(
-    questions.map(({ context }) => context.trimEnd()),
+    questions.map(({ context }) => withoutEnd(context)),
     plain,
   )
   const whole = await tokenizer.encodeBatch(
@@ -64,7 +64,7 @@ export async function answer(
   ops: Ops,
   weights: Weights,
   requests: readonly Request[],
-  o: { precision?: Precision; signal?: AbortSignal; progress?(share: number): void } = {},
+  o: { precision?: Precision; form?: Form; signal?: AbortSignal; progress?(share: number): void } = {},
 ): Promise<Answer[]> {
   const { d, vocab } = weights.checkpoint.config.sizes
   const order = requests.map((_, i) => i).sort((a, b) => read(requests[b]) - read(requests[a]) || a - b)
@@ -93,6 +93,7 @@ export async function answer(
     const [first, share] = [from, (to - from) / chunks.length]
     const streams = await runModels(ops, [weights], padded, {
       precision: o.precision,
+      form: o.form,
       signal: o.signal,
       progress: done => o.progress?.(first / chunks.length + done * share),
     })

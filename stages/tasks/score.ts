@@ -11,6 +11,7 @@
 import type { Ops } from '../../native/ops.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
+import type { Form } from '../model/streams.js'
 import { openTokenizer } from '../model/text.js'
 import type { Item, TaskName } from './formulation.js'
 import { type Answer, answer, toRequests } from './likelihood.js'
@@ -34,6 +35,8 @@ const usualPositions = 2048
 
 export interface AskOptions {
   readonly precision?: Precision
+  /** What quantized linears are run as; decoded when left out. */
+  readonly form?: Form
   readonly signal?: AbortSignal
   /** Answers of a part that are known already; undefined: ask. */
   known?(part: number): Promise<readonly (readonly Answer[])[] | undefined>
@@ -61,6 +64,7 @@ export async function ask(ops: Ops, weights: Weights, task: TaskName, items: rea
       cut += requests.filter(({ lost }) => lost > 0).length
       const flat = await answer(ops, weights, requests, {
         precision: o.precision,
+        form: o.form,
         signal: o.signal,
         progress: share => o.progress?.(from + Math.floor(share * part.length), items.length),
       })

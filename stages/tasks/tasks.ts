@@ -12,7 +12,8 @@ import { checkpoint, taskScores } from '../../schemas/tables/checkpoint.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
-import { mostOfLayer, sizesOf } from '../model/sizes.js'
+import { blockBytes, mostOfLayer, sizesOf } from '../model/sizes.js'
+import { formParameter } from '../model/streams.js'
 import { readItems, taskNames } from './formulation.js'
 import type { Answer } from './likelihood.js'
 import { ask, mark, type TaskScore, written } from './score.js'
@@ -28,6 +29,7 @@ const params = Type.Object(
     }),
     limit: Type.Optional(Type.Integer({ minimum: 1, description: 'Only the first items of each task' })),
     precision: precisionParameter,
+    weights: formParameter,
   },
   { additionalProperties: false },
 )
@@ -43,13 +45,14 @@ export default defineStage({
   output: taskScores,
   scope: 'stream',
   batch: () => 'all',
-  estimate(rows, { tasks, limit = 2000 }) {
-    const { groups, weights, head, models } = sizesOf(rows)
+  estimate(rows, { tasks, limit = 2000, weights: form }) {
+    const sizes = sizesOf(rows)
+    const { groups, weights, head, models } = sizes
     const tokens = tasks.length * limit * 2 * 80 // items of two choices and more, of 80 tokens or so
-    const memory = mostOfLayer(groups, ({ m, n }) => 4 * m * n) + 4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) + 2 ** 28 + 4 * head
+    const memory = blockBytes(sizes, form) + 4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) + 2 ** 28 + 4 * head
     return { operations: models * tokens * weights, memory, disk: 0 }
   },
-  operator: ({ data, tasks, limit, precision }, context) =>
+  operator: ({ data, tasks, limit, precision, weights: form }, context) =>
     each(async row => {
       const found = []
       for (const task of tasks) found.push({ task, items: await readItems(data, task, limit) })
@@ -64,6 +67,7 @@ export default defineStage({
         for (const { task, items } of found) {
           const answers = await ask(context.ops, weights, task, items, {
             precision: precisionOf(precision, context.ops, opened),
+            form,
             signal: context.signal,
             known: async part => (await context.checkpoint.load(`${which}-${task}-${part}`))?.value.answers as Answer[][] | undefined,
             done: (part, answers) => context.checkpoint.save(`${which}-${task}-${part}`, { answers }, {}),

@@ -11,10 +11,7 @@ const ops = await openBackend(testDevice)
 const folder = temporary(t)
 const model = join(folder, 'model')
 await writeSmallModel(model, { untied: true })
-const small = await smallRuns(ops, folder, model).run([
-  { use: 'rht' },
-  { use: 'round', codebook: { use: 'trellis/hyb', L: 12, K: 2, Q: 9 } },
-])
+const small = await smallRuns(ops, folder, model).run([{ use: 'rht' }, { use: 'round', codebook: { use: 'trellis/hyb', K: 2 } }])
 const quantized = join(folder, 'shared/model')
 
 /** Runs a graph that is shipped, on the device of the run before; gives result.json, what was printed, and the folder. */
@@ -60,16 +57,66 @@ t.test('a model by itself, quantized or dense', async t => {
   t.match(dense.stdout, /\n +value\nbits a weight +32\.000\nsize +\S+ MB\nperplexity +\d/)
 })
 
+t.test('from packed weights: what decoded ones give, but for rounding; and what the plan says of memory', async t => {
+  const expected = small.results as { perplexity: Record<string, number>; kl: number; top1Agreement: number; predictions: number }
+  const near = (value: unknown, wanted: number | undefined, label: string) => {
+    t.ok(Math.abs(Number(value) / Number(wanted) - 1) < 1e-5, `${label}: ${value} for ${wanted}`)
+    t.not(value, wanted, `${label}: not decoded ones again`)
+  }
+  const { code, stderr, result } = await run('evaluate', `model=${quantized}`, `checkpoint.original=${model}`, 'evaluate.weights=packed')
+  t.equal(code, 0, stderr)
+  const perplexity = result.perplexity as Record<string, number>
+  t.equal(perplexity.original, expected.perplexity.original, 'a dense model has no other form')
+  near(perplexity.quantized, expected.perplexity.quantized, 'perplexity')
+  near(result.kl, expected.kl, 'KL')
+  t.ok(Math.abs(Number(result.top1Agreement) - expected.top1Agreement) < 3 / expected.predictions)
+
+  // Short windows go through the kernel that decodes as it multiplies, long ones are decoded for.
+  const text = join(root, 'fixtures/tiny-llama/test.jsonl')
+  const data = temporary(t)
+  writeFileSync(
+    join(data, 'arc_easy.jsonl'),
+    JSON.stringify({ question: 'Who?', choices: { text: ['a', 'b'], label: ['1', '2'] }, answerKey: '1' }),
+  )
+  const both = async (...args: string[]) =>
+    Promise.all(
+      ['packed', 'dense'].map(async weights => {
+        const { stdout, stderr } = await pipe(['eval', quantized, ...args, '--device', testDevice, '--json', '--weights', weights])
+        return JSON.parse(stdout === '' ? stderr : stdout) as Record<string, unknown>
+      }),
+    )
+  for (const length of [8, 600]) {
+    const [packed, dense] = await both('--text', text, '--sequences', '1', '--length', String(length))
+    near(packed?.nll, Number(dense?.nll), `windows of ${length}`)
+  }
+  const [packed, dense] = (await both('--tasks', 'arc_easy', '--data', data)) as { arc_easy: { logLikelihoods: number[][] } }[]
+  for (const i of [0, 1]) near(packed?.arc_easy.logLikelihoods[0]?.[i], dense?.arc_easy.logLikelihoods[0]?.[i], 'log-likelihood')
+
+  const planned = async (weights: string): Promise<number> => {
+    const { stdout } = await pipe(
+      ['plan', join(root, 'graphs/evaluate.json'), '--json', '--out', join(data, 'none')].concat(
+        [`model=${quantized}`, `evaluate.weights=${weights}`].flatMap(set => ['--set', set]),
+      ),
+    )
+    const [, evaluate] = (JSON.parse(stdout) as { stages: { memoryBytes: number }[] }).stages
+    return Number(evaluate?.memoryBytes)
+  }
+  t.ok((await planned('packed')) < (await planned('dense')))
+})
+
 t.test('tasks of one model, and of two', async t => {
   const data = temporary(t)
   writeFileSync(join(data, 'lambada.jsonl'), '{"text": "Once upon a time there was a dog"}\n{"text": "The dog ran to the house"}\n')
   const settings = [`data=${data}`, `model=${quantized}`, 'tasks.tasks=["lambada"]']
   const one = await run('tasks', ...settings)
-  const two = await run('tasks', ...settings, `checkpoint.original=${model}`)
+  const two = await run('tasks', ...settings, `checkpoint.original=${model}`, 'tasks.weights=packed')
   t.equal(one.code, 0, one.stderr)
   const [alone, beside] = [one.result.tasks, two.result.tasks] as [Record<string, object>, Record<string, Record<string, object>>]
   t.match(alone.lambada, { items: 2 })
-  t.strictSame(alone.lambada, beside.lambada?.quantized)
+  const [[decoded], [packed]] = [alone.lambada, beside.lambada?.quantized].map(
+    score => (score as { perplexity: [number, number] }).perplexity,
+  ) as [[number, number], [number, number]]
+  t.ok(packed !== decoded && Math.abs(packed / decoded - 1) < 1e-5, `perplexity ${packed} from bits, ${decoded} decoded`)
   t.notSame(beside.lambada?.original, beside.lambada?.quantized)
 })
 

@@ -74,6 +74,55 @@ t.test('items are worded as the harness does', async t => {
   t.strictSame((await one('lambada'))?.questions, [{ context: 'He counted his money: fifteen', continuation: ' pence' }])
 })
 
+/** Expected are the requests that the harness's templates and functions make of these items (version 0.4.3, bench/original/wording.py). */
+t.test('spaces, quotes, brackets and letters beyond ASCII, as in the harness', async t => {
+  const here = temporary(t)
+  const read = async (task: (typeof taskNames)[number], rows: readonly object[]) => {
+    writeFileSync(join(here, `${task}.jsonl`), lines(rows))
+    return (await readItems(here, task)).map(({ questions: [first, second], lengths }) => [
+      first?.context,
+      first?.continuation,
+      second?.continuation,
+      ...(task === 'hellaswag' || task === 'piqa' ? lengths : []),
+    ])
+  }
+  t.strictSame(await read('piqa', [{ goal: 'bake: "it"\n', sol1: "it's \\ done", sol2: ' 🥖 bread', label: 1 }]), [
+    ['Question: bake: "it"\n\nAnswer:', " it's \\ done", '  🥖 bread', 11, 8],
+  ])
+  const blank = (end: string) => ({ sentence: `Ann paid since _ sold_it  . ${end}`, option1: 'Ann', option2: 'Bea', answer: '2' })
+  const sold = (end: string) => ['Ann paid since Ann', ` sold_it  .${end}`, ` sold_it  .${end}`]
+  t.strictSame(await read('winogrande', ['\u0085', '\x1c', '\ufeff', '\u3000\t\n', '\u200b'].map(blank)), [
+    sold(''),
+    sold(''),
+    sold(' \ufeff'),
+    sold(''),
+    sold(' \u200b'),
+  ])
+  const hella = (ctx_a: string, ctx_b: string, ending: string) => ({
+    ...{ activity_label: 'Baking', ctx_a, ctx_b, endings: [ending, 'town'], label: '0' },
+  })
+  t.strictSame(
+    await read('hellaswag', [
+      hella('x', 'éA b', '  a   b    c'),
+      hella('x', 'ΑΣ ΑΣ', 'a [x\ry] b [p\u2028q] c'),
+      hella('x', '', '\u0085z\ufeff'),
+      hella('x', 'İSTANBUL', 'a [ [b] c] d [x\ny]'),
+      hella('x [title]', ' [title] y', ' [title] [title]  . '),
+    ]),
+    [
+      ['Baking: x Éa b', ' a  b  c', ' town', 7, 4],
+      ['Baking: x Ας ας', ' a b c', ' town', 5, 4],
+      ['Baking: x', ' z\ufeff', ' town', 2, 4],
+      ['Baking: x İstanbul', ' a c] d [x\ny]', ' town', 12, 4],
+      ['Baking: x. . y', ' .  .', ' town', 4, 4],
+    ],
+  )
+  t.strictSame(await read('lambada', [{ text: 'He counted  his money: fifteen\npence' }, { text: 'a\u00a0b 5' }]), [
+    ['He counted  his money:', ' fifteen\npence', undefined],
+    ['a\u00a0b', ' 5', undefined],
+  ])
+})
+
 t.test('log-likelihoods and greedy picks are those of the logits that transformers computed', async t => {
   const folder = join(root, 'fixtures/hf-reference/llama-gqa')
   const { entries } = await readSafetensors(join(folder, 'reference.safetensors'))
