@@ -11,6 +11,7 @@
 #include "ops/adam/adam.h"
 #include "ops/add-bias/add_bias.h"
 #include "ops/add/add.h"
+#include "ops/advance/advance.h"
 #include "ops/argmax/argmax.h"
 #include "ops/attend-cache/attend_cache.h"
 #include "ops/attention-backward/attention_backward.h"
@@ -52,6 +53,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("adam", ops::adam);
     list.add("add", ops::add);
     list.add("add_bias", ops::add_bias);
+    list.add("advance", ops::advance);
     list.add("argmax", ops::argmax);
     list.add("attend_cache", ops::attend_cache);
     list.add("attention", ops::attention);

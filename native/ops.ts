@@ -8,6 +8,7 @@ import { addBias } from './ops/add-bias/add-bias.js'
 import { add } from './ops/add/add.js'
 import { attentionBackward } from './ops/attention-backward/attention-backward.js'
 import { assign } from './ops/assign/assign.js'
+import { advance } from './ops/advance/advance.js'
 import { argmax } from './ops/argmax/argmax.js'
 import { attendCache } from './ops/attend-cache/attend-cache.js'
 import { attention } from './ops/attention/attention.js'
@@ -87,6 +88,7 @@ const verbs = {
   crossEntropy,
   klDivergence,
   argmax,
+  advance,
   // training: gradients, and the step they are for
   rmsnormBackward,
   attentionBackward,

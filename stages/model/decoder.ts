@@ -21,16 +21,23 @@ export interface DecoderOptions extends OpenModelOptions {
   readonly cache?: 'f32' | 'bf16'
 }
 
-/** A recorded step of some rows: i32 [rows] each, which are overwritten before a run; logits f32 [rows, vocab], the likeliest i32 [rows]. */
+/** A recorded step of some rows: i32 [rows] each, overwritten before a run where it should hold something else; logits f32 [rows, vocab]. */
 interface Step {
   readonly program: Program
-  /** After a run: the likeliest, so that a step can follow without the host. */
-  readonly ids: Tensor
-  readonly slots: Tensor
-  readonly positions: Tensor
-  readonly logits: Tensor
-  readonly best: Tensor
+  readonly tensors: {
+    /** After a run: the likeliest, and the positions behind, so that a step can follow without the host. */
+    readonly ids: Tensor
+    readonly positions: Tensor
+    readonly slots: Tensor
+    readonly logits: Tensor
+    /** The likeliest, i32 [rows]. */
+    readonly best: Tensor
+  }
+  /** What slots and positions will hold when all that is enqueued has run, as far as that is known. */
+  next: { readonly slots: readonly number[]; readonly positions: readonly number[] }
 }
+
+const unknown: Step['next'] = { slots: [], positions: [] }
 
 /** Steps that are under way at once when nobody has to see a token before the next: the device need not wait for the host. */
 const ahead = 2
@@ -109,9 +116,15 @@ export class Decoder implements Disposable {
     if (tokens.length === 0) return []
     this.#take(tokens)
     const step = this.#recorded(tokens.length)
-    this.#write(step.ids, tokens, ({ token }) => token)
-    this.#run(step, tokens)
-    const all = floats(await step.logits.read())
+    this.#write(
+      step.tensors.ids,
+      tokens.map(({ token }) => token),
+    )
+    this.#run(
+      step,
+      tokens.map(({ slot }) => slot),
+    )
+    const all = floats(await this.#read(step, 'logits'))
     const { vocab } = this.model.config.sizes
     return tokens.map((_, i) => all.subarray(i * vocab, (i + 1) * vocab))
   }
@@ -123,7 +136,7 @@ export class Decoder implements Disposable {
   async *greedy(slot: number, token: number, count: number): AsyncGenerator<number, void, undefined> {
     const before = this.held(slot)
     const most = Math.min(count, this.positions - before)
-    if (most > 0) this.#write(this.#recorded(1).ids, [token], id => id)
+    if (most > 0) this.#write(this.#recorded(1).tensors.ids, [token])
     const reads: Promise<Uint8Array>[] = []
     let given = 0
     try {
@@ -131,8 +144,8 @@ export class Decoder implements Disposable {
         for (; made < Math.min(most, given + ahead); made++) {
           this.#take([{ slot, token: made === 0 ? token : 0 }])
           const step = this.#recorded(1)
-          this.#run(step, [{ slot }])
-          reads.push(step.best.read())
+          this.#run(step, [slot])
+          reads.push(this.#read(step, 'best'))
         }
         const [id] = new Int32Array((await (reads.shift() as Promise<Uint8Array>)).slice().buffer)
         given++
@@ -162,7 +175,7 @@ export class Decoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const { program, ...tensors } of this.#steps.values()) {
+    for (const { program, tensors } of this.#steps.values()) {
       program[Symbol.dispose]()
       for (const x of Object.values(tensors)) x[Symbol.dispose]()
     }
@@ -182,24 +195,37 @@ export class Decoder implements Disposable {
       using x = this.model.stream(ids, this.#cache.at({ slots, positions }))
       const logits = this.model.logits(x)
       const best = ops.argmax(logits)
-      ops.assign(ids, best)
+      ops.advance(ids, positions, best)
       made.push(logits, best)
     })
     const [logits, best] = made as [Tensor, Tensor]
-    const step = { program, ids, slots, positions, logits, best }
+    const step: Step = { program, tensors: { ids, slots, positions, logits, best }, next: unknown }
     this.#steps.set(rows, step)
     return step
   }
 
-  #write<T>(into: Tensor, rows: readonly T[], of: (row: T) => number): void {
-    this.model.ops.device.write(into, new Uint8Array(Int32Array.from(rows, of).buffer))
+  #write(into: Tensor, values: readonly number[]): void {
+    this.model.ops.device.write(into, new Uint8Array(Int32Array.from(values).buffer))
   }
 
-  /** Rows that were taken already. */
-  #run(step: Step, rows: readonly { readonly slot: number }[]): void {
-    this.#write(step.slots, rows, ({ slot }) => slot)
-    this.#write(step.positions, rows, ({ slot }) => this.held(slot) - 1)
+  /** Of slots whose rows were taken already. */
+  #run(step: Step, slots: readonly number[]): void {
+    const positions = slots.map(slot => this.held(slot) - 1)
+    const isNext = (kind: 'slots' | 'positions', wanted: readonly number[]) => wanted.every((value, i) => value === step.next[kind][i])
+    if (!isNext('slots', slots)) this.#write(step.tensors.slots, slots)
+    if (!isNext('positions', positions)) this.#write(step.tensors.positions, positions)
     step.program.run()
+    step.next = { slots, positions: positions.map(position => position + 1) }
+  }
+
+  /** A result of the last run. Where that failed, nobody knows how far it came. */
+  async #read(step: Step, result: 'logits' | 'best'): Promise<Uint8Array> {
+    try {
+      return await step.tensors[result].read()
+    } catch (error) {
+      step.next = unknown
+      throw error
+    }
   }
 
   /** Checks tokens and counts them as held; all or none. */

@@ -55,6 +55,41 @@ for (const [cache, bound] of [
     t.ok(nmse(await decoder.prefill(0, texts[1]!), await alone(texts[1]!)) < bound, 'a slot that was freed holds nothing of before')
   })
 
+t.test('a slot that goes back, and others in its place: positions are those of now, not those the last step left', async t => {
+  using decoder = await open({ slots: 2, positions: 16 })
+  const [first, second] = [[...texts[0]!], [...texts[1]!]]
+  await decoder.prefill(0, first)
+  await decoder.prefill(1, second)
+  const step = async (slot: number, text: number[], token: number) => {
+    const [logits] = await decoder.step([{ slot, token }])
+    text.push(token)
+    const error = nmse(logits!, await alone(text))
+    t.ok(error < 1e-10, `slot ${slot}, position ${text.length - 1}: NMSE ${error}`)
+  }
+  for (const token of [3, 41]) await step(0, first, token)
+  decoder.free(0, 5)
+  first.length = 5
+  for (const token of [12, 7]) await step(0, first, token)
+  for (const token of [50, 2]) await step(1, second, token)
+  await step(0, first, 19)
+  // Two more are under way when the first of these is read: whoever leaves then finds the slot one token on.
+  const greedy = decoder.greedy(0, 4, 6)
+  const { value: next } = await greedy.next()
+  await greedy.return()
+  first.push(4)
+  t.equal(decoder.held(0), first.length)
+  await step(0, first, next as number)
+  await step(1, second, 33)
+  const made: number[] = []
+  for await (const id of decoder.greedy(1, 9, 3)) made.push(id)
+  second.push(9)
+  for (const id of made) {
+    const logits = await alone(second)
+    t.equal(id, logits.indexOf(Math.max(...logits)))
+    second.push(id)
+  }
+})
+
 t.test('what does not fit is refused, and nothing changes', async t => {
   {
     using decoder = await open({ slots: 2, positions: 4 })
