@@ -139,3 +139,31 @@ t.test('cpu: a run that fails is reported, and the next is not troubled by it', 
   program.run()
   t.strictSame([...(await values(out))], [3])
 })
+
+for (const { name, skip, open } of backends)
+  t.test(`${name}: advance: the likeliest are the next ids, and positions go on by one, run by run`, { skip }, async t => {
+    const ops = await open()
+    for (const n of [1, 3, 700]) {
+      const [start, first, then] = [1, 2, 3].map(by => Int32Array.from({ length: n }, (_, i) => (i * 7919 * by) % 32_000))
+      {
+        using ids = ops.zeros('i32', [n])
+        using positions = ops.tensor(start!, [n])
+        using best = ops.tensor(first!, [n])
+        using program = ops.device.record(() => ops.advance(ids, positions, best))
+        for (let run = 1; run <= 4; run++) {
+          if (run === 4) ops.device.write(best, bytes(then!))
+          program.run()
+          t.strictSame(await values(ids), run === 4 ? then : first, `[${n}], run ${run}`)
+          t.strictSame(
+            await values(positions),
+            start!.map(position => position + run),
+          )
+        }
+        t.throws(() => ops.advance(ids, ids, best), /three tensors/)
+        using other = ops.zeros('i32', [n + 1])
+        t.throws(() => ops.advance(other, positions, best), { name: 'TypeError', message: /ids must be i32/ })
+      }
+      await ops.finish()
+      t.equal(ops.device.liveBytes, 0)
+    }
+  })

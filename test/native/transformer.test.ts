@@ -421,34 +421,6 @@ t.test('argmax: of equal elements the first, NaN never', async t => {
   }
 })
 
-t.test('advance: the likeliest are the next ids, and positions go on by one, run by run', async t => {
-  for (const n of [1, 3, 700]) {
-    const [start, first, then] = [integers(n, 4000, 1), integers(n, 32_000, 2), integers(n, 32_000, 3)]
-    for (const [name, ops] of await everyDevice()) {
-      {
-        using ids = ops.zeros('i32', [n])
-        using positions = ops.tensor(start, [n])
-        using best = ops.tensor(first, [n])
-        using program = ops.device.record(() => ops.advance(ids, positions, best))
-        for (let run = 1; run <= 4; run++) {
-          if (run === 4) ops.device.write(best, new Uint8Array(then.buffer))
-          program.run()
-          t.strictSame(await values(ids), run === 4 ? then : first, `${name}, [${n}], run ${run}`)
-          t.strictSame(
-            await values(positions),
-            start.map(position => position + run),
-          )
-        }
-        t.throws(() => ops.advance(ids, ids, best), /three tensors/)
-        using other = ops.zeros('i32', [n + 1])
-        t.throws(() => ops.advance(other, positions, best), { name: 'TypeError', message: /ids must be i32/ })
-      }
-      await ops.finish()
-      t.equal(ops.device.liveBytes, 0)
-    }
-  }
-})
-
 t.test('KL of nearly equal rows keeps its precision', async t => {
   const p = gaussian(8 * 1000, 1)
   const noise = gaussian(8 * 1000, 2)
