@@ -24,7 +24,14 @@
 //   the same, by byte permutes                                                                     7.9   75.7   74.0
 //   one of products, weights, table, x left out (wrong, to see what bounds)                   5.0…5.3  39.7…41.3
 // Neither memory, nor shared memory, nor the matrix instructions bound it: instructions do, 260 a chunk of which 45 at the ends of strips.
-// Profile of the fifth: 3.0 instructions a clock of 4, the integer pipe 58 % busy; warps that cannot go on wait for x from the level-1 cache.
+//   a lane has 32 weights of one tile that follow each other: a state is one funnel shift of two words, 185 instructions a
+//   chunk; a warp's chunks follow each other: two strip ends a warp in all; x loaded by the lanes that need it alone.
+//   Predicted 4.0, 33 and 33                                                                       5.8   33.6   33.2
+//   the same, mul1: 200 instructions a chunk of 245                                                6.1   41.4   41.2
+//   the same, 3inst                                                                                7.8   70.6   70.6
+//   the same, hyb: x of the next chunk loaded before this one is decoded, 32, 24 and 16 warps     5.9…6.1  34.2…38.5
+//   the same, hyb, 24 warps of 80 registers (mul1: 5.9, 41.1)                                      5.7   34.2   33.9
+// Profile of the fifth line: 3.0 instructions a clock of 4, the integer pipe 58 % busy; warps that cannot go on wait for x from the level-1 cache.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -58,29 +65,28 @@ struct Case {
   int K;
   bool natural;
   int most;       // vectors of a launch
-  int residents;  // blocks of a multiprocessor that the grid has
   cudaError_t (*launch)(const Args&, int, bool, cudaStream_t);
-  void (*prepare)(const float*, unsigned char*, float*, int, bool);
+  void (*prepare)(const float*, unsigned char*, float*, int);
 };
 using enum ops::ProductCode;
-#define CASE(Code, code, K, natural, groups, warps, residents, grid, ahead) \
-  {#code, #Code " " #warps "w " #residents "r x" #grid " a" #ahead, code, K, natural, most_vectors<Code>(groups), grid, \
-   launch<Code, K, natural, groups, warps, residents, ahead>, prepare_kernel<Code>}
-#define EVERY(Code, code) \
-  CASE(Code, code, 1, true, 1, 32, 1, 1, 1), CASE(Code, code, 2, true, 1, 32, 1, 1, 1), CASE(Code, code, 3, true, 1, 32, 1, 1, 1), \
-  CASE(Code, code, 4, true, 1, 32, 1, 1, 1), CASE(Code, code, 2, false, 1, 32, 1, 1, 1)
+#define CASE(Code, code, K, natural, groups, warps, ahead) \
+  {#code, #Code " " #warps "w a" #ahead, code, K, natural, most_vectors<Code>(groups), \
+   launch<Code, K, natural, groups, warps, ahead>, prepare_kernel<Code>}
+#define EVERY(Code, code, ahead) \
+  CASE(Code, code, 1, true, 1, 32, ahead), CASE(Code, code, 2, true, 1, 32, ahead), CASE(Code, code, 3, true, 1, 32, 1), \
+  CASE(Code, code, 4, true, 1, 32, 1), CASE(Code, code, 2, false, 1, 32, ahead)
 const Case cases[] = {
-    EVERY(Hyb<true>, hyb),
-    CASE(Hyb<false>, hyb, 2, true, 1, 32, 1, 1, 2),
-    CASE(Hyb<true>, hyb, 2, true, 1, 16, 1, 1, 2),
-    CASE(Hyb<true>, hyb, 2, true, 1, 32, 1, 1, 2),
-    EVERY(Bytes, mul1),
-    CASE(Bytes, mul1, 2, true, 1, 32, 1, 1, 2),
-    EVERY(Halves, inst3),
+    EVERY(Hyb<true>, hyb, 2),
+    CASE(Hyb<false>, hyb, 2, true, 1, 32, 2),
+    CASE(Hyb<true>, hyb, 2, true, 1, 32, 1),
+    CASE(Hyb<true>, hyb, 2, true, 1, 24, 2),
+    EVERY(Bytes, mul1, 1),
+    CASE(Bytes, mul1, 2, true, 1, 24, 2),
+    EVERY(Halves, inst3, 1),
 #ifdef CHECK
-    CASE(Hyb<true>, hyb, 1, false, 1, 32, 1, 1, 2), CASE(Hyb<true>, hyb, 3, false, 1, 32, 1, 1, 1), CASE(Hyb<true>, hyb, 4, false, 2, 32, 1, 1, 1),
-    CASE(Bytes, mul1, 1, false, 2, 32, 1, 1, 2), CASE(Bytes, mul1, 3, false, 2, 32, 1, 1, 1), CASE(Bytes, mul1, 4, false, 2, 32, 1, 1, 1),
-    CASE(Halves, mcg, 2, true, 2, 32, 1, 1, 2), CASE(Bytes, mad1, 2, true, 2, 32, 1, 1, 2),
+    CASE(Hyb<true>, hyb, 1, false, 1, 32, 2), CASE(Hyb<true>, hyb, 3, false, 1, 32, 1), CASE(Hyb<true>, hyb, 4, false, 2, 32, 1),
+    CASE(Bytes, mul1, 1, false, 2, 32, 1), CASE(Bytes, mul1, 3, false, 2, 32, 1), CASE(Bytes, mul1, 4, false, 2, 32, 1),
+    CASE(Halves, mcg, 2, true, 2, 32, 1), CASE(Bytes, mad1, 2, true, 2, 32, 1),
 #endif
 };
 
@@ -139,10 +145,10 @@ int check_all(int sm) {
       float* const d_y = upload(y);
       unsigned char* const d_parts = upload(std::vector<unsigned char>(static_cast<size_t>(t) * 4 * padded(n), 0xff));
       float* const d_units = upload(std::vector<float>(2 * t));
-      arrange_kernel<<<1024, 256>>>(reinterpret_cast<unsigned char*>(d_stored), d_packed, size, m, n, c.K, !c.natural);
-      c.prepare<<<t, 1024>>>(d_x, d_parts, d_units, n, c.natural);
+      arrange_kernel<<<1024, 256>>>(reinterpret_cast<unsigned char*>(d_stored), d_packed, size, m, n, c.K);
+      c.prepare<<<t, 1024>>>(d_x, d_parts, d_units, n);
       const Args args{reinterpret_cast<uint32_t*>(d_packed), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_y, m, n, t, 1, 0, 0, 1, 0};
-      check(c.launch(with_code(args, c.code), sm * c.residents, true, nullptr), c.name);
+      check(c.launch(with_code(args, c.code), sm, true, nullptr), c.name);
       check(cudaMemcpy(y.data(), d_y, y.size() * 4, cudaMemcpyDeviceToHost), c.name);
       double error = 0, power = 0;
       for (int b = 0; b < t; ++b) {
@@ -214,13 +220,13 @@ void time_all(int sm, const char* only) {
   for (const Case& c : cases) {
     if (only && c.name != std::string(only)) continue;
     for (const auto& [m, n] : shapes) {
-      c.prepare<<<1, 1024>>>(d_x, d_parts, d_units, n, c.natural);
+      c.prepare<<<1, 1024>>>(d_x, d_parts, d_units, n);
       const size_t bytes = static_cast<size_t>(m) * n * c.K / 8;
       const int copies = static_cast<int>(std::max<size_t>(1, pool / bytes)), nodes = std::clamp(copies, 8, 120);
       const float us = microseconds(stream, nodes, [&](int i) {
         const Args args{reinterpret_cast<uint32_t*>(d_pool + i % copies * bytes), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_y,
                         m, n, 1, 1, 0, 0, 1, 0};
-        check(c.launch(with_code(args, c.code), sm * c.residents, true, stream), c.name);
+        check(c.launch(with_code(args, c.code), sm, true, stream), c.name);
       });
       std::printf("%s  {\"code\": \"%s\", \"variant\": \"%s\", \"order\": \"%s\", \"K\": %d, \"m\": %d, \"n\": %d, \"us\": %.2f, \"GBs\": %.0f}",
                   more ? ",\n" : "", c.name, c.variant, c.natural ? "rows" : "tensor-core", c.K, m, n, us, bytes / us * 1e-3);
@@ -301,10 +307,10 @@ float time_linears(cudaStream_t stream, int sm, ops::ProductCode code, const std
     const unsigned char* packed = d_pool + i % copies * bytes;
     for (const Step& step : steps) {
       const int m = step.linear.m(), n = step.linear.n;
-      enqueue(incoherent_kernel<Code, Input::scaled>, step.before, step.before.of[0].slices, true, d_parts, d_units, true);
+      enqueue(incoherent_kernel<Code, Input::scaled>, step.before, step.before.of[0].slices, true, d_parts, d_units);
       const Args args{reinterpret_cast<const uint32_t*>(packed), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_z, m, n, 1,
                       step.before.of[0].slices, 0, 0, 1, 0};
-      check(launch<Code, K, true, 1, 32, 1, 1>(with_code(args, code), sm, true, stream), "product");
+      check(launch<Code, K, true, 1, 32, Code::V == 2 && K <= 2 ? 2 : 1>(with_code(args, code), sm, true, stream), "product");
       enqueue(coherent_kernel, step.after, step.blocks, true);
       packed += static_cast<size_t>(m) * n * K / 8;
     }
@@ -337,9 +343,9 @@ void launch_once(int sm, const char* code, int K, int m, int n) {
   float* const d_units = upload(std::vector<float>(16));
   for (const Case& c : cases) {
     if (c.name != std::string(code) || c.K != K || !c.natural) continue;
-    c.prepare<<<1, 1024>>>(d_x, d_parts, d_units, n, true);
+    c.prepare<<<1, 1024>>>(d_x, d_parts, d_units, n);
     const Args args{d_packed, reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_y, m, n, 1, 1, 0, 0, 1, 0};
-    check(c.launch(with_code(args, c.code), sm * c.residents, true, nullptr), c.name);
+    check(c.launch(with_code(args, c.code), sm, true, nullptr), c.name);
     check(cudaDeviceSynchronize(), c.name);
   }
 }

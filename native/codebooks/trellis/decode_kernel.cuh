@@ -6,12 +6,13 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "product_states.cuh"
 
 namespace ops::product {
 
-// ── pairs of values: `of<K, i>` gives weights i, i + 1 of a window's eight ───────────────────────────────────────────
+// ── pairs of values: `of<K, i>` gives weights i, i + 1 of a lane's 32 ───────────────────────────────────────────
 
 // 512 pairs, each once for every lane, so that no two lanes of a warp want the same bank.
 struct HybPairs {
@@ -21,7 +22,7 @@ struct HybPairs {
     for (int i = threadIdx.x; i < 512 * 32; i += blockDim.x) reinterpret_cast<uint32_t*>(shared)[i] = __ldg(entries + i / 32);
   }
   template <int K, int i>
-  __device__ uint32_t of(const Window& w) const {
+  __device__ uint32_t of(const Stretch<K>& w) const {
     const uint32_t s = state<K, i * K, false>(w), u = s * s + s;
     return *reinterpret_cast<const uint32_t*>(table + (u * 2 & 0xff80)) ^ (u & 0x8000);
   }
@@ -38,7 +39,7 @@ template <uint32_t factor, uint32_t addend>
 struct HalvesPairs : NoTable {
   using NoTable::NoTable;
   template <int K, int i>
-  __device__ uint32_t of(const Window& w) const {
+  __device__ uint32_t of(const Stretch<K>& w) const {
     const auto hashed = [](uint32_t s) { return ((s * factor + addend) & 0x8fff8fff) ^ 0x3b603b60; };
     const uint32_t a = hashed(state<K, i * K, true>(w)), b = hashed(state<K, (i + 1) * K, true>(w));
     const uint32_t low = __byte_perm(a, b, 0x5410), high = __byte_perm(a, b, 0x7632);
@@ -50,12 +51,12 @@ template <uint32_t factor, uint32_t addend>
 struct BytesPairs : NoTable {
   using NoTable::NoTable;
   template <int K, int at>
-  __device__ static uint32_t sum(const Window& w) { return __dp4a(state<K, at * K, true>(w) * factor + addend, 0x01010101u, 0u); }
+  __device__ static uint32_t sum(const Stretch<K>& w) { return __dp4a(state<K, at * K, true>(w) * factor + addend, 0x01010101u, 0u); }
 };
 struct Mul1Pairs : BytesPairs<0x83dcd12d, 0> {
   using BytesPairs::BytesPairs;
   template <int K, int i>
-  __device__ uint32_t of(const Window& w) const {
+  __device__ uint32_t of(const Stretch<K>& w) const {
     const uint32_t sums = 0x64006400 + (sum<K, i>(w) | sum<K, i + 1>(w) << 16);  // 1024 + sum as f16
     const uint32_t gain = 0x1eee1eee, offset = 0xc931c931;
     return bits_of(__hfma2(*reinterpret_cast<const __half2*>(&sums), *reinterpret_cast<const __half2*>(&gain), *reinterpret_cast<const __half2*>(&offset)));
@@ -64,7 +65,7 @@ struct Mul1Pairs : BytesPairs<0x83dcd12d, 0> {
 struct Mad1Pairs : BytesPairs<34038481, 76625530> {
   using BytesPairs::BytesPairs;
   template <int K, int i>
-  __device__ uint32_t of(const Window& w) const {
+  __device__ uint32_t of(const Stretch<K>& w) const {
     // Of all 1021 sums the product, rounded twice, is the quotient's f16.
     const auto value = [](uint32_t sum) { return static_cast<float>(static_cast<int>(sum) - 510) * static_cast<float>(1 / 147.800537109375); };
     return bits_of(__floats2half2_rn(value(sum<K, i>(w)), value(sum<K, i + 1>(w))));
@@ -98,7 +99,6 @@ __global__ void __launch_bounds__(kDecodeWarps * 32) decode_kernel(const DecodeA
   const Pairs pairs(args.entries, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   uint32_t* const stage = reinterpret_cast<uint32_t*>(shared + Pairs::table_bytes) + warp * 16 * kStageRow;
-  const Walk<natural> walk(lane);
   __syncthreads();
   const int64_t all = static_cast<int64_t>((args.count + 31) / 32) * args.chunks;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kDecodeWarps + warp; at < all; at += static_cast<int64_t>(gridDim.x) * kDecodeWarps) {
@@ -107,25 +107,26 @@ __global__ void __launch_bounds__(kDecodeWarps * 32) decode_kernel(const DecodeA
     const int top = static_cast<int>(at / args.chunks) * 32, left = static_cast<int>(at % args.chunks) * 64;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      Window window[4];
-      windows<K, natural>(chunk.word + r * K, walk, window);
-#pragma unroll
-      for (int t = 0; t < 4; ++t) {
-        const uint4 eight{pairs.template of<K, 0>(window[t]), pairs.template of<K, 2>(window[t]), pairs.template of<K, 4>(window[t]),
-                          pairs.template of<K, 6>(window[t])};
+      const Stretch<K> bits(chunk.word + r * K);
+      const auto leave_eight = [&]<int q>(std::integral_constant<int, q>) {
+        const uint4 eight{pairs.template of<K, 8 * q>(bits), pairs.template of<K, 8 * q + 2>(bits), pairs.template of<K, 8 * q + 4>(bits),
+                          pairs.template of<K, 8 * q + 6>(bits)};
         if constexpr (natural) {
-          *reinterpret_cast<uint4*>(stage + (g + t % 2 * 8) * kStageRow + t / 2 * 16 + c * 4) = eight;
+          *reinterpret_cast<uint4*>(stage + (2 * g + q / 2) * kStageRow + c * 8 + q % 2 * 4) = eight;
         } else {
-          uint32_t* const to = stage + g * kStageRow + t * 8 + c;
+          uint32_t* const to = stage + g * kStageRow + c * 8 + q;
           to[0] = eight.x, to[8 * kStageRow] = eight.y, to[4] = eight.z, to[8 * kStageRow + 4] = eight.w;
         }
-      }
+      };
+      leave_eight(std::integral_constant<int, 0>{}), leave_eight(std::integral_constant<int, 1>{});
+      leave_eight(std::integral_constant<int, 2>{}), leave_eight(std::integral_constant<int, 3>{});
       __syncwarp();
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = i * 4 + lane / 8, column = left + lane % 8 * 8, to = top + r * 16 + row;
         if (to < args.count && column < args.n) {
-          leave(*reinterpret_cast<const uint4*>(stage + row * kStageRow + lane % 8 * 4), static_cast<T*>(args.values) + static_cast<int64_t>(to) * args.n + column);
+          T* const at = static_cast<T*>(args.values) + static_cast<int64_t>(to) * args.n + column;
+          leave(*reinterpret_cast<const uint4*>(stage + row * kStageRow + lane % 8 * 4), at);
         }
       }
       __syncwarp();

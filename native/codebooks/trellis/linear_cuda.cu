@@ -102,7 +102,7 @@ void trellis_linear(const TrellisLinearArgs& a) {
     args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.m = static_cast<int>(a.rows), args.n = n;
     const Parts<Code> parts(a.t, n, in.slices);
     const auto begin = [&](auto kernel) {
-      enqueue(kernel, before, in.slices, a.t, here.overlaps, static_cast<unsigned char*>(parts.digits), static_cast<float*>(parts.units), natural);
+      enqueue(kernel, before, in.slices, a.t, here.overlaps, static_cast<unsigned char*>(parts.digits), static_cast<float*>(parts.units));
     };
     if (a.weight) begin(incoherent_kernel<Code, Input::normed>);
     else if (gate) begin(incoherent_kernel<Code, Input::gated>);

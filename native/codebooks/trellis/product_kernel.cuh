@@ -1,15 +1,13 @@
 // A packed matrix times a few vectors on a GPU: y[b, :] = Ŵ · x[b, :], from the states of a trellis code as `arrange` leaves them.
 //
-//   packed  u32 [m/32][n/64][words][lanes]…   a chunk: 32 rows × 64 columns. A lane owns eight neighbouring weights of a tile's walk (8K bits,
-//           a segment) in each of 2 × 4 places; the states that begin in them need bits of the next segment too, which another lane has.
-//           Words of a lane and row of tiles: 4 segments, one after the other from the low end.
+//   packed  u32 [m/32][n/64][2 rows of tiles][K words][32 lanes] in vectors of words: a chunk, 32 rows × 64 columns, is two rows of four tiles.
+//           Lane 4g + c has the g-th eighth of the bits of tile c of a row: 32 weights, two rows of the tile. The states that begin in its
+//           last bits need bits of the next eighth.
 //   x       the parts of the vectors, as `prepare` leaves them: B operands. y f32 [t, m].
 //
 // A state is the A operand of a matrix instruction, vectors are columns of B. A vector takes several columns, each a part of its digits,
-// which cost nothing: the instruction has eight. f16 parts hold 11 bits each, bytes 8.
-//
-// Row g of A has lanes 4g … 4g + 3. In tensor-core order a tile's segments are made for it. In natural order a row of a tile is two
-// segments: lanes 4g, 4g + 1 have row g of a tile, lanes 4g + 2, 4g + 3 row g of the tile right of it, and their second segments row g + 8.
+// which cost nothing: the instruction has eight. f16 parts hold 11 bits each, bytes 8. Which columns of the matrix stand at an
+// instruction's places along k is free as long as x stands there too: lane c of four has 16 neighbouring ones.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -51,14 +49,11 @@ struct Hyb {
   template <int warps>
   __device__ static void fill(const Args& args, unsigned char* shared) {
     if (__cvta_generic_to_shared(shared) != kSharedStart) __trap();
-    constexpr int rows = 512 / warps;  // of a warp
-    static_assert(rows <= 32);
-    const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * rows;
-    const uint32_t mine = __ldg(args.table + first + lane % rows);
+    const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int i = 0; i < rows; i += 4) {
-      const uint32_t v = __shfl_sync(~0u, mine, i + lane / 8), w = v ^ 0x8000;
-      uint4* const at = reinterpret_cast<uint4*>(shared) + (first + i) * 8 + lane;
+    for (int first = threadIdx.x / 32 * 4; first < 512; first += warps * 4) {
+      const uint32_t v = __ldg(args.table + first + lane / 8), w = v ^ 0x8000;
+      uint4* const at = reinterpret_cast<uint4*>(shared) + first * 8 + lane;
       *at = make_uint4(v, v, v, v);
       if constexpr (signs) at[512 * 8] = make_uint4(w, w, w, w);
     }
@@ -111,39 +106,12 @@ __device__ inline void mma(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// All threads of a block wrote what they had to; in turns, each by its parity.
-template <int warps>
-struct Meeting {
-  uint32_t at;
-  __device__ explicit Meeting(uint32_t at) : at(at) {
-    if (threadIdx.x == 0) asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "n"(32 * warps) : "memory");
-  }
-  __device__ void arrive() const {
-    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(at) : "memory");
-  }
-  __device__ void wait(uint32_t parity) const {
-    uint32_t done = 0;
-    while (!done) {
-      asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(at), "r"(parity) : "memory");
-    }
-  }
-};
-
-// ── x as the columns of B ─────────────────────────────────────────────────────────────────────────────────────────────
-
-// Where column j of 32 goes: lane c reads values 8c … 8c + 7, two for each matrix instruction's row pair.
-template <int V>
-__host__ __device__ constexpr int place(int j, bool natural) {
-  if (natural) return j;
-  const int k = j % 16;
-  return k % 8 / 2 * 8 + j / 16 * 4 + (V == 2 ? k / 8 * 2 + k % 2 : k % 2 * 2 + k / 8);
-}
-
 __host__ __device__ constexpr int padded(int n) { return (n + 63) / 64 * 64; }
 
 // ── the product ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 constexpr int kRows = 32;  // of a chunk
+constexpr int kStrips = 32;  // of a block at most; a matrix that has more takes more blocks than are there at a time
 
 // Columns of B, and how many sums a vector is added up in.
 template <class Code>
@@ -151,114 +119,146 @@ constexpr int most_vectors(int groups) { return groups * 8 / Code::parts; }
 template <class Code>
 constexpr int sums_of_vector = Code::bytes ? Code::parts : 1;
 
-// Blocks take neighbouring strips of 32 rows; the chunks of all of a block's strips go round among its warps.
-template <class Code, int K, bool natural, int groups, int warps, int residents, int ahead>
-__global__ void __launch_bounds__(32 * warps, residents) kernel(const Args args) {
+// The register of B for a pair of columns (V = 2), or for one column at all the places along k that its values take.
+template <class Code, int which>
+__device__ inline uint32_t operand(const uint4* x) {
+  constexpr int word = Code::V == 2 ? which : Code::bytes ? which / 4 : which / 2;
+  const uint4& four = x[word / 4];
+  const uint32_t v = word % 4 == 0 ? four.x : word % 4 == 1 ? four.y : word % 4 == 2 ? four.z : four.w;
+  if constexpr (Code::V == 2) return v;
+  else return __byte_perm(v, 0, Code::bytes ? which % 4 * 0x1111 : which % 2 * 0x2222 + 0x1010);
+}
+
+// Blocks take neighbouring strips of 32 rows, warps neighbouring chunks of the block's: few warps end in the middle of a strip.
+template <class Code, int K, bool natural, int groups, int warps, int ahead>
+__global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   using Sum = std::conditional_t<Code::bytes, int, float>;
   extern __shared__ __align__(16) unsigned char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int chunks = padded(args.n) / 64, strips = (args.m + kRows - 1) / kRows;
   const int first = static_cast<int>(static_cast<int64_t>(strips) * blockIdx.x / gridDim.x);
   const int last = static_cast<int>(static_cast<int64_t>(strips) * (blockIdx.x + 1) / gridDim.x);
+  const int all = (last - first) * chunks, busy = min(warps, all);  // busy: warps that have a chunk
+  const int begin = warp < busy ? all * warp / busy : all, end = warp < busy ? all * (warp + 1) / busy : all;
 
   // Neither the states nor the table depend on x, so they are on their way before the kernel that makes x has ended.
   constexpr int words = 64 * K;  // of a chunk
-  const uint32_t* coming = args.packed + (static_cast<int64_t>(first) * chunks + warp) * words + lane * (K % 2 == 0 ? 4 : 2);
-  int left = (last - first) * chunks - warp;  // chunks from the one that comes to the block's end
+  const uint32_t* coming = args.packed + (static_cast<int64_t>(first) * chunks + begin) * words + lane * (K % 2 == 0 ? 4 : 2);
+  int left = end - begin;  // chunks from the one that comes on
   Chunk<K> queue[ahead];
   const auto fetch = [&](Chunk<K>& into) {
     if (left > 0) into.load(coming);
-    coming += warps * words, left -= warps;
+    coming += words, --left;
   };
 #pragma unroll
   for (Chunk<K>& chunk : queue) fetch(chunk);
   let_next_begin();
   Code::template fill<warps>(args, shared);
   const Code code(args);
-  const Walk<natural> walk(lane);
-  const Meeting<warps> written(static_cast<uint32_t>(__cvta_generic_to_shared(shared + Code::table_bytes)));
   __syncthreads();
   wait_for_previous();
 
-  // Columns beyond those there are repeat the last: nobody reads what comes of them.
-  constexpr int size = Code::bytes ? 1 : 2;
-  using Operands = std::conditional_t<Code::bytes, uint2, uint4>;
-  const unsigned char* mine[groups];
-#pragma unroll
-  for (int group = 0; group < groups; ++group) {
-    mine[group] = args.x + static_cast<int64_t>(min(group * 8 + lane / 4, args.t * Code::parts - 1)) * padded(args.n) * size + lane % 4 * 8 * size;
-  }
-  int chunk = warp;
-  const int sums = args.t * sums_of_vector<Code>, half = warps * sums * (kRows + 1);
-  Sum* const partial = reinterpret_cast<Sum*>(shared + Code::table_bytes + 16);  // [2][warps][sums][kRows + 1]: strips take the two in turn
+  // Lane 4i + c reads what stands in column i of B, of its 16 columns of the matrix. Nobody reads what comes of columns beyond the parts there
+  // are, so nothing is loaded for them: a load takes as long as its lanes are many.
+  constexpr int size = Code::bytes ? 1 : 2, loads = size;
+  const unsigned char* mine = args.x + (static_cast<int64_t>(lane / 4) * padded(args.n) + begin % chunks * 64 + lane % 4 * 16) * size;
+  uint4 x[groups][loads] = {};
   Sum d[2][groups][4] = {};
   const auto step = [&](Chunk<K>& in) {
-    Operands b[groups][2];
 #pragma unroll
     for (int group = 0; group < groups; ++group) {
+      if (group * 8 + lane / 4 < args.t * Code::parts) {
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) b[group][pair] = *reinterpret_cast<const Operands*>(mine[group] + (chunk * 64 + pair * 32) * size);
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      Window window[4];
-      windows<K, natural>(in.word + r * K, walk, window);
-      if (r == 1) fetch(in);
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        const Window &u = window[2 * pair], &v = window[2 * pair + 1];
-        constexpr int step = K * Code::V;  // bits from state to state
-        const auto at = [&]<int s>(const Window& w, std::integral_constant<int, s>) { return code(state<K, s * step, Code::clean>(w)); };
-        const auto one = [&]<int i>(std::integral_constant<int, i>) {
-          constexpr std::integral_constant<int, 2 * i> even;
-          constexpr std::integral_constant<int, 2 * i + 1> odd;
-          uint32_t a[4];
-          if constexpr (natural) {
-            a[0] = at(u, even), a[1] = at(v, even), a[2] = at(u, odd), a[3] = at(v, odd);
-          } else if constexpr (Code::V == 2) {
-            const Window& w = i == 0 ? u : v;
-            a[0] = at(w, std::integral_constant<int, 0>{}), a[1] = at(w, std::integral_constant<int, 1>{});
-            a[2] = at(w, std::integral_constant<int, 2>{}), a[3] = at(w, std::integral_constant<int, 3>{});
-          } else {
-            const Window& w = i < 2 ? u : v;
-            a[0] = at(w, std::integral_constant<int, i % 2>{}), a[1] = at(w, std::integral_constant<int, i % 2 + 2>{});
-            a[2] = at(w, std::integral_constant<int, i % 2 + 4>{}), a[3] = at(w, std::integral_constant<int, i % 2 + 6>{});
-          }
-#pragma unroll
-          for (int group = 0; group < groups; ++group) {
-            const Operands& x = b[group][pair];
-            uint32_t b0, b1;
-            if constexpr (Code::V == 2) {
-              b0 = i == 0 ? x.x : x.z, b1 = i == 0 ? x.y : x.w;
-            } else if constexpr (Code::bytes) {
-              const uint32_t two = i < 2 ? x.x : x.y;
-              b0 = __byte_perm(two, 0, i % 2 ? 0x2222 : 0x0000), b1 = __byte_perm(two, 0, i % 2 ? 0x3333 : 0x1111);
-            } else {
-              const uint32_t two = i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
-              b0 = __byte_perm(two, 0, 0x1010), b1 = __byte_perm(two, 0, 0x3232);
-            }
-            mma(d[r][group], a, b0, b1);
-          }
-        };
-        one(std::integral_constant<int, 0>{}), one(std::integral_constant<int, 1>{});
-        if constexpr (Code::V == 1) one(std::integral_constant<int, 2>{}), one(std::integral_constant<int, 3>{});
+        for (int i = 0; i < loads; ++i) x[group][i] = reinterpret_cast<const uint4*>(mine + static_cast<int64_t>(group) * 8 * padded(args.n) * size)[i];
       }
     }
-    chunk += warps;
+    mine += 64 * size;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const Stretch<K> bits(in.word + r * K);
+      if (r == 1) fetch(in);
+      const auto one = [&]<int i>(std::integral_constant<int, i>) {
+        constexpr int V = Code::V, alpha = natural ? 2 * i : i, beta = natural ? 2 * i + 1 : i + 8 / V;  // pairs (V = 2) or columns of 16
+        const auto at = [&]<int row, int which>(std::integral_constant<int, row>, std::integral_constant<int, which>) {
+          return code(state<K, weight_at(row, which * V, natural) * K, Code::clean>(bits));
+        };
+        constexpr std::integral_constant<int, 0> upper;
+        constexpr std::integral_constant<int, 1> lower;
+        constexpr std::integral_constant<int, alpha> left_pair;
+        constexpr std::integral_constant<int, beta> right_pair;
+        const uint32_t a[4] = {at(upper, left_pair), at(lower, left_pair), at(upper, right_pair), at(lower, right_pair)};
+#pragma unroll
+        for (int group = 0; group < groups; ++group) mma(d[r][group], a, operand<Code, alpha>(x[group]), operand<Code, beta>(x[group]));
+      };
+      one(std::integral_constant<int, 0>{}), one(std::integral_constant<int, 1>{}), one(std::integral_constant<int, 2>{});
+      one(std::integral_constant<int, 3>{});
+      if constexpr (Code::V == 1) {
+        one(std::integral_constant<int, 4>{}), one(std::integral_constant<int, 5>{}), one(std::integral_constant<int, 6>{});
+        one(std::integral_constant<int, 7>{});
+      }
+    }
   };
 
-  // A warp leaves its sums of a strip and goes on; when all have left theirs one adds them, lane by row, in one order always.
-  const auto add = [&](int strip, bool everyone) {
-    const int b = (warp - strip * args.t) & (warps - 1);
-    if (everyone || b < args.t) written.wait((strip - first) & 1);
-    if (b >= args.t) return;
-    const Sum* const from = partial + ((strip - first) & 1) * half + b * sums_of_vector<Code> * (kRows + 1) + lane;
+  // What a warp has of its s-th strip is left at s + warp: no two of them meet, since the next one begins where a warp or a strip ends.
+  const int sums = args.t * sums_of_vector<Code>, piece = sums * (kRows + 1);
+  Sum* const pieces = reinterpret_cast<Sum*>(shared + Code::table_bytes);
+  Sum* to = pieces + (begin / chunks + warp) * piece + (natural ? lane / 4 * 2 : lane / 4);
+  const auto leave = [&] {
+    // Lane 4g + c holds two rows of columns 2c and 2c + 1. Both f16 parts of a vector are in one lane.
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int group = 0; group < groups; ++group) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          Sum(&from)[4] = d[r][group];
+          const int row = r * 16 + (natural ? i : i * 8);
+          if constexpr (Code::bytes) {
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+              const int column = group * 8 + lane % 4 * 2 + j;
+              if (column < sums) to[column * (kRows + 1) + row] = from[2 * i + j];
+            }
+          } else {
+            const int vector = group * 4 + lane % 4;
+            if (vector < sums) to[vector * (kRows + 1) + row] = from[2 * i] + from[2 * i + 1];
+          }
+          from[2 * i] = from[2 * i + 1] = 0;
+        }
+      }
+    }
+    to += piece, mine -= static_cast<int64_t>(chunks) * 64 * size;
+  };
+  int until = min(chunks - begin % chunks, end - begin), rest = end - begin - until;  // chunks to the end of a strip; those after them
+  const auto done = [&] {
+    if (--until > 0) return false;
+    leave();
+    until = min(chunks, rest), rest -= until;
+    return until == 0;
+  };
+  if (until > 0) {
+    while (true) {
+      step(queue[0]);
+      if (done()) break;
+      if constexpr (ahead == 2) {
+        step(queue[1]);
+        if (done()) break;
+      }
+    }
+  }
+  __syncthreads();
+
+  // A warp adds the pieces of a strip and vector, lane by row, in their order. warp_of: who has a chunk.
+  const auto warp_of = [&](int chunk) { return ((chunk + 1) * busy - 1) / all; };
+  for (int i = warp; i < (last - first) * args.t; i += warps) {
+    const int strip = i / args.t, b = i % args.t, low = warp_of(strip * chunks), high = warp_of((strip + 1) * chunks - 1);
+    const Sum* const from = pieces + strip * piece + b * sums_of_vector<Code> * (kRows + 1) + lane;
     std::conditional_t<Code::bytes, double, float> total = 0;
 #pragma unroll
     for (int part = 0; part < sums_of_vector<Code>; ++part) {
       Sum sum = 0;
 #pragma unroll 8
-      for (int w = 0; w < warps; ++w) sum += from[(w * sums + part) * (kRows + 1)];
+      for (int w = low; w <= high; ++w) sum += from[w * piece + part * (kRows + 1)];
       if constexpr (Code::bytes) total = total * 256 + sum;
       else total = sum;
     }
@@ -268,71 +268,28 @@ __global__ void __launch_bounds__(32 * warps, residents) kernel(const Args args)
       if (lane < args.slots) digits = units[1 + lane];
       for (int offset = 16; offset > 0; offset /= 2) digits += __shfl_xor_sync(~0u, digits, offset);
     }
-    const int at = strip * kRows + lane;
-    if (at >= args.m) return;
+    const int at = (first + strip) * kRows + lane;
+    if (at >= args.m) continue;
     float& y = args.y[static_cast<int64_t>(b) * args.m + at];
     if constexpr (Code::bytes) y = static_cast<float>((args.gain * total + args.offset * static_cast<double>(digits)) * units[0]);
     else y = total * units[0];
-  };
-  const auto finish = [&](int strip) {
-    if (strip > first) add(strip - 1, true);  // the strip before that one is added as well: its place is free
-    // Lane 4g + c holds rows g, g + 8 (and + 16) of columns 2c and 2c + 1. Both f16 parts of a vector are in one lane.
-    Sum* const mine = partial + ((strip - first) & 1) * half + warp * sums * (kRows + 1) + lane / 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int group = 0; group < groups; ++group) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          Sum(&from)[4] = d[r][group];
-          if constexpr (Code::bytes) {
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-              const int column = group * 8 + lane % 4 * 2 + j;
-              if (column < sums) mine[column * (kRows + 1) + r * 16 + i * 8] = from[2 * i + j];
-            }
-          } else {
-            const int vector = group * 4 + lane % 4;
-            if (vector < sums) mine[vector * (kRows + 1) + r * 16 + i * 8] = from[2 * i] + from[2 * i + 1];
-          }
-          from[2 * i] = from[2 * i + 1] = 0;
-        }
-      }
-    }
-    written.arrive();
-  };
-  int strip = first;
-  const auto more = [&] {  // whether there is a chunk; ends the strips that are done
-    while (chunk >= chunks) {
-      finish(strip);
-      chunk -= chunks;
-      if (++strip == last) return false;
-    }
-    return true;
-  };
-  while (more()) {
-    step(queue[0]);
-    if constexpr (ahead == 2) {
-      if (!more()) break;
-      step(queue[1]);
-    }
   }
-  add(last - 1, false);
 }
 
-// Of a block, for t vectors.
+// Of a block of so many strips, for t vectors.
 template <class Code>
-constexpr int shared_bytes(int warps, int t) { return Code::table_bytes + 16 + 2 * warps * t * sums_of_vector<Code> * (kRows + 1) * 4; }
+constexpr int shared_bytes(int warps, int strips, int t) { return Code::table_bytes + (strips + warps) * t * sums_of_vector<Code> * (kRows + 1) * 4; }
 
 // overlap: the kernel may begin while the one before it in the stream still runs, and waits where it needs what that writes.
-template <class Code, int K, bool natural, int groups, int warps, int residents, int ahead>
+template <class Code, int K, bool natural, int groups, int warps, int ahead>
 cudaError_t launch(const Args& args, int blocks, bool overlap, cudaStream_t stream) {
-  const auto function = kernel<Code, K, natural, groups, warps, residents, ahead>;
-  const int bytes = shared_bytes<Code>(warps, args.t);
+  const auto function = kernel<Code, K, natural, groups, warps, ahead>;
+  const int strips = (args.m + kRows - 1) / kRows;
+  blocks = std::min(std::max(blocks, (strips + kStrips - 1) / kStrips), strips);
+  const int bytes = shared_bytes<Code>(warps, (strips + blocks - 1) / blocks, args.t);
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  const int strips = (args.m + kRows - 1) / kRows;
-  return ops::launch(function, std::min(blocks, strips), 32 * warps, bytes, stream, overlap, args);
+  return ops::launch(function, blocks, 32 * warps, bytes, stream, overlap, args);
 }
 
 }  // namespace ops::product

@@ -34,7 +34,7 @@ void for_code(ProductCode code, const uint16_t* entries, const Card& card, F f) 
   Args args{};
   args.table = reinterpret_cast<const uint32_t*>(entries);
   if (code == ProductCode::hyb) {
-    if (shared_bytes<Hyb<true>>(kWarps, 1) <= card.most_shared) f.template operator()<Hyb<true>>(args);
+    if (shared_bytes<Hyb<true>>(kWarps, kStrips, 1) <= card.most_shared) f.template operator()<Hyb<true>>(args);
     else f.template operator()<Hyb<false>>(args);
   } else if (code == ProductCode::inst3 || code == ProductCode::mcg) {
     args.factor = code == ProductCode::mcg ? 0xcbac1fed : 89226354, args.addend = code == ProductCode::mcg ? 0 : 64248484;

@@ -5,27 +5,20 @@
 namespace ops::product {
 
 // One thread a byte of the arranged matrix [⌈rows/32⌉][⌈columns/64⌉][2 rows of tiles][K words][32 lanes]; tiles beyond the matrix are zeros.
-// Words come in vectors of 16 bytes (K even) or 8, lanes inside. A tile's bits are 32 segments of K bytes; a lane's number of 8K bits has
-// the segment's first byte on top.
-inline __device__ unsigned char arranged_byte(const unsigned char* packed, int64_t at, int rows, int columns, int K, bool tensor_core) {
+// Words come in vectors of 16 bytes (K even) or 8, lanes inside. A lane has 4K bytes of a tile that follow each other, the first of a word on top.
+inline __device__ unsigned char arranged_byte(const unsigned char* packed, int64_t at, int rows, int columns, int K) {
   const int vector = K % 2 == 0 ? 4 : 2, chunks = padded(columns) / 64;
   const int in = static_cast<int>(at % (256 * K)), lane = in / (4 * vector) % 32, word = in / (4 * vector * 32) * vector + in / 4 % vector;
-  const int64_t chunk = at / (256 * K);
-  const int bytes = word % K * 4 + in % 4, t = bytes / K;  // byte of the lane's four segments in a row of tiles, and which
-  const int g = lane / 4, c = lane % 4;
-  int segment = lane, column = static_cast<int>(chunk % chunks) * 4;
-  if (tensor_core) column += t;
-  else column += t / 2 * 2 + c / 2, segment = 2 * (g + t % 2 * 8) + c % 2;
-  const int64_t row = chunk / chunks * 2 + word / K;
+  const int64_t chunk = at / (256 * K), row = chunk / chunks * 2 + word / K;
+  const int column = static_cast<int>(chunk % chunks) * 4 + lane % 4;
   if (row >= rows / 16 || column >= columns / 16) return 0;
-  const int byte = segment * K + K - 1 - bytes % K;
+  const int byte = (lane / 4 * K + word % K) * 4 + 3 - in % 4;
   return packed[(row * (columns / 16) + column) * 32 * K + (byte ^ 1)];  // stored words have their first byte on top
 }
 
-static __global__ void __launch_bounds__(256) arrange_kernel(const unsigned char* packed, unsigned char* arranged, int64_t size, int rows, int columns, int K,
-                                                             bool tensor_core) {
+static __global__ void __launch_bounds__(256) arrange_kernel(const unsigned char* packed, unsigned char* arranged, int64_t size, int rows, int columns, int K) {
   for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < size; i += gridDim.x * int64_t{256}) {
-    arranged[i] = arranged_byte(packed, i, rows, columns, K, tensor_core);
+    arranged[i] = arranged_byte(packed, i, rows, columns, K);
   }
 }
 
@@ -54,7 +47,7 @@ constexpr float most_digits = Code::bytes ? 127.0f * 65536.0f : 32768.0f;
 
 // One block a vector: x f32 [t, n] → parts and units.
 template <class Code>
-__global__ void __launch_bounds__(1024) prepare_kernel(const float* vectors, unsigned char* parts, float* units, int n, bool natural) {
+__global__ void __launch_bounds__(1024) prepare_kernel(const float* vectors, unsigned char* parts, float* units, int n) {
   __shared__ float scratch[64];
   const float* const x = vectors + static_cast<int64_t>(blockIdx.x) * n;
   const int stride = padded(n);
@@ -74,7 +67,7 @@ __global__ void __launch_bounds__(1024) prepare_kernel(const float* vectors, uns
   const float unit = norm == 0 ? 1 : norm * (1.001f / most_digits<Code>);
   float sum = 0;
   for (int i = threadIdx.x; i < stride; i += 1024) {
-    const int digits = split<Code::bytes>(i < n ? x[i] / unit : 0, to, i / 32 * 32 + place<Code::V>(i % 32, natural), stride);
+    const int digits = split<Code::bytes>(i < n ? x[i] / unit : 0, to, i, stride);
     if constexpr (Code::bytes) sum += static_cast<float>(digits);
   }
   if constexpr (Code::bytes) sum = over_block(sum, scratch + 32);

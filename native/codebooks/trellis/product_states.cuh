@@ -1,4 +1,4 @@
-// defines: Chunk, Walk, Window, windows, state: from the words of product_kernel.cuh's packed matrix to states.
+// defines: Chunk, Stretch, state: from the words of product_kernel.cuh's packed matrix to states.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -26,83 +26,43 @@ struct Chunk {
   }
 };
 
-// Which lane has the segment after this one's. In natural order the last row of the upper half of a tile goes on in the lower half, whose
-// segments are every lane's odd ones: there `turned`.
-template <bool natural>
-struct Walk {
-  int next, second;  // lanes of the next segment and the one after
-  bool turned, second_turned;
-  uint32_t even, odd;  // K = 2: which bytes of the next lane's and the own word make a window
-  __device__ explicit Walk(int lane) {
-    if constexpr (natural) {
-      turned = lane >= 28 && lane % 2 == 1, second_turned = lane >= 28;
-      next = lane % 2 == 0 ? lane + 1 : (lane + 3) & 31;
-      second = (lane + 4) & 31;
-      even = turned ? 0x5432 : 0x5410, odd = turned ? 0x7610 : 0x7632;
-    } else {
-      next = (lane + 1) & 31, second = (lane + 2) & 31, turned = second_turned = false, even = 0x5410, odd = 0x7632;
-    }
+// A lane's 32K bits of a tile, the first bit on top, and the 32 bits after them, which begin the stretch of the lane four further.
+template <int K>
+struct Stretch {
+  uint32_t word[K + 1];
+  __device__ explicit Stretch(const uint32_t* own) {
+#pragma unroll
+    for (int i = 0; i < K; ++i) word[i] = own[i];
+    word[K] = __shfl_sync(~0u, own[0], threadIdx.x + 4);  // of 32: they go round
   }
-  __device__ uint32_t halves(uint32_t other) const { return natural ? __byte_perm(other, 0, turned ? 0x1032 : 0x3210) : other; }
+  // 32 bits from bit `at` on.
+  template <int at>
+  __device__ uint32_t from() const {
+    if constexpr (at % 32 == 0) return word[at / 32];
+    else return __funnelshift_l(word[at / 32 + 1], word[at / 32], at % 32);
+  }
 };
 
-// A segment's bits and the next one's first: high begins with the segment, low 8 (K = 3) or 16 (K = 4) bits later.
-struct Window {
-  uint32_t high, low;
-};
-
-// Windows of four segments from their K words.
-template <int K, bool natural>
-__device__ inline void windows(const uint32_t* word, const Walk<natural>& walk, Window (&out)[4]) {
-  const auto from = [&](uint32_t own, int lane) { return __shfl_sync(~0u, own, lane); };
-  if constexpr (K == 1) {
-    const uint32_t own = word[0];
-    uint32_t n1 = from(own, walk.next), n2 = from(own, walk.second);
-    if constexpr (natural) n1 = __byte_perm(n1, 0, walk.turned ? 0x2301 : 0x3210), n2 = __byte_perm(n2, 0, walk.second_turned ? 0x2301 : 0x3210);
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const uint32_t two = __byte_perm(n1, own, t | (4 + t) << 4);
-      out[t].high = __byte_perm(n2, two, 0x5400 | t << 4);  // a byte of this segment, of the next, of the next but one
-    }
-  } else if constexpr (K == 2) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t own = word[i], next = from(own, walk.next);
-      out[2 * i].high = __byte_perm(next, own, walk.even);
-      out[2 * i + 1].high = __byte_perm(next, own, walk.odd);
-    }
-  } else if constexpr (K == 3) {
-    // Their 24 bits, and dirt above.
-    const uint32_t own[4] = {word[0], __funnelshift_r(word[0], word[1], 24), __funnelshift_r(word[1], word[2], 16), word[2] >> 8};
-    const uint32_t first[2] = {__byte_perm(own[0], own[1], 0x6521), __byte_perm(own[2], own[3], 0x6521)};  // their first 16 bits
-    const uint32_t next[2] = {walk.halves(from(first[0], walk.next)), walk.halves(from(first[1], walk.next))};
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      out[t].high = __byte_perm(next[t / 2], own[t], t % 2 ? 0x6543 : 0x6541);  // own 24 bits, 8 of the next
-      out[t].low = __byte_perm(next[t / 2], own[t], t % 2 ? 0x5432 : 0x5410);   // own last 16, 16 of the next
-    }
+// The state of 16 bits that begins at bit `at` of a stretch; above its bits anything, or zeros where `clean`.
+template <int K, int at, bool clean>
+__device__ inline uint32_t state(const Stretch<K>& bits) {
+  constexpr int in = at % 32, byte = at / 8;
+  if constexpr (!clean) {
+    if constexpr (in <= 16) return bits.word[at / 32] >> (16 - in);
+    else return __funnelshift_r(bits.word[at / 32 + 1], bits.word[at / 32], 48 - in);
   } else {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t next = walk.halves(from(__byte_perm(word[2 * i], word[2 * i + 1], 0x7632), walk.next));
-#pragma unroll
-      for (int t = 2 * i; t < 2 * i + 2; ++t) {
-        out[t].high = word[t];
-        out[t].low = __byte_perm(next, word[t], t % 2 ? 0x5432 : 0x5410);  // own last 16, 16 of the next
-      }
-    }
+    // Three states that are whole bytes apart share 32 bits; as they are stored where that is possible.
+    constexpr bool stored = at % 8 == 0 && byte % 4 < 3;
+    constexpr int first = stored ? byte / 4 * 4 : at % 8 == 0 ? byte : byte / 3 * 3;
+    const uint32_t word = bits.template from<first * 8 + at % 8>();
+    return __byte_perm(word, 0, byte == first ? 0x4432 : byte == first + 1 ? 0x4421 : 0x4410);
   }
 }
 
-// The state that begins `at` bits into the segment; above its 16 bits anything, or zeros where `clean`.
-template <int K, int at, bool clean>
-__device__ inline uint32_t state(const Window& w) {
-  constexpr bool late = at > 16;
-  constexpr int start = at - (late ? K == 3 ? 8 : 16 : 0);  // in the register
-  const uint32_t word = late ? w.low : w.high;
-  if constexpr (!clean) return word >> (16 - start);
-  // Shifted to a byte's edge, states that are whole bytes apart share the shift.
-  else return __byte_perm(word << start % 8, 0, start / 8 == 0 ? 0x4432 : start / 8 == 1 ? 0x4421 : 0x4410);
+// Which of a lane's 32 weights is in its first (0) or second row of a tile, column of 16. A tile in natural order gives a lane rows 2g and 2g + 1
+// whole, one in tensor-core order rows g and g + 8, in the order of the instruction.
+__host__ __device__ constexpr int weight_at(int row, int column, bool natural) {
+  return natural ? row * 16 + column : column % 8 / 2 * 8 + column / 8 * 4 + row * 2 + column % 2;
 }
 
 }  // namespace ops::product

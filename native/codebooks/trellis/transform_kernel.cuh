@@ -153,7 +153,7 @@ __device__ inline float block_total(float v) {
 
 // (x ⊙ before)·H into parts and units of a product. Grid [slices, t].
 template <class Code, Input kInput>
-__global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Transforms transforms, unsigned char* parts, float* units, bool natural) {
+__global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Transforms transforms, unsigned char* parts, float* units) {
   extern __shared__ float tile[];
   // In this order: the product reads weights and table before it waits, which whoever wrote them has then left behind.
   wait_for_previous();
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kTransformThreads) incoherent_kernel(const Tra
   float sum = 0;
   const int end = slice == static_cast<int>(gridDim.x) - 1 ? stride - first : size;  // the last pads
   for (int i = threadIdx.x; i < end; i += kTransformThreads) {
-    const int j = first + i, digits = split<Code::bytes>(i < size ? tile[spot(i)] * inverse : 0, to, j / 32 * 32 + place<Code::V>(j % 32, natural), stride);
+    const int j = first + i, digits = split<Code::bytes>(i < size ? tile[spot(i)] * inverse : 0, to, j, stride);
     if constexpr (Code::bytes) sum += static_cast<float>(digits);
   }
   if constexpr (Code::bytes) sum = block_total(sum);
