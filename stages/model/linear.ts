@@ -92,7 +92,7 @@ export class PackedLinears implements Disposable {
     const { ops, packed, arranged, members } = this
     const [{ su, n, transform }] = members as [PackedWeights]
     const { x, norm, gate } = input
-    if (x.rows <= packed.most && members.length <= packed.mostOutputs) {
+    if (x.rows <= packed.most) {
       const rows = members.reduce((sum, { m }) => sum + m, 0)
       const keep = x.isAwaited && gate === undefined
       const o = { rows, columns: n, su, block: transform.n, norm, gate: gate?.input, keep }

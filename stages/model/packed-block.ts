@@ -107,6 +107,7 @@ export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, bloc
       out = { x: first.x.share(), norm: { weight: block.get(`${nameOf(step)}.weight`), eps: config.eps } }
     } else if (step.op === 'silu·' && isLeft(i)) out = { x: second.x.share(), gate: first.x.share() }
     else {
+      Value.finish(inputs.map(({ x }) => x))
       const tensors = inputs.map(({ x }) => x.tensor)
       out = { x: Value.of(runStep(ops, config, layer, block, step, tensors, attend)) }
     }

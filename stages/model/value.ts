@@ -1,6 +1,6 @@
 /**
  * value: what a step of a packed block makes, f32 [t, n]: a tensor, or an output as its product left it. A packed linear finishes what it reads
- * as part of its own first kernel; for everybody else it is finished once, and with it all that its product still has to finish.
+ * as part of its own first kernel; for everybody else it is finished once, and with it all that its product has left.
  */
 import type { PackedProducts, Unfinished } from '../../native/codebook.js'
 import { Tensor } from '../../native/tensor.js'
@@ -34,6 +34,18 @@ export class Value implements Disposable {
     })
   }
 
+  /** Finishes those that are not, of one t, and with them all that their products have left: by one kernel where that takes so many. */
+  static finish(values: readonly Value[]): void {
+    const products = [...new Set(values.map(value => value.#is).filter(is => is instanceof Product))]
+    const left = products.flatMap(product => product.left)
+    const [packed] = products.map(product => product.packed)
+    while (packed !== undefined && left.length > 0) {
+      const some = left.splice(0, packed.mostOutputs)
+      const made = packed.finish(some.map(({ input }) => input as Unfinished))
+      for (const [i, value] of some.entries()) value.finished(made[i] as Tensor)
+    }
+  }
+
   /** t. */
   get rows(): number {
     const { input } = this
@@ -52,7 +64,7 @@ export class Value implements Disposable {
 
   /** Finishes it if it is not; stays the value's. */
   get tensor(): Tensor {
-    if (this.#is instanceof Product) this.#is.finish()
+    Value.finish([this])
     return this.#is as Tensor
   }
 
@@ -87,7 +99,7 @@ class Product {
   #rows = 0
 
   constructor(
-    private readonly packed: PackedProducts,
+    readonly packed: PackedProducts,
     private readonly z: Tensor,
   ) {}
 
@@ -101,10 +113,8 @@ class Product {
     return (this.#left.get(value) as { output: Unfinished }).output
   }
 
-  finish(): void {
-    const values = [...this.#left.keys()]
-    const made = this.packed.finish(values.map(value => this.output(value)))
-    for (const [i, value] of values.entries()) value.finished(made[i] as Tensor)
+  get left(): readonly Value[] {
+    return [...this.#left.keys()]
   }
 
   /** The value is finished, or nobody wants it any more. */

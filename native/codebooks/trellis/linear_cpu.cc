@@ -29,8 +29,9 @@ const float* finished(const float* x, Output unfinished, int64_t t, std::vector<
 }  // namespace
 
 void trellis_linear(const TrellisLinearArgs& a) {
-  std::vector<float> own_x, own_gate, made(a.t * a.columns), incoherent(a.t * a.columns);
+  std::vector<float> own_x, own_gate, incoherent(a.t * a.columns);
   const float *x = finished(a.x, a.unfinished_x, a.t, own_x), *gate = finished(a.gate, a.unfinished_gate, a.t, own_gate);
+  std::vector<float> made(a.weight || gate ? a.t * a.columns : 0);
   const auto* from = reinterpret_cast<const uint8_t*>(x);
   auto* const into = reinterpret_cast<uint8_t*>(made.data());
   if (a.weight) rmsnorm({from, a.weight, into, a.t, a.columns, a.eps, false, false});
