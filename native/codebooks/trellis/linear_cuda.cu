@@ -1,5 +1,6 @@
-// A product is two kernels: x's transform, straight into the parts that the product reads, and the product, whose blocks begin with the first.
-// Outputs of products that are to be finished, for somebody else or for the next product, are one kernel.
+// A product is two kernels, the second of which is on its way while the first runs: all that is between it and the product before it, straight
+// into the digits that it reads (runs_kernel.cuh), and the product. Outputs that somebody else reads are finished by one kernel. On cards before
+// compute capability 9.0, and where runs do not fit, by the kernels of transform_kernel.cuh, or those of single ops.
 #include "linear.h"
 
 #include <optional>
@@ -11,6 +12,7 @@
 #include "../../ops/silu-mul/silu_mul.h"
 #include "product.h"
 #include "product_launch.cuh"
+#include "runs_launch.cuh"
 #include "transform_kernel.cuh"
 
 namespace ops {
@@ -64,10 +66,12 @@ void compose(const TrellisLinearArgs& a, const float* x, const float* gate) {
 // Those of the outputs that there are, each with its y.
 template <size_t count>
 void finish(const std::array<Output, count>& outputs, int64_t t, const Card& here) {
+  std::vector<Output> all;
+  std::ranges::copy_if(outputs, std::back_inserter(all), [](const Output& o) { return o.z != nullptr; });
+  if (finish_runs(all, t, here)) return;
   Transforms after{};
   int blocks = 0;
-  for (const Output& o : outputs) {
-    if (!o.z) continue;
+  for (const Output& o : all) {
     if (!fits(o.rows, o.block, o.factor, here)) {
       compose(o, t);
       continue;
@@ -83,6 +87,22 @@ void finish(const std::array<Output, count>& outputs, int64_t t, const Card& her
 
 void trellis_linear(const TrellisLinearArgs& a) {
   const Card here = card();
+  const int n = static_cast<int>(a.columns);
+  const bool natural = !a.tensor_core;
+  const auto for_product = [&](auto f) {
+    for_code(static_cast<ProductCode>(a.code), a.entries, here, [&]<class Code>(Args args) {
+      args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.m = static_cast<int>(a.rows), args.n = n;
+      f.template operator()<Code>(args);
+    });
+  };
+  if (const std::optional<Plan> plan = plan_of(a, here)) {
+    return for_product([&]<class Code>(const Args& args) {
+      const Parts<Code> parts(a.t, n, plan->slots);
+      begin_runs<Code>(a, *plan, natural, parts);
+      multiply<Code>(args, static_cast<int>(a.K), natural, parts, a.z, here);
+    });
+  }
+
   std::array<Output, 2> unfinished{a.unfinished_x, a.unfinished_gate};
   std::array<std::optional<Scratch<float>>, 2> own;
   for (int i = 0; i < 2; ++i) {
@@ -92,14 +112,11 @@ void trellis_linear(const TrellisLinearArgs& a) {
   const float *x = unfinished[0].z ? unfinished[0].y : a.x, *gate = unfinished[1].z ? unfinished[1].y : a.gate;
   if (!fits(a.columns, a.block, a.factor, here)) return compose(a, x, gate);
 
-  const int n = static_cast<int>(a.columns);
-  const bool natural = !a.tensor_core;
   Transforms before{};
   before.count = 1;
   Transform& in = before.of[0] = Transform::of(a.columns, a.block, a.factor);
   in.x = x, in.stride = n, in.before = a.su, in.weight = a.weight, in.gate = gate, in.eps = a.eps, in.mix = mixer(in.factor, false);
-  for_code(static_cast<ProductCode>(a.code), a.entries, here, [&]<class Code>(Args args) {
-    args.packed = reinterpret_cast<const uint32_t*>(a.arranged), args.m = static_cast<int>(a.rows), args.n = n;
+  for_product([&]<class Code>(const Args& args) {
     const Parts<Code> parts(a.t, n, in.slices);
     const auto begin = [&](auto kernel) {
       enqueue(kernel, before, in.slices, a.t, here.overlaps, static_cast<unsigned char*>(parts.digits), static_cast<float*>(parts.units));

@@ -1,0 +1,53 @@
+// defines: clusters of blocks that write to each other's shared memory, on cards since compute capability 9.0.
+#pragma once
+#include "overlap.cuh"
+
+namespace ops {
+
+// All threads of a cluster's blocks, in turns: what was written before arriving, also to other blocks, is seen after waiting.
+__device__ inline void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// The place of `here`, of the own shared memory, in the one of the cluster's block `rank`.
+__device__ inline uint32_t place_at(const float* here, int rank) {
+  uint32_t there = 0;
+#if __CUDA_ARCH__ >= 900
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(here))), "r"(rank));
+#endif
+  return there;
+}
+__device__ inline void push(uint32_t there, float2 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(v.x), "f"(v.y) : "memory");
+#endif
+}
+__device__ inline void push(uint32_t there, float4 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(there), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#endif
+}
+
+// As launch of overlap.cuh, blocks along x in clusters of `cluster`.
+template <class... Parameters, class... Values>
+cudaError_t launch_clusters(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared, cudaStream_t stream, bool overlap, unsigned cluster,
+                            const Values&... values) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = cluster, attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = threads, config.dynamicSmemBytes = shared, config.stream = stream;
+  config.attrs = attributes, config.numAttrs = overlap ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(values)...);
+}
+
+}  // namespace ops
