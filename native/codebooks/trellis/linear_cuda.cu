@@ -98,7 +98,7 @@ void trellis_linear(const TrellisLinearArgs& a) {
   if (const std::optional<Plan> plan = plan_of(a, here)) {
     return for_product([&]<class Code>(const Args& args) {
       const Parts<Code> parts(a.t, n, plan->slots);
-      begin_runs<Code>(a, *plan, natural, parts);
+      begin_runs<Code>(a, *plan, parts);
       multiply<Code>(args, static_cast<int>(a.K), natural, parts, a.z, here);
     });
   }

@@ -30,8 +30,6 @@ struct Source {
   float norm;
 };
 
-enum class Layout { natural, pairs, single };  // where numbers go among 32 (place in product_kernel.cuh); natural: where they are
-
 // What becomes of x̃ = (u ⊙ su)·H.
 struct Digits {
   const uint4* mix;
@@ -39,7 +37,6 @@ struct Digits {
   float* units;
   float norm, most, eps;
   bool bytes, normed;
-  Layout layout;
 };
 
 struct Chain {

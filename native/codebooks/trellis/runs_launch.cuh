@@ -69,7 +69,7 @@ inline std::optional<Plan> plan_of(const TrellisLinearArgs& a, const Card& here)
 }
 
 template <class Code>
-void begin_runs(const TrellisLinearArgs& a, const Plan& plan, bool natural, const Parts<Code>& parts) {
+void begin_runs(const TrellisLinearArgs& a, const Plan& plan, const Parts<Code>& parts) {
   const bool gated = a.gate || a.unfinished_gate.z, finish = a.unfinished_x.z != nullptr;
   const int64_t numbers = plan.all ? 0 : a.t * a.columns;
   Scratch<float> v(numbers + 1);
@@ -84,7 +84,6 @@ void begin_runs(const TrellisLinearArgs& a, const Plan& plan, bool natural, cons
   c.to.mix = mixing(a.block, a.factor, plan.cut, 16, true), c.to.parts = parts.digits, c.to.units = parts.units;
   c.to.norm = static_cast<float>(1 / std::sqrt(static_cast<double>(a.block))), c.to.most = most_digits<Code>, c.to.eps = a.eps;
   c.to.bytes = Code::bytes, c.to.normed = a.weight != nullptr;
-  c.to.layout = natural ? Layout::natural : Code::V == 2 ? Layout::pairs : Layout::single;
   check(enqueue_chains(chains, &plan, 1, gated ? 2 : 1, a.t, finish || plan.all, stream()));
   if (!plan.all) check(enqueue_digits(c.to, v, sums, plan, a.t, stream()));
 }

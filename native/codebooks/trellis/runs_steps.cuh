@@ -115,40 +115,30 @@ __device__ void along(float (&v)[N][4], float* exchange, int row, int quad, bool
 
 // ── digits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// Four neighbours, the first at j, into their places; gives what their digits sum to (bytes).
+// Four neighbours, the first at j; gives what their digits sum to (bytes).
 __device__ inline float write_digits(const Digits& to, unsigned char* parts, int stride, int j, const float (&v)[4]) {
-  const int base = j / 32 * 32;
   if (to.bytes) {
     float sum = 0;
-    if (to.layout == Layout::natural) {
-      uint32_t words[3] = {};
+    uint32_t words[3] = {};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        unsigned char bytes[3];
-        sum += static_cast<float>(split<true>(v[i], bytes, 0, 1));
-        for (int part = 0; part < 3; ++part) words[part] |= static_cast<uint32_t>(bytes[part]) << 8 * i;
-      }
-      for (int part = 0; part < 3; ++part) *reinterpret_cast<uint32_t*>(parts + part * stride + j) = words[part];
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sum += static_cast<float>(split<true>(v[i], parts, base + place<1>((j + i) % 32, false), stride));
+    for (int i = 0; i < 4; ++i) {
+      unsigned char bytes[3];
+      sum += static_cast<float>(split<true>(v[i], bytes, 0, 1));
+      for (int part = 0; part < 3; ++part) words[part] |= static_cast<uint32_t>(bytes[part]) << 8 * i;
     }
+    for (int part = 0; part < 3; ++part) *reinterpret_cast<uint32_t*>(parts + part * stride + j) = words[part];
     return sum;
   }
-  __half* const high = reinterpret_cast<__half*>(parts);
-  if (to.layout == Layout::single) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) split<false>(v[i], parts, base + place<1>((j + i) % 32, false), stride);
-    return 0;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {  // neighbours stay neighbours
-    const int at = base + place<2>((j + i) % 32, to.layout == Layout::natural);
-    const __half2 first = __floats2half2_rn(v[i], v[i + 1]);
+  uint2 high, low;
+  const auto split_two = [](float a, float b, uint32_t& high, uint32_t& low) {
+    const __half2 first = __floats2half2_rn(a, b);
     const float2 left = __half22float2(first);
-    *reinterpret_cast<__half2*>(high + at) = first;
-    *reinterpret_cast<__half2*>(high + stride + at) = __floats2half2_rn(v[i] - left.x, v[i + 1] - left.y);
-  }
+    const __half2 second = __floats2half2_rn(a - left.x, b - left.y);
+    high = *reinterpret_cast<const uint32_t*>(&first), low = *reinterpret_cast<const uint32_t*>(&second);
+  };
+  split_two(v[0], v[1], high.x, low.x), split_two(v[2], v[3], high.y, low.y);
+  __half* const at = reinterpret_cast<__half*>(parts) + j;
+  *reinterpret_cast<uint2*>(at) = high, *reinterpret_cast<uint2*>(at + stride) = low;
   return 0;
 }
 
