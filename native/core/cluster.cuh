@@ -24,6 +24,11 @@ __device__ inline uint32_t place_at(const float* here, int rank) {
 #endif
   return there;
 }
+__device__ inline void push(uint32_t there, float v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(v) : "memory");
+#endif
+}
 __device__ inline void push(uint32_t there, float2 v) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(v.x), "f"(v.y) : "memory");

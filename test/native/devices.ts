@@ -1,4 +1,5 @@
 /** What tests of ops share: a device for every instruction set of this machine, random values, and the measure of error. */
+import type { Test } from 'tap'
 import { openBackend } from '../../native/index.js'
 import type { Ops } from '../../native/ops.js'
 import type { DType, Tensor } from '../../native/tensor.js'
@@ -94,3 +95,36 @@ export const nmse = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
 /** Equal to the bit. */
 export const same = (x: NodeJS.ArrayBufferView, y: NodeJS.ArrayBufferView): boolean =>
   Buffer.compare(Buffer.from(x.buffer, x.byteOffset, x.byteLength), Buffer.from(y.buffer, y.byteOffset, y.byteLength)) === 0
+
+/** Runs a case on every device: error below the bound, equal to the bit on a second run and for any number of threads. */
+export const check = async (t: Test, label: string, run: (ops: Ops) => Tensor, expected: Float64Array, bound: number) => {
+  const seen = new Map<string, Uint8Array>()
+  for (const [name, ops] of await everyDevice()) {
+    for (let again = 0; again < 2; again++) {
+      using out = run(ops)
+      const error = nmse(await values(out), expected)
+      if (!(error <= bound)) t.fail(`${label}, ${name}: NMSE ${error}, allowed ${bound}`)
+      const level = name.split(' ')[0] ?? ''
+      const bytes = await out.read()
+      if (!same(seen.get(level) ?? bytes, bytes)) t.fail(`${label}, ${name}: not the same bits`)
+      seen.set(level, bytes)
+    }
+    await ops.finish()
+    if (ops.device.liveBytes !== 0) t.fail(`${label}, ${name}: ${ops.device.liveBytes} bytes are left`)
+  }
+  t.ok(seen.size > 0, label)
+}
+
+/** Opens arrays, runs f on the tensors, and lets them go. */
+export const withTensors = (
+  ops: Ops,
+  inputs: readonly (readonly [Float32Array | Int32Array, readonly number[]])[],
+  f: (...tensors: Tensor[]) => Tensor,
+): Tensor => {
+  const tensors = inputs.map(([data, shape]) => ops.tensor(data, shape))
+  try {
+    return f(...tensors)
+  } finally {
+    for (const tensor of tensors) tensor[Symbol.dispose]()
+  }
+}

@@ -1,9 +1,8 @@
 /** The ops of the forward pass against their definitions in float64, on every instruction set and thread count of this machine. */
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { openBackend } from '../../native/index.js'
 import { addBiasReference } from '../../native/ops/add-bias/reference.js'
 import { argmaxReference } from '../../native/ops/argmax/reference.js'
-import { attendCacheReference } from '../../native/ops/attend-cache/reference.js'
 import { attentionReference } from '../../native/ops/attention/reference.js'
 import { crossEntropyReference } from '../../native/ops/cross-entropy/reference.js'
 import { embedReference } from '../../native/ops/embed/reference.js'
@@ -11,43 +10,9 @@ import { klDivergenceReference } from '../../native/ops/kl-divergence/reference.
 import { rmsnormReference } from '../../native/ops/rmsnorm/reference.js'
 import { ropeReference } from '../../native/ops/rope/reference.js'
 import { siluMulReference } from '../../native/ops/silu-mul/reference.js'
-import type { Ops } from '../../native/ops.js'
-import type { Tensor } from '../../native/tensor.js'
-import { affordable, everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
+import { affordable, check, everyDevice, gaussian, uniform, values, withTensors } from './devices.js'
 import { testDevice } from '../helpers.js'
 
-/** Runs a case on every device: error below the bound, equal to the bit on a second run and for any number of threads. */
-const check = async (t: Test, label: string, run: (ops: Ops) => Tensor, expected: Float64Array, bound: number) => {
-  const seen = new Map<string, Uint8Array>()
-  for (const [name, ops] of await everyDevice()) {
-    for (let again = 0; again < 2; again++) {
-      using out = run(ops)
-      const error = nmse(await values(out), expected)
-      if (!(error <= bound)) t.fail(`${label}, ${name}: NMSE ${error}, allowed ${bound}`)
-      const level = name.split(' ')[0] ?? ''
-      const bytes = await out.read()
-      if (!same(seen.get(level) ?? bytes, bytes)) t.fail(`${label}, ${name}: not the same bits`)
-      seen.set(level, bytes)
-    }
-    await ops.finish()
-    if (ops.device.liveBytes !== 0) t.fail(`${label}, ${name}: ${ops.device.liveBytes} bytes are left`)
-  }
-  t.ok(seen.size > 0, label)
-}
-
-/** Opens arrays, runs f on the tensors, and lets them go. */
-const withTensors = (
-  ops: Ops,
-  inputs: readonly (readonly [Float32Array | Int32Array, readonly number[]])[],
-  f: (...tensors: Tensor[]) => Tensor,
-): Tensor => {
-  const tensors = inputs.map(([data, shape]) => ops.tensor(data, shape))
-  try {
-    return f(...tensors)
-  } finally {
-    for (const tensor of tensors) tensor[Symbol.dispose]()
-  }
-}
 const integers = (length: number, below: number, seed: number): Int32Array => {
   const next = uniform(seed)
   return Int32Array.from({ length }, () => Math.floor(next() * below))
@@ -204,94 +169,6 @@ t.test('attention: lengths around the blocks, groups, windows, several sequences
       1e-12,
     )
   }
-})
-
-t.test('attendCache: slots, positions, groups, windows, several rows, heads of every size', async t => {
-  // Rows of `rows`: [slot, position]. What a slot holds below its first row is random; what is above must not be read.
-  const one = (position: number) => [[0, position]] as const
-  const run = (slot: number, from: number, count: number) => Array.from({ length: count }, (_, i) => [slot, from + i] as const)
-  const cases = [
-    { rows: one(0), slots: 1, capacity: 1, heads: 1, kvHeads: 1, e: 2 },
-    { rows: one(31), slots: 1, capacity: 40, heads: 4, kvHeads: 2, e: 8 },
-    { rows: run(0, 290, 3), slots: 1, capacity: 300, heads: 8, kvHeads: 2, e: 64 },
-    { rows: run(1, 0, 5), slots: 2, capacity: 9, heads: 3, kvHeads: 1, e: 18 },
-    { rows: one(612), slots: 1, capacity: 700, heads: 2, kvHeads: 2, e: 128 },
-    { rows: run(0, 60, 2), slots: 1, capacity: 100, heads: 2, kvHeads: 1, e: 20, window: 1 },
-    { rows: run(0, 20, 40), slots: 1, capacity: 64, heads: 2, kvHeads: 1, e: 34, window: 37 },
-    {
-      rows: [...run(2, 17, 1), ...run(0, 130, 1), ...run(1, 0, 1), ...run(3, 64, 2)],
-      slots: 4,
-      capacity: 131,
-      heads: 4,
-      kvHeads: 2,
-      e: 32,
-    },
-  ]
-  for (const { rows, slots, ...shape } of affordable(cases, ({ rows, capacity, heads, e }) => (rows.length * capacity * heads * e) / 20))
-    for (const bf16 of [false, true]) {
-      const { capacity, heads, kvHeads, e } = shape
-      const [q, k, v] = [
-        gaussian(rows.length * heads * e, 1),
-        gaussian(rows.length * kvHeads * e, 2),
-        gaussian(rows.length * kvHeads * e, 3),
-      ]
-      // Values that bf16 holds, so that only rounding of new rows differs.
-      const held = (seed: number) =>
-        new Float32Array(Int32Array.from(new Int32Array(gaussian(slots * capacity * kvHeads * e, seed).buffer), x => x & -65536).buffer)
-      const [keys, values] = [held(4), held(5)]
-      for (let s = 0; s < slots; s++) {
-        const end = Math.max(-1, ...rows.flatMap(([slot, position]) => (slot === s ? [position] : []))) + 1
-        for (const x of [keys, values]) x.fill(Number.NaN, (s * capacity + end) * kvHeads * e, (s + 1) * capacity * kvHeads * e)
-      }
-      const angles = gaussian((capacity * e) / 2, 6)
-      const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)]
-      const where = { slots: Int32Array.from(rows, ([slot]) => slot), positions: Int32Array.from(rows, ([, position]) => position) }
-      const scale = 1 / Math.sqrt(e)
-      const kept = { keys: Float64Array.from(keys), values: Float64Array.from(values), cos, sin }
-      const expected = attendCacheReference({ q, k, v, ...where }, kept, { ...shape, scale })
-      const dtype = bf16 ? 'bf16' : 'f32'
-      await check(
-        t,
-        `${rows.length} rows ${JSON.stringify({ slots, ...shape, dtype })}`,
-        ops =>
-          withTensors(
-            ops,
-            [
-              [q, [rows.length, heads * e]],
-              [k, [rows.length, kvHeads * e]],
-              [v, [rows.length, kvHeads * e]],
-              [where.slots, [rows.length]],
-              [where.positions, [rows.length]],
-              [cos, [capacity, e / 2]],
-              [sin, [capacity, e / 2]],
-              [keys, [slots * capacity, kvHeads * e]],
-              [values, [slots * capacity, kvHeads * e]],
-            ],
-            (a, b, c, d, p, cosines, sines, oldKeys, oldValues) => {
-              using keys = ops.cast(oldKeys!, dtype)
-              using values = ops.cast(oldValues!, dtype)
-              const cache = { keys, values, cos: cosines!, sin: sines! }
-              using first = ops.attendCache(a!, b!, c!, { slots: d!, positions: p! }, cache, { ...shape, scale })
-              // Once more: what was kept is what is kept again.
-              using again = ops.attendCache(a!, b!, c!, { slots: d!, positions: p! }, cache, { ...shape, scale })
-              return ops.concat([first, again])
-            },
-          ),
-        Float64Array.from([...expected, ...expected]),
-        bf16 ? 1e-5 : 1e-12,
-      )
-    }
-  const ops = await openBackend(testDevice)
-  using x = ops.zeros('f32', [2, 8])
-  using cos = ops.zeros('f32', [3, 4])
-  using at = ops.zeros('i32', [2])
-  const cache = { keys: x, values: x, cos, sin: cos }
-  t.throws(() => ops.attendCache(x, x, x, { slots: at, positions: at }, cache, { heads: 1, kvHeads: 1, scale: 1 }), {
-    message: 'attendCache: 2 rows are no slots of 3 positions',
-  })
-  t.throws(() => ops.attendCache(x, x, x, { slots: at, positions: at }, cache, { heads: 3, kvHeads: 1, scale: 1 }), {
-    message: 'attendCache: 8 columns, 3 heads, 1 of keys do not divide',
-  })
 })
 
 t.test('attention: large scores do not overflow', async t => {

@@ -12,8 +12,10 @@
 //                                              would have to wait to see it, the row is NaN and nothing is kept of it
 //   keys, values      f32 or bf16 [count·capacity, kvHeads·e]   row p of slot s at s·capacity + p; rows above p_i are not read
 //   window            0: none
+//                     In a recorded program on a GPU the cache, slots and positions are read while the op before still runs: no op of
+//                     the program before this one writes them
 //   cost              4·e multiply-adds and one exponential for each row, head and key in reach; a step of one row is bound by
-//                     the 8 (bf16: 4) · kvHeads·e bytes of a position that it reads
+//                     the 8 (bf16: 4) · kvHeads·e bytes of a position that it reads; on an H100 (README.md) by 3 µs before that
 //
 // Vaswani et al. (arXiv:1706.03762), section 3.2.1; RoFormer (arXiv:2104.09864); attention.h is the same for whole sequences.
 #pragma once
