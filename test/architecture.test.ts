@@ -49,6 +49,20 @@ t.test('the reader of imports sees every form', async t => {
   )
 })
 
+t.test('no file imports itself, by whatever way; types count', async t => {
+  const known = new Map(within('pipeline/', 'stages/', 'schemas/').map(file => [file.name, imports(file).map(({ to }) => to)]))
+  const done = new Set<string>()
+  const circles: string[] = []
+  const walk = (name: string, way: readonly string[]): void => {
+    if (way.includes(name)) circles.push([...way.slice(way.indexOf(name)), name].join(' → '))
+    if (way.includes(name) || done.has(name)) return
+    for (const to of known.get(name) ?? []) walk(to, [...way, name])
+    done.add(name)
+  }
+  for (const name of known.keys()) walk(name, [])
+  t.strictSame(circles, [])
+})
+
 t.test('imports go one way', async t => {
   const library = (to: string) => /^stages\/model\/(?!model\.ts)/.test(to)
   obey(t, 'native', 'native knows no graphs, rows, layers, models', to => isPackage(to) || /^node:/.test(to) || inRoom('native')(to))

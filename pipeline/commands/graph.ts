@@ -3,7 +3,8 @@ import { writeFile } from 'node:fs/promises'
 import type { Static } from '@sinclair/typebox'
 import type { Table } from '../define.js'
 import { type Arrow, drawMermaid, drawSvg, drawText, type Drawing } from '../drawing.js'
-import { type Graph, loadGraph } from '../graph.js'
+import type { Graph } from '../graph.js'
+import { loadGraph } from '../load-graph.js'
 import { collect, examples, type Register } from './wiring.js'
 
 export const register: Register = (program, { stages, print }) => {

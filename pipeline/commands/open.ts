@@ -3,7 +3,8 @@ import { resolve } from 'node:path'
 import type { Ops } from '../../native/ops.js'
 import type { RunOptions } from '../engine.js'
 import { PipeError } from '../error.js'
-import { type Graph, loadGraph } from '../graph.js'
+import type { Graph } from '../graph.js'
+import { loadGraph } from '../load-graph.js'
 import type { Wiring } from './wiring.js'
 
 export interface OpenOptions {

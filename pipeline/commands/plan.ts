@@ -1,5 +1,5 @@
 /** pipe plan: what would run, what is cached, and why. */
-import { planGraph } from '../plan.js'
+import { planGraph } from '../planning.js'
 import { planText } from '../report.js'
 import { type OpenOptions, openGraph } from './open.js'
 import { examples, type Register, runOptions } from './wiring.js'

@@ -1,24 +1,17 @@
 /** The two models: what the original gives, run once; then the student's epochs, which a killed run goes on with. */
 import type { Tensor, TensorRef } from '../../native/tensor.js'
-import type { Context, NewRow, Row } from '../../pipeline/define.js'
+import type { Context, NewRow } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { Rotary } from '../model/forward.js'
 import { precisionOf } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
-import { Adam, type Progress, shuffled, Snapshot, train, type TrainingParams, trainingWindows } from '../model/training.js'
-import { Student } from './student.js'
-import { openTeacher, type TeacherKind } from './teacher.js'
+import { Adam, type Progress, shuffled, Snapshot, train, trainingWindows } from '../model/training.js'
+import { type In, type Params, Student } from './student.js'
+import { openTeacher } from './teacher.js'
 
-export type In = Row<typeof rounded>
 type Out = NewRow<typeof rounded>
-
-export interface Params extends TrainingParams {
-  readonly loss: 'cross-entropy' | 'kl'
-  readonly teacher?: TeacherKind
-  readonly embedding?: boolean
-}
 
 /** Steps from one saving of the state to the next. */
 const saveEvery = 16

@@ -1,6 +1,7 @@
 /** The rounded model as it is trained: all its blocks with their parameters on the device, forward and back. */
 import type { Tensor, TensorRef } from '../../native/tensor.js'
-import { type Context, PipeError } from '../../pipeline/define.js'
+import { type Context, PipeError, type Row } from '../../pipeline/define.js'
+import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockName, headName } from '../model/architecture.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape } from '../model/backward.js'
 import type { Checkpoint } from '../model/checkpoint.js'
@@ -8,9 +9,16 @@ import type { Rotary } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import { Codecs, RoundedLinear } from '../model/rounded-linear.js'
 import { DenseLinear, disposeBlock, Parameter, parametersOf, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
-import type { Group } from '../model/training.js'
-import type { In, Params } from './model.js'
-import { logitsBytes, type Predictions } from './teacher.js'
+import type { Group, TrainingParams } from '../model/training.js'
+import { logitsBytes, type Predictions, type TeacherKind } from './teacher.js'
+
+export type In = Row<typeof rounded>
+
+export interface Params extends TrainingParams {
+  readonly loss: 'cross-entropy' | 'kl'
+  readonly teacher?: TeacherKind
+  readonly embedding?: boolean
+}
 
 type Options = Omit<Params, 'precision'> & { readonly precision: Precision }
 

@@ -8,8 +8,8 @@ import type { TensorRef } from '../../native/tensor.js'
 import { fileTensor, PipeError } from '../../pipeline/define.js'
 import { type ExpectedTensor, expectedTensors, headName } from './architecture.js'
 import { type ModelConfig, readConfig } from './config.js'
-import { expectedQuantized, type Quantization, readQuantization } from './quantized.js'
-import type { StoredTensor } from './qtip.js'
+import { expectedQuantized, type Quantization, readQuantization } from './quantization.js'
+import type { StoredTensor } from './qtip-config.js'
 import { type Entry, readSafetensors } from './safetensors.js'
 
 export interface Checkpoint {

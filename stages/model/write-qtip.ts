@@ -14,8 +14,8 @@ import { PipeError } from '../../pipeline/define.js'
 import { headName } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 import { writeFolder } from './folder.js'
-import { misfit, type QuipParams, shortName } from './qtip.js'
-import type { PipeQuantization } from './quantized.js'
+import { misfit, type QuipParams, shortName } from './qtip-config.js'
+import type { PipeQuantization } from './quantization.js'
 import type { NewEntry } from './safetensors.js'
 
 /** Names of the codes there and here. */

@@ -23,7 +23,7 @@ import { written } from '../../schemas/tables/checkpoint.js'
 import { packed } from '../../schemas/tables/rounded.js'
 import { headName } from '../model/architecture.js'
 import { openCheckpoint } from '../model/checkpoint.js'
-import { tablesOf } from '../model/quantized.js'
+import { tablesOf } from '../model/quantization.js'
 import { bytesOfCodes, sizesOf } from '../model/sizes.js'
 import { type Entry, entryBytes, folderHash, writeCheckpoint } from './folder.js'
 

@@ -1,7 +1,7 @@
 /** node toy-run.js GRAPH OUT: a run of toy stages in a process of its own. Prints a line a batch, then the results. */
 import { Subject } from 'rxjs'
 import type { Event } from '../../pipeline/events.js'
-import { loadGraph } from '../../pipeline/graph.js'
+import { loadGraph } from '../../pipeline/load-graph.js'
 import { runGraph } from '../../pipeline/run.js'
 import { fakeOps } from './fake.js'
 import { stages } from './toys.js'

@@ -1,0 +1,143 @@
+/** Graph → Plan: what would run, what is stored, and why. */
+import type { Columns } from './define.js'
+import { deviceText, freeBytesOf } from './device.js'
+import { describeColumn } from './edges.js'
+import { openEngine, type RunOptions } from './engine.js'
+import { costOf, type Known } from './estimate.js'
+import { differences } from './fingerprint.js'
+import { misfits, segmentPlans } from './fitting.js'
+import type { Graph } from './graph.js'
+import type { Action, DevicePlan, Plan, StagePlan } from './plan.js'
+import { type Node, type Segment, segmentsOf } from './survey.js'
+
+/** What `run` would do now. Runs sources only (which just look), writes nothing but the hashes of input files. */
+export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'>): Promise<Plan> {
+  await using engine = await openEngine(graph, { ...options, events: undefined })
+  await engine.survey()
+  return planOf(graph, options, engine.nodes, engine)
+}
+
+/** What planning asks of the engine. */
+interface Asked extends Known {
+  isForcedStage(id: string): boolean
+}
+
+export async function planOf(graph: Graph, { out }: { out: string }, nodes: readonly Node[], known: Asked): Promise<Plan> {
+  const segments = segmentsOf(nodes)
+  const stages: StagePlan[] = []
+  for (const node of nodes) stages.push(await stagePlan(node, segments, stages, known))
+  const devices = await devicePlans(known)
+  const segmentsOnDevice = segmentPlans(stages, { limitBytes: Math.min(...devices.map(({ limitBytes }) => limitBytes)) })
+  const running = stages.filter(stage => stage.segment >= 0)
+  const total = (of: (stage: StagePlan) => number | undefined, fold: (a: number, b: number) => number): number | undefined =>
+    running.map(of).reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : fold(a, b)), 0)
+  const totals = {
+    seconds: total(
+      stage => stage.seconds,
+      (a, b) => a + b,
+    ),
+    memoryBytes: most(segmentsOnDevice.map(({ memoryBytes }) => memoryBytes)),
+    diskBytes: total(
+      stage => stage.diskBytes,
+      (a, b) => a + b,
+    ),
+  }
+  const told = Object.fromEntries(Object.entries(totals).filter(([, value]) => value !== undefined))
+  const warnings = misfits(segmentsOnDevice, devices)
+  return {
+    graph: graph.name,
+    file: graph.file,
+    out,
+    backend: known.device.kind,
+    devices,
+    stages,
+    segments: segmentsOnDevice,
+    warnings,
+    ...told,
+  }
+}
+
+const most = (values: readonly (number | undefined)[]): number | undefined =>
+  values.reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)), 0)
+
+async function devicePlans({ lanes }: Asked): Promise<DevicePlan[]> {
+  const plans: DevicePlan[] = []
+  for (const { name, ops, memory } of lanes) {
+    const { totalBytes } = ops.device.info()
+    const freeBytes = await freeBytesOf(ops.device)
+    const text = deviceText(ops.device)
+    plans.push({ name, text, freeBytes, ...(totalBytes === undefined ? {} : { totalBytes }), limitBytes: memory.limitBytes })
+  }
+  return plans
+}
+
+async function stagePlan(node: Node, segments: readonly Segment[], above: readonly StagePlan[], known: Asked): Promise<StagePlan> {
+  const {
+    id,
+    stage: { use, stage },
+    from,
+    places,
+    cached,
+    print,
+  } = node
+  const index = segments.findIndex(segment => segment.members.includes(node))
+  const segment = segments[index]
+  const missing = segment?.missing?.length
+  const action: Action =
+    node.kind === 'source'
+      ? 'source'
+      : segment === undefined
+        ? node.kind === 'inline'
+          ? 'inline'
+          : cached.size === places?.length
+            ? 'cached'
+            : 'skipped'
+        : node.kind === 'inline'
+          ? 'inline'
+          : cached.size > 0
+            ? 'partly'
+            : 'run'
+  const columns = (of: Columns): string[] =>
+    Object.entries(of).map(([name, column]) => `${name} ${describeColumn(column)}${column.optional ? ' ?' : ''}`)
+  const plan: StagePlan = {
+    id,
+    use,
+    from: from.map(one => one.id),
+    scope: node.isStream ? 'stream' : 'batch',
+    segment: index,
+    fingerprint: print.hash,
+    action,
+    ...(places === undefined || node.kind === 'inline' || (segment !== undefined && missing === undefined)
+      ? {}
+      : { batches: { cached: node.kind === 'source' ? places.length : cached.size, missing: missing ?? 0 } }),
+    why: segment === undefined ? [] : whyOf(node, above, known),
+    reads: columns(stage.input.columns),
+    gives: columns(stage.output.columns),
+    table: `${stage.output.name} ${stage.output.version}`,
+    keys: Object.fromEntries((places ?? []).map(place => [place.id, place.key])),
+  }
+  if (segment === undefined) return plan
+  const cost = await costOf(node, segment, known)
+  // On a stream the last stage was at work as long as those inside it: they have their own lines.
+  const inside = segment.isStream && !cost.isGuess ? above.filter(one => one.segment === index && !one.isGuess) : []
+  const seconds = cost.seconds && Math.max(0, cost.seconds - inside.reduce((sum, one) => sum + (one.seconds ?? 0), 0))
+  return { ...plan, ...cost, ...(seconds === undefined ? {} : { seconds }) }
+}
+
+function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage }: Asked): string[] {
+  const record = lastRun[node.id]
+  const why = record === undefined ? ['never ran here'] : differences(record, node.print)
+  if (node.hasLostFiles) why.push('its files have changed or are gone')
+  if (isForcedStage(node.id)) why.push('asked for by --force')
+  for (const { id } of node.from) {
+    const action = above.find(plan => plan.id === id)
+    if (record !== undefined && action !== undefined && action.why.length > 0) why.push(`${id} runs`)
+  }
+  if (why.length > 0 || node.kind !== 'stored') return why // storing nothing is no reason to run
+  const total = node.places?.length
+  return [
+    total === undefined || node.cached.size === 0
+      ? 'nothing of it is stored'
+      : `${total - node.cached.size} of ${total} batches are missing`,
+  ]
+}
