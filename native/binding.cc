@@ -6,6 +6,7 @@
 #include "codebooks/trellis/decode.h"
 #include "codebooks/trellis/linear.h"
 #include "codebooks/trellis/product.h"
+#include "codebooks/trellis/prompt.h"
 #include "codebooks/trellis/trellis_encode.h"
 #include "core/node_device.h"
 #include "ops/adam/adam.h"
@@ -99,6 +100,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("trellis_finish", ops::trellis_finish);
     list.add("trellis_linear", ops::trellis_linear);
     list.add("trellis_product", ops::trellis_product);
+    list.add("trellis_prompt", ops::trellis_prompt);
     return list;
   }();
   exports.Set("Device", ops::NodeDevice::define(env, registry));

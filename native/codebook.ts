@@ -44,7 +44,7 @@ export interface TableTraining {
 
 /** Matrix times a few vectors, the matrix decoded on the way. Raises RangeError for other shapes than these. */
 export interface PackedProducts {
-  /** Largest t of `product`; above it decode and multiply. */
+  /** Largest t of `product`, `linear` and `finish`; `prompt` takes any. */
   readonly most: number
   /**
    * trellis i16 [tiles, words] as `pack` gives it, of a matrix [rows, columns] of whole tiles → the kernels' own layout, opaque. Done once, when a
@@ -73,6 +73,12 @@ export interface PackedProducts {
   readonly mostOutputs: number
   /** Outputs of any products, of t rows each → y f32 [t, rows] of each, by one kernel. Raises RangeError for other shapes than these. */
   finish(outputs: readonly Unfinished[]): Tensor[]
+  /**
+   * Linears that read one x, up to mostOutputs of them, whole, for any number of rows: x f32 [t, columns] → y_i f32 [t, rows_i]. As `linear` and
+   * `finish`; from some dozens of rows on the matrix is decoded for them, slice by slice, and multiplied as a dense one: NMSE ≤ 1e-9 against
+   * decoded weights. `rounded`: on a GPU x̃ may be rounded to f16, which halves the operations: NMSE about 1e-7.
+   */
+  prompt(x: Tensor, arranged: Tensor, o: PackedPrompt): Tensor[]
 }
 
 /** What PackedProducts.linear needs besides the weights. */
@@ -88,6 +94,13 @@ export interface PackedLinear {
   readonly gate?: Tensor | Unfinished
   /** An unfinished x is also given, finished. Not with a gate. */
   readonly keep?: boolean
+}
+
+/** What PackedProducts.prompt needs besides the weights; add f32 [t, rows_i], left out: 0. */
+export interface PackedPrompt extends Pick<PackedLinear, 'columns' | 'su' | 'block' | 'norm'> {
+  readonly gate?: Tensor
+  readonly linears: readonly (Pick<Unfinished, 'sv' | 'rows' | 'block'> & { readonly add?: Tensor | undefined })[]
+  readonly rounded?: boolean
 }
 
 /**

@@ -1,7 +1,7 @@
 // defines: ops::cublas_gemm and cublas_gemm_bf16, products of matrices by cuBLAS, which is found at run time and never linked.
 //
 // f32 products are true f32 (no TF32): 67 instead of some 400 TFLOP/s on an H100, for Hessians and feedback that need
-// their bits. Products of bf16 run on tensor cores and are summed in f32, never in less. cuBLAS gives the same bits every run on one kind of card.
+// their bits. Products of bf16 and f16 run on tensor cores and are summed in f32, never in less. cuBLAS gives the same bits every run on one kind of card.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -16,6 +16,10 @@ void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64
 // The same with a and b in bf16; c is bf16 or f32.
 void cublas_gemm_bf16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
                       const uint16_t* b, int64_t ldb, float beta, uint8_t* c, bool c_is_bf16, int64_t ldc);
+
+// The same with a and b in f16 and c in f32.
+void cublas_gemm_f16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
+                     const uint16_t* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
 // The library that serves; path empty when there is none. Loads it.
 struct CublasPlace {

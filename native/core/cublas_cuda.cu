@@ -17,8 +17,8 @@ namespace ops {
 namespace {
 
 // cuBLAS's own numbers.
-constexpr int kPlain = 0, kTransposed = 1, kF32 = 0, kBf16 = 14, kComputeF32 = 68, kDefaultAlgorithm = -1, kNoMemory = 3;
-// The default, but that sums in parts are never added up in bf16.
+constexpr int kPlain = 0, kTransposed = 1, kF32 = 0, kF16 = 2, kBf16 = 14, kComputeF32 = 68, kDefaultAlgorithm = -1, kNoMemory = 3;
+// The default, but that sums in parts are never added up in 16 bits.
 constexpr int kMath = 16;
 // Bytes: what cuBLAS takes itself on Hopper; given, so that a result never depends on what is free.
 constexpr size_t kWorkspace = 32 << 20;
@@ -167,14 +167,24 @@ void cublas_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64
                                std::max<int64_t>(ldb, 1), a, std::max<int64_t>(lda, 1), &beta, c, ldc));
 }
 
-void cublas_gemm_bf16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
-                      const uint16_t* b, int64_t ldb, float beta, uint8_t* c, bool c_is_bf16, int64_t ldc) {
+// Both of 16 bits, of cuBLAS's type `type`.
+static void gemm_of_halves(int type, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
+                           const uint16_t* b, int64_t ldb, float beta, void* c, int c_type, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
   check_sizes(m, n, k, lda, ldb, ldc);
   void* const handle = cublas().handle();
-  check_status(library().gemm_ex(handle, transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b, kBf16,
-                                 std::max<int64_t>(ldb, 1), a, kBf16, std::max<int64_t>(lda, 1), &beta, c, c_is_bf16 ? kBf16 : kF32, ldc,
-                                 kComputeF32, kDefaultAlgorithm));
+  check_status(library().gemm_ex(handle, transpose_b ? kTransposed : kPlain, transpose_a ? kTransposed : kPlain, n, m, k, &alpha, b, type,
+                                 std::max<int64_t>(ldb, 1), a, type, std::max<int64_t>(lda, 1), &beta, c, c_type, ldc, kComputeF32, kDefaultAlgorithm));
+}
+
+void cublas_gemm_bf16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
+                      const uint16_t* b, int64_t ldb, float beta, uint8_t* c, bool c_is_bf16, int64_t ldc) {
+  gemm_of_halves(kBf16, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, c_is_bf16 ? kBf16 : kF32, ldc);
+}
+
+void cublas_gemm_f16(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const uint16_t* a, int64_t lda,
+                     const uint16_t* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  gemm_of_halves(kF16, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, kF32, ldc);
 }
 
 }  // namespace ops

@@ -62,7 +62,7 @@ export class Decoder implements Disposable {
     this.slots = slots
     this.positions = positions
     this.#held = Array.from({ length: slots }, () => 0)
-    this.#cache = new KvCache(model.ops, model.config, { slots, capacity: positions, dtype: cache })
+    this.#cache = new KvCache(model.ops, model.config, { slots, capacity: positions, dtype: cache, precision: model.precision })
   }
 
   /** Opens every weight. Raises PipeError as OpenModel.open does. */

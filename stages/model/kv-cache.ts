@@ -11,12 +11,15 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import type { ModelConfig } from './config.js'
 import { type Attend, Rotary } from './forward.js'
+import type { Precision } from './precision.js'
 
 export interface KvCacheOptions {
   readonly slots: number
   /** Positions of each slot. */
   readonly capacity: number
   readonly dtype: 'f32' | 'bf16'
+  /** What whole sequences of f32 rows see each other in; in bf16 the scores and sums stay f32. */
+  readonly precision: Precision
 }
 
 export class KvCache implements Disposable {
@@ -60,6 +63,7 @@ export class KvCache implements Disposable {
     const { cos, sin } = this.#rotary.of(this.o.capacity, 1)
     return (layer, q, k, v) => {
       const [keys, values] = this.#of(layer)
+      const o = { heads, kvHeads, length, window: this.config.windows[layer], scale: 1 / Math.sqrt(e) }
       using turned = ops.rope(q, cos, sin, undefined, { heads })
       using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
       for (const [into, x] of [
@@ -69,7 +73,12 @@ export class KvCache implements Disposable {
         using kept = ops.cast(x, into.dtype)
         ops.paste(into, kept, { row: slot * this.o.capacity })
       }
-      return ops.attention(turned, key, v, { heads, kvHeads, length, window: this.config.windows[layer], scale: 1 / Math.sqrt(e) })
+      if (q.dtype === this.o.precision || this.o.precision === 'f32') return ops.attention(turned, key, v, o)
+      using narrowQ = ops.cast(turned, 'bf16')
+      using narrowK = ops.cast(key, 'bf16')
+      using narrowV = ops.cast(v, 'bf16')
+      using out = ops.attention(narrowQ, narrowK, narrowV, o)
+      return ops.cast(out, 'f32')
     }
   }
 

@@ -5,7 +5,7 @@
  *   x̃ = (x ⊙ SU)·H_n      z = x̃·Ŵᵀ, of all rows of all of them      y_i = (z_i·H_m_iᵀ) ⊙ SV_i
  *
  * QTIP (arXiv:2406.11235) section 3; the transform as in QuIP# (arXiv:2402.04396) section 3. Few rows of x go through the
- * code's kernel, which decodes as it multiplies; more through a matrix that is decoded for them and let go of at once.
+ * code's kernel, which decodes as it multiplies; more, a prompt's, through a matrix that is decoded for them slice by slice.
  */
 import type { Codec, PackedProducts } from '../../native/codebook.js'
 import type { Ops } from '../../native/ops.js'
@@ -35,15 +35,8 @@ export interface LinearInput {
   readonly gate?: Value
 }
 
-/**
- * Up to so many times the most rows of a product, multiplying in parts costs less than decoding once. On an H100 16 rows of
- * 8192 × 28672 take 0.12 ms with hyb and 0.27 with mul1; with decoding, 128 tokens of Llama-2-70B took 1.9 s, 7 ms a matrix of that size.
- */
-const parts = { cpu: 4, cuda: 24 }
-
 export class PackedLinears implements Disposable {
   private constructor(
-    private readonly ops: Ops,
     private readonly members: readonly PackedWeights[],
     private readonly packed: PackedProducts,
     /** Of all members, rows one after the other, as the kernels read it. */
@@ -51,7 +44,7 @@ export class PackedLinears implements Disposable {
     private readonly precision: Precision,
   ) {}
 
-  /** Linears that read one input, in the fewest products. Takes over their tensors. precision: of products with decoded weights. */
+  /** Linears that read one input, in the fewest products. Takes over their tensors. precision: in bf16 what a prompt multiplies by may be rounded to 16 bits. */
   static async group(ops: Ops, linears: readonly PackedWeights[], precision: Precision): Promise<PackedLinears[]> {
     const groups = new Map<string, PackedWeights[]>()
     const codecs = [...new Set(linears.map(({ codec }) => codec))]
@@ -60,7 +53,11 @@ export class PackedLinears implements Disposable {
       const key = `${codecs.indexOf(one.codec)} ${one.n} ${one.transform.n} ${su}`
       groups.set(key, [...(groups.get(key) ?? []), one])
     }
-    return [...groups.values()].map(members => PackedLinears.of(ops, members, precision))
+    return [...groups.values()].flatMap(members => {
+      const most = members[0]?.codec.packed?.mostOutputs ?? 1
+      const parts = Array.from({ length: Math.ceil(members.length / most) }, (_, i) => members.slice(i * most, (i + 1) * most))
+      return parts.map(part => PackedLinears.of(ops, part, precision))
+    })
   }
 
   private static of(ops: Ops, members: readonly PackedWeights[], precision: Precision): PackedLinears {
@@ -72,7 +69,7 @@ export class PackedLinears implements Disposable {
     const rows = members.reduce((sum, { m }) => sum + m, 0)
     const arranged = packed.arrange(trellis, rows, n)
     for (const stored of new Set([trellis, ...members.map(one => one.trellis)])) stored[Symbol.dispose]()
-    return new PackedLinears(ops, members, packed, arranged, precision)
+    return new PackedLinears(members, packed, arranged, precision)
   }
 
   get names(): readonly string[] {
@@ -89,7 +86,7 @@ export class PackedLinears implements Disposable {
    * not finished, and an x that was not is finished if somebody else reads it too.
    */
   apply(input: LinearInput, add?: Value): Value[] {
-    const { ops, packed, arranged, members } = this
+    const { packed, arranged, members } = this
     const [{ su, n, transform }] = members as [PackedWeights]
     const { x, norm, gate } = input
     if (x.rows <= packed.most) {
@@ -101,51 +98,10 @@ export class PackedLinears implements Disposable {
       const outputs = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add : undefined }))
       return Value.outputs(packed, z, outputs)
     }
-    using made = norm ? ops.rmsnorm(x.tensor, norm.weight, { eps: norm.eps }) : gate && ops.siluMul(gate.tensor, x.tensor)
-    const [first, ...others] = this.#composed(made ?? x.tensor)
-    if (first === undefined || add === undefined) return [...(first ? [first] : []), ...others].map(Value.of)
-    using product = first
-    return [ops.add(add.tensor, product), ...others].map(Value.of)
-  }
-
-  #composed(x: Tensor): Tensor[] {
-    const { ops, members } = this
-    const [{ su, transform }] = members as [PackedWeights]
-    using incoherent = ops.hadamard(x, { side: 'right', signs: su, block: transform.n })
-    const z = this.#product(incoherent)
-    using all = z
-    let from = 0
-    return members.map(({ m, sv, transform }) => {
-      using own = members.length === 1 ? undefined : ops.copy(all, { columns: [from, from + m] })
-      from += m
-      return ops.hadamard(own ?? all, { side: 'right', signs: sv, block: transform.m, inverse: true })
-    })
-  }
-
-  /** x̃ f32 [t, n] → x̃·Ŵᵀ f32 [t, rows]. */
-  #product(x: Tensor): Tensor {
-    const { ops, packed, arranged, members } = this
-    const [t, columns] = x.shape as [number, number]
-    const rows = members.reduce((sum, { m }) => sum + m, 0)
-    if (t <= packed.most) return packed.product(x, arranged, { rows, columns })
-    if (t > parts[ops.device.kind] * packed.most) return this.#decoded(x, rows)
-    const y = ops.device.empty('f32', [t, rows])
-    for (let from = 0; from < t; from += packed.most) {
-      using part = ops.copy(x, { rows: [from, Math.min(t, from + packed.most)] })
-      using product = packed.product(part, arranged, { rows, columns })
-      ops.paste(y, product, { row: from })
-    }
-    return y
-  }
-
-  #decoded(x: Tensor, rows: number): Tensor {
-    const { ops, packed, arranged, members, precision } = this
-    const [{ n }] = members as [PackedWeights]
-    using values = packed.decode(arranged, rows, n)
-    if (precision === 'f32') return ops.matmul(x, values, { transposeB: true })
-    using narrow = ops.cast(x, 'bf16')
-    using matrix = ops.cast(values, 'bf16')
-    return ops.matmul(narrow, matrix, { transposeB: true, dtype: 'f32' })
+    const linears = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add?.tensor : undefined }))
+    const rounded = this.precision === 'bf16'
+    const o = { columns: n, su, block: transform.n, norm, gate: gate?.tensor, linears, rounded }
+    return packed.prompt(x.tensor, arranged, o).map(Value.of)
   }
 
   [Symbol.dispose](): void {

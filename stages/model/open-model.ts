@@ -22,6 +22,7 @@ export class OpenModel implements Disposable {
   private constructor(
     readonly ops: Ops,
     readonly config: ModelConfig,
+    readonly precision: Precision,
     private readonly embedding: Opened,
     private readonly blocks: readonly Block[],
     private readonly head: Head,
@@ -45,7 +46,7 @@ export class OpenModel implements Disposable {
       const isPacked = o.weights !== 'dense' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
       for (let layer = 0; layer < config.sizes.layers; layer++)
         blocks.push(keep(await (isPacked ? PackedBlock.open : openBlock)(ops, weights, layer, precision)))
-      return new OpenModel(ops, config, embedding, blocks, keep(await Head.open(ops, weights, precision, embedding)), ends)
+      return new OpenModel(ops, config, precision, embedding, blocks, keep(await Head.open(ops, weights, precision, embedding)), ends)
     } catch (error) {
       for (const part of open) part[Symbol.dispose]()
       throw error

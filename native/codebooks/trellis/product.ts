@@ -156,6 +156,41 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       device.run('trellis_finish', { ...Object.assign({}, ...numbered), t })
       return results
     },
+    prompt(x, arranged, { columns, su, block, norm, gate, linears, rounded = false }) {
+      if (linears.length < 1 || linears.length > mostOutputs)
+        throw new RangeError(`prompt: from 1 to ${mostOutputs} linears read one x, got ${linears.length}`)
+      const t = x.shape[0] ?? 0
+      if (t < 1) throw new RangeError(`prompt: x must have at least one row, got ${x.dtype} [${x.shape.join(', ')}]`)
+      const rows = linears.reduce((sum, { rows }) => sum + rows, 0)
+      expectArranged('prompt', arranged, rows, columns)
+      expectExactly('prompt', 'x', x, 'f32', [t, columns])
+      expectExactly('prompt', 'su', su, 'f32', [columns])
+      if (norm !== undefined && gate !== undefined) throw new RangeError('prompt: x is normed or gated, not both')
+      if (norm !== undefined) expectExactly('prompt', 'norm.weight', norm.weight, 'f32', [columns])
+      if (gate !== undefined) expectExactly('prompt', 'gate', gate, 'f32', [t, columns])
+      const factor = factorOf('prompt', 'block', block, columns)
+      const checked = linears.map(({ rows, sv, add, block }, i) => {
+        expectWhole('prompt', `linears[${i}].rows`, rows, 1)
+        expectExactly('prompt', `linears[${i}].sv`, sv, 'f32', [rows])
+        if (add !== undefined) expectExactly('prompt', `linears[${i}].add`, add, 'f32', [t, rows])
+        return { rows, sv, add, block, factor: factorOf('prompt', `linears[${i}].block`, block, rows) }
+      })
+      const results = linears.map(({ rows }) => device.empty('f32', [t, rows]))
+      const numbered = Array.from({ length: mostOutputs }, (_, i) => {
+        const { sv = undefined, add = undefined, rows = 0, block = 0, factor = 0 } = checked[i] ?? {}
+        return {
+          [`sv${i}`]: sv,
+          [`add${i}`]: add,
+          [`y${i}`]: results[i],
+          [`rows${i}`]: rows,
+          [`block${i}`]: block,
+          [`factor${i}`]: factor,
+        }
+      })
+      const weights = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...same }
+      device.run('trellis_prompt', { x, gate, ...weights, ...Object.assign({}, ...numbered), t, rows, columns, block, factor, rounded })
+      return results
+    },
     [Symbol.dispose]() {
       table?.[Symbol.dispose]()
     },

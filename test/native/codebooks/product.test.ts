@@ -1,10 +1,8 @@
 /** Products with packed weights: every code, K and order of tiles against float64; decoded weights; what is refused. */
 import t from 'tap'
-import { roundHalf } from '../../../native/codebooks/half.js'
 import type { PackedLinear, PackedProducts, Unfinished } from '../../../native/codebook.js'
 import { codebooks } from '../../../native/codebooks/index.js'
 import { trellisCodes } from '../../../native/codebooks/trellis/codes.js'
-import { kernelOrder } from '../../../native/codebooks/trellis/kernel-layout.js'
 import { packedProducts } from '../../../native/codebooks/trellis/product.js'
 import { productReference, unrounded } from '../../../native/codebooks/trellis/reference.js'
 import { unpackTiles } from '../../../native/codebooks/tiles/tiles.js'
@@ -12,25 +10,13 @@ import { hadamardFactor } from '../../../native/ops/hadamard/hadamard.js'
 import { hadamardReference } from '../../../native/ops/hadamard/reference.js'
 import type { Ops } from '../../../native/ops.js'
 import type { Tensor } from '../../../native/tensor.js'
-import { everyDevice, gaussian, nmse, uniform, values } from '../devices.js'
+import { everyDevice, gaussian, nmse, values } from '../devices.js'
+import { codes, entries, randomWords, shapeOf } from './packed-weights.js'
 
 const devices = await everyDevice()
 const first = devices[0]![1]
 const isCpu = first.device.kind === 'cpu'
-const codes = ['hyb', '1mad', '3inst', 'mul1', 'mcg']
-const entries = Float32Array.from(gaussian(1024, 7), roundHalf)
 const index = trellisCodes.hyb!.table!({ L: 16, V: 2 }).index
-
-/** Any bits are tiles: their strings are circular. */
-const randomWords = (count: number, seed: number): Int16Array => {
-  const next = uniform(seed)
-  return Int16Array.from({ length: count }, () => next() * 65536 - 32768)
-}
-
-const shapeOf = (code: string, K: number, tensorCore: boolean) => {
-  const V = code === 'hyb' ? 2 : 1
-  return { L: 16, KV: K * V, V, Tx: 16, Ty: 16, ...(tensorCore && { order: kernelOrder }) }
-}
 
 /** The weights [m, n] of states [tiles, steps], by definition. */
 const weightsOf = (code: string, states: ArrayLike<number>, m: number, n: number, V: number, order: readonly number[]): Float64Array => {
@@ -93,26 +79,6 @@ for (const code of codes) {
     t.pass('within 1e-9 everywhere')
   })
 }
-
-t.test('decoded as they are arranged: the bits that decoding what is stored gives', async t => {
-  for (const [name, ops] of devices) {
-    for (const code of codes) {
-      for (const K of [1, 2, 3, 4]) {
-        for (const order of code === 'hyb' ? ['rows', 'tensor-core'] : ['rows']) {
-          const [m, n] = K % 2 === 0 ? [80, 208] : [48, 112]
-          using codec = codebooks[`trellis/${code}`]!.open(ops, { L: 16, K, Q: 9, Tx: 16, Ty: 16, order })
-          using trellis = ops.tensor(randomWords((m * n * K) / 16, K), [(m * n) / 256, 16 * K])
-          using states = codec.unpack(trellis)
-          using expected = codec.decode(states, m, n)
-          using arranged = codec.packed!.arrange(trellis, m, n)
-          using got = codec.packed!.decode(arranged, m, n)
-          if (Buffer.compare(await got.read(), await expected.read()) !== 0) t.fail(`${name}: ${code}, K = ${K}, ${order}: other values`)
-        }
-      }
-    }
-    t.pass(`${name}: the same`)
-  }
-})
 
 t.test('a codec: against the weights that it decodes', async t => {
   for (const [name, ops] of devices.slice(-1)) {
