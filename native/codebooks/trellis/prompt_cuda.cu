@@ -17,8 +17,8 @@ using namespace product;
 
 namespace {
 
-// Of decoded weights at a time: what is decoded is multiplied before it has left the level-2 cache, and fills the card.
-constexpr int64_t kSliceBytes = 32 << 20, kSliceRows = 128;
+// Of decoded weights at a time. Slices that stay in the level-2 cache (16 or 32 MB) were slower: each product fills the card anew.
+constexpr int64_t kSliceBytes = 128 << 20, kSliceRows = 128;
 // Rows of a product, and the most for which some products cost less than decoding.
 constexpr int64_t kRowsOfProduct = 16, kFewRows = 32;
 
