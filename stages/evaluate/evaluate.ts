@@ -16,7 +16,7 @@ import { checkpoint, metrics } from '../../schemas/tables/checkpoint.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights, type Weights } from '../model/quantized.js'
-import { blockBytes, mostOfLayer, sizesOf } from '../model/sizes.js'
+import { blockBytes, decodingOperations, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { formParameter } from '../model/streams.js'
 import { modelWindows, protocols } from '../model/text.js'
 import { score } from './perplexity.js'
@@ -64,7 +64,8 @@ export default defineStage({
       Math.min(512 * 2 ** 20, 8 * sequences * length * width) +
       64 * 2 ** 20 +
       8 * head
-    return { operations: models * sequences * length * (weights + head), memory, disk: 0 }
+    const tokens = sequences * length
+    return { operations: models * tokens * (weights + head) + decodingOperations(sizes, tokens, form), memory, disk: 0 }
   },
   operator: ({ text, sequences, length: asked, protocol, precision, weights: form }, context) =>
     each(async row => {

@@ -1,6 +1,7 @@
 /** What estimates are made from: the sizes of a model's linears, before anything has run. */
 import type { TensorRef } from '../../native/tensor.js'
 import type { KnownRow } from '../../pipeline/define.js'
+import { tokensAtOnce } from './streams.js'
 
 /** Linears that share an input, as one matrix [m, n]. */
 export interface Group {
@@ -70,6 +71,10 @@ export function blockBytes({ groups, models, bits = 32 }: Sizes, form: 'packed' 
   if (form === 'dense' || models > 1) return dense
   return Math.min(dense, mostOfLayer(groups, ({ m, n }) => (m * n * bits) / 8) + most(groups, ({ m, n, linears }) => (4 * m * n) / linears))
 }
+
+/** Decoding as operations, some 50 a weight: once, or from bits whenever so many tokens go through. */
+export const decodingOperations = ({ weights, models }: Sizes, tokens: number, form: 'packed' | 'dense'): number =>
+  50 * models * weights * (form === 'packed' ? Math.ceil(tokens / tokensAtOnce) : 1)
 
 /** The most that f takes over groups, summed within each layer. */
 export function mostOfLayer(groups: readonly Group[], f: (group: Group) => number): number {

@@ -12,7 +12,7 @@ import { checkpoint, taskScores } from '../../schemas/tables/checkpoint.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
-import { blockBytes, mostOfLayer, sizesOf } from '../model/sizes.js'
+import { blockBytes, decodingOperations, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { formParameter } from '../model/streams.js'
 import { readItems, taskNames } from './formulation.js'
 import type { Answer } from './likelihood.js'
@@ -50,7 +50,7 @@ export default defineStage({
     const { groups, weights, head, models } = sizes
     const tokens = tasks.length * limit * 2 * 80 // items of two choices and more, of 80 tokens or so
     const memory = blockBytes(sizes, form) + 4 * 2048 * mostOfLayer(groups, ({ m, n }) => m + n) + 2 ** 28 + 4 * head
-    return { operations: models * tokens * weights, memory, disk: 0 }
+    return { operations: models * tokens * weights + decodingOperations(sizes, tokens, form), memory, disk: 0 }
   },
   operator: ({ data, tasks, limit, precision, weights: form }, context) =>
     each(async row => {
