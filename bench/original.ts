@@ -9,6 +9,7 @@
  *   --bits 2
  *   --device cuda:0       of ours; default: as pipe run chooses
  *   --python python3      one with torch, transformers, tokenizers and safetensors
+ *   --from FILE           the other side as an earlier result has it: it is not run again
  *
  * `npm run bench -- original` measures; `node dist/bench/original.js` writes the table into bench/README.md.
  */
@@ -39,6 +40,7 @@ const recipes = [
     draws: 'tuned',
   },
 ] as const
+const theirMethod = 'plain PyTorch'
 /** Whether rows get a scale of their own: of ours alone. */
 const variants = ['no', 'yes'] as const
 
@@ -58,11 +60,20 @@ interface Theirs extends Readonly<Record<string, unknown>> {
   }[]
 }
 
-export async function run({ seeds = '8', tuned = '4', parallel = '1', bits = '2', device, python = 'python3' }: Options): Promise<Figures> {
+export async function run({
+  seeds = '8',
+  tuned = '4',
+  parallel = '1',
+  bits = '2',
+  device,
+  python = 'python3',
+  from,
+}: Options): Promise<Figures> {
   const model = join(root, 'fixtures/tiny-llama')
   const texts = { text: join(model, 'calibration.jsonl'), test: join(model, 'test.jsonl') }
   const out = mkdtempSync(join(tmpdir(), 'pipe-original-'))
   const rows: Row[] = []
+  const earlier = from === undefined ? undefined : (JSON.parse(readFileSync(from, 'utf8')) as Figures)
   let machine: Readonly<Record<string, unknown>> = {}
   try {
     for (const { tuning, graph, told, draws } of recipes) {
@@ -70,6 +81,22 @@ export async function run({ seeds = '8', tuned = '4', parallel = '1', bits = '2'
       for (const scales of variants)
         for (let seed = 0; seed < count; seed++)
           rows.push(await ours(join(out, 'ours'), { graph, tuning, scales, seed, bits, model, ...texts, device }))
+      if (earlier !== undefined) {
+        const {
+          date: _,
+          cpu: __,
+          cores: ___,
+          node: ____,
+          command: _____,
+          model: ______,
+          rows: theirs,
+          commit: theirCommit,
+          ...where
+        } = earlier
+        machine = { ...where, theirCommit }
+        rows.push(...theirs.filter(row => row.method === theirMethod && row[columns.tuning] === tuning))
+        continue
+      }
       const each = Math.ceil(count / Number(parallel))
       const firsts = Array.from({ length: Math.ceil(count / each) }, (_, i) => i * each)
       const theirs = await Promise.all(
@@ -96,7 +123,7 @@ export async function run({ seeds = '8', tuned = '4', parallel = '1', bits = '2'
         machine = where
         for (const { seed, perplexity, proxyErrorMean, seconds } of runs) {
           const figures = { before: original, after: perplexity, error: proxyErrorMean, seconds }
-          rows.push(rowOf('plain PyTorch', { bits, tuning, scales: 'no', seed, ...figures }))
+          rows.push(rowOf(theirMethod, { bits, tuning, scales: 'no', seed, ...figures }))
         }
       }
     }
@@ -158,13 +185,11 @@ export function originalTable({ rows }: Figures): string {
         const isAsked = (row: Row): boolean => row.method === method && row[columns.tuning] === tuning && row[columns.scales] === scales
         return rows.filter(row => row.bits === bits && isAsked(row)).map(row => Number(row[column]))
       }
-      const theirs = of('plain PyTorch', 'no', columns.after)
+      const theirs = of(theirMethod, 'no', columns.after)
       return variants.flatMap(scales => {
         const mine = of('pipe', scales, columns.after)
         if (theirs.length === 0 || mine.length === 0) return []
-        const [worse, better] = [of('plain PyTorch', 'no', columns.error), of('pipe', scales, columns.error)].map(x =>
-          mean(x).toExponential(2),
-        )
+        const [worse, better] = [of(theirMethod, 'no', columns.error), of('pipe', scales, columns.error)].map(x => mean(x).toExponential(2))
         const difference = 100 * (mean(mine) / mean(theirs) - 1)
         const error = (100 * Math.hypot(deviation(mine), deviation(theirs))) / mean(theirs)
         const sign = difference < 0 ? '−' : '+'

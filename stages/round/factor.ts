@@ -7,6 +7,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor, TensorRef } from '../../native/tensor.js'
 import { type Context, PipeError } from '../../pipeline/define.js'
 import { hessianGroups } from '../model/groups.js'
+import { number } from './scale.js'
 
 /** The least damping tried after none, the factor between tries, and the last: beyond it H̃ is mostly the identity. */
 const ladder = { first: 1e-3, factor: 10, last: 1 } as const
@@ -14,6 +15,8 @@ const ladder = { first: 1e-3, factor: 10, last: 1 } as const
 export interface Factored {
   readonly damped: Tensor
   readonly l: Tensor | undefined
+  /** ‖L‖²/n: with errors of variance e in every column, a column is fed back e·‖L‖²/n on the average. */
+  readonly feedback: number
 }
 
 /** h f32 [n, n] → damped f32 [n, n] and l f32 [n', n'], n' = n rounded up to whole blocks. Without feedback nothing is factored. */
@@ -25,14 +28,16 @@ export async function factor(
   const n = h.shape[0] ?? 0
   for (let damp = o.damp; ; damp = Math.max(ladder.first, damp * ladder.factor)) {
     const damped = ops.damp(h, damp)
-    if (!o.feedback) return { damped, l: undefined }
+    if (!o.feedback) return { damped, l: undefined, feedback: 0 }
     using whole = padded(ops, damped, o.block)
     const { l, pivot } = ops.blockLdl(whole ?? damped, o.block)
     using _ = pivot
-    const [row = Number.NaN, value = Number.NaN] = new Float64Array((await pivot.read()).slice().buffer)
+    using squares = ops.sumSquares(l)
+    const [pivots, sum] = await Promise.all([pivot.read(), squares.read()])
+    const [row = Number.NaN, value = Number.NaN] = new Float64Array(pivots.slice().buffer)
     if (row === -1) {
       if (damp > o.damp) o.note(`${o.where}: H is not positive definite with damp ${o.damp}; used ${damp}`)
-      return { damped, l }
+      return { damped, l, feedback: number(sum) / n }
     }
     l[Symbol.dispose]()
     damped[Symbol.dispose]()

@@ -42,7 +42,10 @@ const params = Type.Object(
       default: 'search',
       description: 'Source scale s: rms of W in units of the code before rounding; "search" finds it on sample tiles',
     }),
-    rowScale: Type.Boolean({ default: false, description: 'A scale for each output, by least squares after rounding, folded into SV' }),
+    rowScale: Type.Boolean({
+      default: false,
+      description: 'A scale for each output, so that what is rounded gives it back in full, folded into SV',
+    }),
     feedback: Type.Boolean({ default: true, description: 'LDLQ; false rounds every tile by itself, for comparison' }),
   },
   { additionalProperties: false },
@@ -204,7 +207,7 @@ async function roundTogether(
   using factors = ops.tensor(units, [m])
   using stack = ops.scale(raw, { rows: factors }) // every linear at unit rms
   raw[Symbol.dispose]()
-  using source = scaleOf(ops, codec, settings.scale, () => sampleOf(ops, stack, [Tx, Ty], rows, offsets))
+  using source = scaleOf(ops, codec, settings.scale, feedbackOf(rows, hs), () => sampleOf(ops, stack, [Tx, Ty], rows, offsets))
   using scaled = ops.scale(stack, { factor: codec.rms, by: source })
   stack[Symbol.dispose]()
   const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)
@@ -265,11 +268,18 @@ async function errorOf(
   return await rowScaled(ops, { w, v, hs, sv, order })
 }
 
+/** What errors add to what is rounded, as a multiple of themselves: the mean over all rows. */
+function feedbackOf(rows: readonly In[], hs: readonly (readonly Factored[])[]): number {
+  const mean = (x: readonly number[]): number => x.reduce((sum, one) => sum + one, 0) / x.length
+  const all = rows.reduce((sum, { m }) => sum + m, 0)
+  return rows.reduce((sum, { m }, i) => sum + (m / all) * mean((hs[i] ?? []).map(({ feedback }) => feedback)), 0)
+}
+
 /** s, f64 [1]: as found on the sample, or as given. */
-function scaleOf(ops: Ops, codec: Codec, scale: 'search' | number, sampled: () => Tensor): Tensor {
+function scaleOf(ops: Ops, codec: Codec, scale: 'search' | number, feedback: number, sampled: () => Tensor): Tensor {
   if (scale !== 'search') return ops.tensor(new Float64Array([scale]), [1])
   using sample = sampled()
-  return searchScale(ops, codec, sample)
+  return searchScale(ops, codec, sample, feedback)
 }
 
 function rootMeanSquare(squares: number, row: In): number {

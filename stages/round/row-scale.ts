@@ -1,13 +1,20 @@
 /**
  * A scale for each output, folded into sv, where it costs nothing later:
  *
- *   s_i = (W_i H̃ Ŵ_iᵀ)/(Ŵ_i H̃ Ŵ_iᵀ)        least squares in the metric of H̃; row i of W and Ŵ in the outputs' own basis
+ *   s_i = (W_i H̃ W_iᵀ)/(W_i H̃ Ŵ_iᵀ)        row i of W and Ŵ in the outputs' own basis
+ *
+ * Rounding to the nearest of few values shrinks: W_i H̃ Ŵ_iᵀ = (1 − ε)·W_i H̃ W_iᵀ, ε the share of the error, and so does least squares,
+ * (W_i H̃ Ŵ_iᵀ)/(Ŵ_i H̃ Ŵ_iᵀ). That is the least error of one linear, but what is lost of the signal is lost in every linear in the
+ * same direction, where errors average out. With this s_i output i, regressed on what it was, has slope 1: the error of one linear
+ * grows by ε of itself, that of the model falls.
  *
  * sv stands behind Hₘ (W = diag(sv)·Hₘ·Ŵ·…), so that is where a scale of a row is exact: both are taken back through Hₘ first.
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { rowsOf, traces } from './output-groups.js'
+
+const most = 2
 
 /** w, v f32 [m, n] in the incoherent basis, hs f32 [n, n], one a group of outputs, sv f32 [m], `order` of Hₘ: sv·s, and the traces with it. */
 export async function rowScaled(
@@ -21,7 +28,7 @@ export async function rowScaled(
   using product = ops.zeros('f32', [m, n])
   for (const [k, h] of hs.entries()) {
     const rows = rowsOf(k, hs.length, m)
-    ops.gemm(product, rounded, h, { window: { rows }, aWindow: { rows } })
+    ops.gemm(product, outputs, h, { window: { rows }, aWindow: { rows } })
   }
   const dots = async (x: Tensor): Promise<Float32Array> => {
     using columns = ops.transpose(x)
@@ -30,11 +37,9 @@ export async function rowScaled(
     ops.addColumnDots(into, columns, others)
     return new Float32Array((await into.read()).slice().buffer)
   }
-  const [mixed, own] = [await dots(outputs), await dots(rounded)]
-  const scales = own.map((square, i) => {
-    const s = (mixed[i] ?? 0) / square
-    return Number.isFinite(s) && s > 0 ? s : 1 // a row of zeros has none
-  })
+  const [own, mixed] = [await dots(outputs), await dots(rounded)]
+  // Beyond a half lost there is more error than signal; a row of zeros has no scale.
+  const scales = own.map((square, i) => (square > 0 ? Math.min(most, square / Math.max(mixed[i] ?? 0, square / most)) : 1))
   using rows = ops.tensor(scales, [m])
   using scaled = ops.scale(rounded, { rows })
   using column = ops.reshape(sv, [m, 1])

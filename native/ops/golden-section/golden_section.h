@@ -4,8 +4,11 @@
 //
 //   search   f64 [7]  low, high, left, right (low < left < right < high), f(left), f(right), 1 where `point` is right, else 0
 //   sum      f64 [1]  at `point`; null at step 0, which begins
-//   point    f64 [1]  → where to measure next; with `last`, the better one of left and right
+//   point    f64 [1]  → where to measure next; with `last`, the better one of left and right, times √max(1 − shrink·f, 1/4) of its f
 #pragma once
+#include <algorithm>
+#include <cmath>
+
 #include "../../core/args.h"
 
 namespace ops {
@@ -15,11 +18,13 @@ struct GoldenSectionArgs {
   const double* sum;  // [1] or null
   double* point;      // [1]
   double low, high;   // of step 0
+  double shrink;      // of the last
   int64_t step;
   bool last;
   template <class V>
   void fields(V& v) {
-    v("search", search), v("sum", sum, optional), v("point", point), v("low", low), v("high", high), v("step", step), v("last", last);
+    v("search", search), v("sum", sum, optional), v("point", point), v("low", low), v("high", high), v("shrink", shrink);
+    v("step", step), v("last", last);
   }
 };
 
@@ -50,6 +55,7 @@ constexpr void golden_section_step(const GoldenSectionArgs& args) {
     }
   }
   *args.point = side == 0 ? left : right;
+  if (args.step > 1 && args.last) *args.point *= std::sqrt(std::max(0.25, 1 - args.shrink * (side == 0 ? at_left : at_right)));
 }
 
 }  // namespace ops

@@ -1,5 +1,5 @@
-/** The s in [low, high] with the least sum(s)/s² after `points` measurements, by golden section. */
-export function goldenSectionReference([from, to]: readonly [number, number], points: number, sum: (s: number) => number): number {
+/** The s in [low, high] with the least sum(s)/s² after `points` measurements, by golden section; times √max(1 − shrink·sum(s)/s², ¼). */
+export function goldenSectionReference([from, to]: readonly [number, number], points: number, sum: (s: number) => number, shrink = 0): number {
   const golden = (Math.sqrt(5) - 1) / 2
   const value = (s: number): number => sum(s) / (s * s)
   let [low, high] = [from, to]
@@ -17,5 +17,6 @@ export function goldenSectionReference([from, to]: readonly [number, number], po
       atRight = value(right)
     }
   }
-  return atLeft < atRight ? left : right
+  const [best, least] = atLeft < atRight ? [left, atLeft] : [right, atRight]
+  return best * Math.sqrt(Math.max(1 - shrink * least, 0.25))
 }
