@@ -104,7 +104,7 @@ export interface PackedPrompt extends Pick<PackedLinear, 'columns' | 'su' | 'blo
 }
 
 /**
- * A linear's output as its product leaves it: y = (z_i·H_iᵀ) ⊙ sv + add, z_i the columns first … first+rows of z. Whoever reads it finishes it:
+ * A linear's output as its product leaves it: y = (z_i·H_iᵀ) ⊙ sv + bias + add, z_i the columns first … first+rows of z. Whoever reads it finishes it:
  * the next `linear` as part of its own first kernel, and `finish` for everything else. It owns none of its tensors.
  */
 export interface Unfinished {
@@ -115,6 +115,8 @@ export interface Unfinished {
   readonly rows: number
   /** Order of the blocks of H_i. */
   readonly block: number
+  /** f32 [rows]; left out: 0. */
+  readonly bias?: Tensor
   /** f32 [t, rows]; left out: 0. */
   readonly add?: Tensor
 }

@@ -37,6 +37,7 @@ export interface LinearInput {
 
 export class PackedLinears implements Disposable {
   private constructor(
+    private readonly ops: Ops,
     private readonly members: readonly PackedWeights[],
     private readonly packed: PackedProducts,
     /** Of all members, rows one after the other, as the kernels read it. */
@@ -69,7 +70,7 @@ export class PackedLinears implements Disposable {
     const rows = members.reduce((sum, { m }) => sum + m, 0)
     const arranged = packed.arrange(trellis, rows, n)
     for (const stored of new Set([trellis, ...members.map(one => one.trellis)])) stored[Symbol.dispose]()
-    return new PackedLinears(members, packed, arranged, precision)
+    return new PackedLinears(ops, members, packed, arranged, precision)
   }
 
   get names(): readonly string[] {
@@ -82,11 +83,11 @@ export class PackedLinears implements Disposable {
   }
 
   /**
-   * u f32 [t, n] of the input → u·W_iᵀ f32 [t, m_i] of each, in the order of the names; and `add` [t, m_0] to the first. Of few rows they are
-   * not finished, and an x that was not is finished if somebody else reads it too.
+   * u f32 [t, n] of the input → u·W_iᵀ + bias_i f32 [t, m_i] of each, in the order of the names; and `add` [t, m_0] to the first. Of few rows
+   * they are not finished, and an x that was not is finished if somebody else reads it too.
    */
-  apply(input: LinearInput, add?: Value): Value[] {
-    const { packed, arranged, members } = this
+  apply(input: LinearInput, biases: readonly (Tensor | undefined)[], add?: Value): Value[] {
+    const { ops, packed, arranged, members } = this
     const [{ su, n, transform }] = members as [PackedWeights]
     const { x, norm, gate } = input
     if (x.rows <= packed.most) {
@@ -95,13 +96,24 @@ export class PackedLinears implements Disposable {
       const o = { rows, columns: n, su, block: transform.n, norm, gate: gate?.input, keep }
       const { z, kept } = packed.linear(x.input, arranged, o)
       if (kept) x.finished(kept)
-      const outputs = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add : undefined }))
+      const outputs = members.map(({ m: rows, sv, transform: { m: block } }, i) => ({
+        rows,
+        sv,
+        block,
+        bias: biases[i],
+        ...(i === 0 && { add }),
+      }))
       return Value.outputs(packed, z, outputs)
     }
     const linears = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add?.tensor : undefined }))
     const rounded = this.precision === 'bf16'
     const o = { columns: n, su, block: transform.n, norm, gate: gate?.tensor, linears, rounded }
-    return packed.prompt(x.tensor, arranged, o).map(Value.of)
+    return packed.prompt(x.tensor, arranged, o).map((y, i) => {
+      const bias = biases[i]
+      if (bias === undefined) return Value.of(y)
+      using unbiased = y
+      return Value.of(ops.addBias(unbiased, bias))
+    })
   }
 
   [Symbol.dispose](): void {

@@ -18,6 +18,8 @@ export class PackedBlock implements Block {
 
   private constructor(
     private readonly dense: Opened,
+    /** Names of biases. */
+    private readonly biases: ReadonlySet<string>,
     groups: readonly PackedLinears[],
   ) {
     for (const group of groups) for (const name of group.names) this.#groups.set(name, group)
@@ -46,7 +48,8 @@ export class PackedBlock implements Block {
       for (const linears of inputs.values()) groups.push(...(await PackedLinears.group(ops, linears, precision)))
       const known = new Set(packed.map(({ linear }) => `${linear}.weight`))
       const others = tensors.map(({ name }) => name).filter(name => !known.has(name))
-      return new PackedBlock(await Opened.open(ops, weights, others), groups)
+      const biases = new Set(others.filter(name => name.endsWith('.bias')))
+      return new PackedBlock(await Opened.open(ops, weights, others), biases, groups)
     } catch (error) {
       for (const part of [...groups, ...open]) part[Symbol.dispose]()
       throw error
@@ -67,7 +70,7 @@ export class PackedBlock implements Block {
     return this.#groups.has(linear)
   }
 
-  /** What a packed linear makes of its input, and `add`. All linears of its product are made at once; each is given when it is asked for. */
+  /** What a packed linear makes of its input, its bias and `add`. All linears of its product are made at once; each is given when it is asked for. */
   product(linear: string, input: LinearInput, add?: Value): Value {
     const waiting = this.#waiting.get(linear)
     this.#waiting.delete(linear)
@@ -76,7 +79,8 @@ export class PackedBlock implements Block {
     const group = this.#groups.get(linear)
     // Something is added to linears that are alone in their product.
     if (group === undefined || (add !== undefined && group.names.length > 1)) throw new Error(`${linear} is no packed linear of its own`)
-    for (const [i, y] of group.apply(input, add).entries()) this.#waiting.set(group.names[i] as string, { x: input.x, y })
+    const biases = group.names.map(name => (this.biases.has(`${name}.bias`) ? this.get(`${name}.bias`) : undefined))
+    for (const [i, y] of group.apply(input, biases, add).entries()) this.#waiting.set(group.names[i] as string, { x: input.x, y })
     const made = this.#waiting.get(linear)
     this.#waiting.delete(linear)
     return (made as { y: Value }).y
@@ -101,8 +105,7 @@ export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, bloc
     let out: LinearInput
     if (isPacked(step)) {
       const isAdded = step.op === 'add linear'
-      const y = block.product(nameOf(step), isAdded ? second : first, isAdded ? first.x : undefined)
-      out = { x: step.bias ? biased(y, nameOf(step)) : y }
+      out = { x: block.product(nameOf(step), isAdded ? second : first, isAdded ? first.x : undefined) }
     } else if (step.op === 'rmsnorm' && isLeft(i)) {
       out = { x: first.x.share(), norm: { weight: block.get(`${nameOf(step)}.weight`), eps: config.eps } }
     } else if (step.op === 'silu·' && isLeft(i)) out = { x: second.x.share(), gate: first.x.share() }
@@ -130,9 +133,5 @@ export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, bloc
     const again = later.findIndex(({ out }) => out === name)
     const readers = (again < 0 ? later : later.slice(0, again + 1)).filter(({ reads }) => reads.includes(name))
     return readers.every(step => isPacked(step) && step.reads.at(-1) === name && !step.reads.slice(0, -1).includes(name))
-  }
-  function biased(y: Value, name: string): Value {
-    using unbiased = y
-    return Value.of(ops.addBias(unbiased.tensor, block.get(`${name}.bias`)))
   }
 }

@@ -7,6 +7,7 @@ import { Tensor } from '../../native/tensor.js'
 
 /** An output but for z and its place there. */
 export interface Output extends Pick<Unfinished, 'rows' | 'sv' | 'block'> {
+  readonly bias?: Tensor | undefined
   /** Added to it: shared for as long as it is not finished. */
   readonly add?: Value | undefined
 }
@@ -103,8 +104,8 @@ class Product {
     private readonly z: Tensor,
   ) {}
 
-  leave(value: Value, { add, ...output }: Output): void {
-    const unfinished = { ...output, z: this.z, first: this.#rows, ...(add && { add: add.tensor }) }
+  leave(value: Value, { add, bias, ...output }: Output): void {
+    const unfinished = { ...output, z: this.z, first: this.#rows, ...(bias && { bias }), ...(add && { add: add.tensor }) }
     this.#left.set(value, { output: unfinished, add: add?.share() })
     this.#rows += output.rows
   }

@@ -2,7 +2,7 @@
 // it need not be finished in between.
 //
 //   trellis_linear   x̃ = (u ⊙ su)·H       z = x̃·Ŵᵀ, of all rows of all linears
-//   trellis_finish   y_i = (z_i·H_iᵀ) ⊙ sv_i + add_i, of up to four
+//   trellis_finish   y_i = (z_i·H_iᵀ) ⊙ sv_i + bias_i + add_i, of up to four
 //
 //   u       x; or what comes before in a block: x ⊙ weight/√(mean x² + eps), as rmsnorm.h; or silu(gate) ⊙ x, as silu_mul.h. Not both
 //   x, gate f32 [t, columns] each; or null, and an Output of another product in its place, with rows = columns, which is finished on the way
@@ -24,14 +24,15 @@ namespace ops {
 // One linear's rows of a product.
 struct Output {
   const float* z;           // f32 [t, stride] from this output's first column on; null: no such output
-  const float *sv, *add;    // f32 [rows]; f32 [t, rows] or null: 0
+  const float *sv, *bias;   // f32 [rows] each; bias or null: 0
+  const float* add;         // f32 [t, rows] or null: 0
   float* y;                 // f32 [t, rows], neither z nor add; null for what only the op itself reads
   int64_t stride, rows, block, factor;
   template <class Visitor>
-  void fields(Visitor& v, const std::array<const char*, 9>& names) {
+  void fields(Visitor& v, const std::array<const char*, 10>& names) {
     int64_t first = 0;
-    v(names[0], z, optional), v(names[1], sv, optional), v(names[2], add, optional), v(names[3], y, optional);
-    v(names[4], first), v(names[5], stride), v(names[6], rows), v(names[7], block), v(names[8], factor);
+    v(names[0], z, optional), v(names[1], sv, optional), v(names[2], bias, optional), v(names[3], add, optional), v(names[4], y, optional);
+    v(names[5], first), v(names[6], stride), v(names[7], rows), v(names[8], block), v(names[9], factor);
     if (z) z += first;
   }
 };
@@ -49,8 +50,8 @@ struct TrellisLinearArgs {
   template <class Visitor>
   void fields(Visitor& v) {
     v("x", x, optional), v("gate", gate, optional);
-    unfinished_x.fields(v, {"zX", "svX", "addX", "yX", "firstX", "strideX", "rowsX", "blockX", "factorX"});
-    unfinished_gate.fields(v, {"zGate", "svGate", "addGate", "yGate", "firstGate", "strideGate", "rowsGate", "blockGate", "factorGate"});
+    unfinished_x.fields(v, {"zX", "svX", "biasX", "addX", "yX", "firstX", "strideX", "rowsX", "blockX", "factorX"});
+    unfinished_gate.fields(v, {"zGate", "svGate", "biasGate", "addGate", "yGate", "firstGate", "strideGate", "rowsGate", "blockGate", "factorGate"});
     v("su", su), v("weight", weight, optional), v("arranged", arranged), v("entries", entries, optional), v("z", z), v("eps", eps);
     v("t", t), v("rows", rows), v("columns", columns), v("block", block), v("factor", factor), v("K", K), v("code", code), v("tensorCore", tensor_core);
   }
@@ -62,10 +63,10 @@ struct TrellisFinishArgs {
   int64_t t;
   template <class Visitor>
   void fields(Visitor& v) {
-    outputs[0].fields(v, {"z0", "sv0", "add0", "y0", "first0", "stride0", "rows0", "block0", "factor0"});
-    outputs[1].fields(v, {"z1", "sv1", "add1", "y1", "first1", "stride1", "rows1", "block1", "factor1"});
-    outputs[2].fields(v, {"z2", "sv2", "add2", "y2", "first2", "stride2", "rows2", "block2", "factor2"});
-    outputs[3].fields(v, {"z3", "sv3", "add3", "y3", "first3", "stride3", "rows3", "block3", "factor3"});
+    outputs[0].fields(v, {"z0", "sv0", "bias0", "add0", "y0", "first0", "stride0", "rows0", "block0", "factor0"});
+    outputs[1].fields(v, {"z1", "sv1", "bias1", "add1", "y1", "first1", "stride1", "rows1", "block1", "factor1"});
+    outputs[2].fields(v, {"z2", "sv2", "bias2", "add2", "y2", "first2", "stride2", "rows2", "block2", "factor2"});
+    outputs[3].fields(v, {"z3", "sv3", "bias3", "add3", "y3", "first3", "stride3", "rows3", "block3", "factor3"});
     v("t", t);
   }
 };

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "../../ops/add-bias/add_bias.h"
 #include "../../ops/add/add.h"
 #include "../../ops/hadamard/hadamard.h"
 #include "../../ops/rmsnorm/rmsnorm.h"
@@ -15,6 +16,8 @@ namespace {
 
 void finish(const Output& o, int64_t t) {
   for (int64_t b = 0; b < t; ++b) hadamard({o.z + b * o.stride, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
+  auto* const y = reinterpret_cast<uint8_t*>(o.y);
+  if (o.bias) add_bias({y, o.bias, y, t, o.rows, false});
   if (o.add) add({o.y, o.add, o.y, t * o.rows, 1, 1});
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "../../core/error.h"
+#include "../../ops/add-bias/add_bias.h"
 #include "../../ops/add/add.h"
 #include "../../ops/hadamard/hadamard.h"
 #include "../../ops/rmsnorm/rmsnorm.h"
@@ -51,6 +52,8 @@ void enqueue(Kernel kernel, const Transforms& transforms, int blocks, int64_t t,
 // What kernels of one part each would do, where the fused ones do not fit.
 void compose(const Output& o, int64_t t) {
   for (int64_t b = 0; b < t; ++b) hadamard({o.z + b * o.stride, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
+  auto* const y = reinterpret_cast<uint8_t*>(o.y);
+  if (o.bias) add_bias({y, o.bias, y, t, o.rows, false});
   if (o.add) add({o.y, o.add, o.y, t * o.rows, 1, 1});
 }
 void compose(const TrellisLinearArgs& a, const float* x, const float* gate) {
@@ -77,7 +80,7 @@ void finish(const std::array<Output, count>& outputs, int64_t t, const Card& her
       continue;
     }
     Transform& out = after.of[after.count++] = Transform::of(o.rows, o.block, o.factor);
-    out.x = o.z, out.stride = o.stride, out.after = o.sv, out.add = o.add, out.mix = mixer(out.factor, true), out.y = o.y;
+    out.x = o.z, out.stride = o.stride, out.after = o.sv, out.bias = o.bias, out.add = o.add, out.mix = mixer(out.factor, true), out.y = o.y;
     blocks += out.slices;
   }
   if (after.count > 0) enqueue(coherent_kernel, after, blocks, t, here.overlaps);

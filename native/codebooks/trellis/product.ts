@@ -67,14 +67,15 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
     return factor.K
   }
   /** What the kernels need of an output of t rows. */
-  const outputOf = (op: string, what: string, { z, sv, add, first, rows, block }: Unfinished, t: number) => {
+  const outputOf = (op: string, what: string, { z, sv, bias, add, first, rows, block }: Unfinished, t: number) => {
     expectWhole(op, `${what}.rows`, rows, 1)
     expectWhole(op, `${what}.first`, first, 0)
     const stride = Math.max(z.shape[1] ?? 0, first + rows)
     expectExactly(op, `${what}.z`, z, 'f32', [t, stride])
     expectExactly(op, `${what}.sv`, sv, 'f32', [rows])
+    if (bias !== undefined) expectExactly(op, `${what}.bias`, bias, 'f32', [rows])
     if (add !== undefined) expectExactly(op, `${what}.add`, add, 'f32', [t, rows])
-    return { z, sv, add, first, stride, rows, block, factor: factorOf(op, `${what}.block`, block, rows) }
+    return { z, sv, bias, add, first, stride, rows, block, factor: factorOf(op, `${what}.block`, block, rows) }
   }
   /** x or a gate, f32 [t, columns]: itself, and as an output. */
   const inputOf = (what: string, input: Tensor | Unfinished | undefined, t: number, columns: number) => {

@@ -67,7 +67,7 @@ void by_products(const TrellisPromptArgs& a) {
     for (size_t i = 0; i < a.linears.size(); ++i) {
       const TrellisPromptArgs::Linear& to = a.linears[i];
       if (to.rows == 0) continue;
-      finish.outputs[i] = {from, to.sv, to.add ? to.add + b * to.rows : nullptr, to.y + b * to.rows, a.rows, to.rows, to.block, to.factor};
+      finish.outputs[i] = {from, to.sv, nullptr, to.add ? to.add + b * to.rows : nullptr, to.y + b * to.rows, a.rows, to.rows, to.block, to.factor};
       from += to.rows;
     }
     trellis_finish(finish);

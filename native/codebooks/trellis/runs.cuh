@@ -20,7 +20,7 @@ constexpr int kMostThreads = 512;
 constexpr int kMostSlots = 32;         // pieces of the sum of digits
 constexpr int kMostSums = 16;          // times 32: pieces of sums of squares
 
-// One input of a chain: x, or z that is still to be finished: x = (z·Hᵀ) ⊙ sv + add, kept at y.
+// One input of a chain: x, or z that is still to be finished: x = (z·Hᵀ) ⊙ sv + bias + add, kept at y.
 struct Source {
   const float* x;  // f32 [t, n], or null
   const float *z, *sv, *add;
@@ -28,6 +28,7 @@ struct Source {
   int64_t stride;      // of z
   const uint4* mix;    // Yᵀ's operands
   float norm;
+  const float* bias;
 };
 
 // What becomes of x̃ = (u ⊙ su)·H.

@@ -55,9 +55,12 @@ __global__ void __launch_bounds__(kMostThreads) chain_kernel(const Chains chains
   // As one of those who make runs: four numbers of one.
   const int local = threadIdx.x / S::quads, quad = threadIdx.x % S::quads, run = first_run + rank * c.share + local, at = run * W + 4 * quad;
   const bool active = local < c.share && run < c.runs;
-  float4 sv[N], su = {1, 1, 1, 1};
+  float4 sv[N], bias[N], su = {1, 1, 1, 1};
 #pragma unroll
-  for (int n = 0; n < N; ++n) sv[n] = finish && active && c.of[n].sv ? four(c.of[n].sv + at) : make_float4(1, 1, 1, 1);
+  for (int n = 0; n < N; ++n) {
+    sv[n] = finish && active && c.of[n].sv ? four(c.of[n].sv + at) : make_float4(1, 1, 1, 1);
+    bias[n] = finish && active && c.of[n].bias ? four(c.of[n].bias + at) : float4{};
+  }
   if (active && c.su) su = four(c.su + at);
   const float4 weight = active && c.weight ? four(c.weight + at) : make_float4(1, 1, 1, 1);
 
@@ -148,8 +151,8 @@ __global__ void __launch_bounds__(kMostThreads) chain_kernel(const Chains chains
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const float norm = c.of[n].norm;
-      v[n][0] = fmaf(v[n][0] * norm, sv[n].x, add[n].x), v[n][1] = fmaf(v[n][1] * norm, sv[n].y, add[n].y);
-      v[n][2] = fmaf(v[n][2] * norm, sv[n].z, add[n].z), v[n][3] = fmaf(v[n][3] * norm, sv[n].w, add[n].w);
+      v[n][0] = fmaf(v[n][0] * norm, sv[n].x, bias[n].x + add[n].x), v[n][1] = fmaf(v[n][1] * norm, sv[n].y, bias[n].y + add[n].y);
+      v[n][2] = fmaf(v[n][2] * norm, sv[n].z, bias[n].z + add[n].z), v[n][3] = fmaf(v[n][3] * norm, sv[n].w, bias[n].w + add[n].w);
       if (active && c.of[n].y) *reinterpret_cast<float4*>(c.of[n].y + mine) = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
     }
     if (c.last) return;

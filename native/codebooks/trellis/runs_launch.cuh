@@ -23,11 +23,11 @@ inline const uint4* mixing(int64_t block, int64_t factor, Cut cut, int share, bo
 inline bool by_fours(std::initializer_list<const float*> all) {
   return std::ranges::all_of(all, [](const float* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; });
 }
-inline bool by_fours(const Output& o) { return by_fours({o.z, o.sv, o.add, o.y}) && o.stride % 4 == 0; }
+inline bool by_fours(const Output& o) { return by_fours({o.z, o.sv, o.bias, o.add, o.y}) && o.stride % 4 == 0; }
 
 inline Source source_of(const Output& o, const Plan& plan) {
   const float norm = static_cast<float>(1 / std::sqrt(static_cast<double>(o.block)));
-  return {nullptr, o.z, o.sv, o.add, o.y, o.stride, mixing(o.block, o.factor, plan.cut, plan.share * kCluster, false), norm};
+  return {nullptr, o.z, o.sv, o.add, o.y, o.stride, mixing(o.block, o.factor, plan.cut, plan.share * kCluster, false), norm, o.bias};
 }
 
 // Finishes up to four outputs by one kernel; false: it cannot.

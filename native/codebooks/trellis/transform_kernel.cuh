@@ -12,7 +12,7 @@ constexpr int kTransformThreads = 512, kSlice = 8, kMostRun = 32768, kMostSlices
 
 struct Transform {
   const float *x, *before, *after;   // of a row; factors by coordinate, or null
-  const float *weight, *gate, *add;  // what linear.h has before and after, or null; gate and add: rows of n
+  const float *weight, *gate, *bias, *add;  // what linear.h has before and after, or null; gate and add: rows of n
   const float* mix;                 // [F][F up to a multiple of kSlice], or null
   float* y;                         // f32 [t, n]
   int64_t stride;                   // from row to row of x
@@ -193,7 +193,8 @@ static __global__ void __launch_bounds__(kTransformThreads) coherent_kernel(cons
   const int64_t place = static_cast<int64_t>(blockIdx.y) * t.n + first;
   for (int i = threadIdx.x; i < size; i += kTransformThreads) {
     const float v = t.after ? tile[spot(i)] * t.after[first + i] : tile[spot(i)];
-    t.y[place + i] = t.add ? v + t.add[place + i] : v;
+    const float biased = t.bias ? v + t.bias[first + i] : v;
+    t.y[place + i] = t.add ? biased + t.add[place + i] : biased;
   }
 }
 

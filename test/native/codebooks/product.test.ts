@@ -323,9 +323,14 @@ t.test('outputs that the next linear finishes: as if they had been finished befo
     const [su, sv, sw, weight] = [2, 3, 4, 5].map(seed => ops.tensor(gaussian(n, n + seed), [n])) as [Tensor, Tensor, Tensor, Tensor]
     const [gate, x] = [
       { z, first: 0, rows: n, sv, block: n },
-      { z, first: n, rows: n, sv: sw, block: n, add: stream },
+      { z, first: n, rows: n, sv: sw, bias: weight, block: n, add: stream },
     ]
     const [madeGate, madeX] = products.finish([gate!, x!]) as [Tensor, Tensor]
+    const [plain] = products.finish([{ z, first: n, rows: n, sv: sw, block: n }]) as [Tensor]
+    using unbiased = ops.add(plain, stream)
+    using biased = ops.addBias(unbiased, weight)
+    t.ok(nmse(await values(madeX), await values(biased)) <= 1e-12, `${code}, ${n}: bias and what is added`)
+    plain[Symbol.dispose]()
     const o = { rows: 80, columns: n, su, block: n }
     const norm = { weight, eps: 1e-5 }
     for (const [what, given, more, wanted] of [
@@ -413,6 +418,7 @@ t.test('where there is no kernel, and what is refused', async t => {
   says(finish({ first: -16 }), /finish: outputs\[1\].first must be a whole number from 0/)
   says(finish({ z: x }), /finish: outputs\[1\].z must be f32 \[1, 48\], got f32 \[17, 32\]/)
   says(finish({ sv: wide }), /finish: outputs\[1\].sv must be f32 \[32\], got f32 \[48\]/)
+  says(finish({ bias: wide }), /finish: outputs\[1\].bias must be f32 \[32\], got f32 \[48\]/)
   says(finish({ block: 5 }), /finish: outputs\[1\].block must be the order of a Hadamard matrix that divides 32, got 5/)
   says(finish({ add: wide }), /finish: outputs\[1\].add must be f32 \[1, 32\], got f32 \[48\]/)
 })

@@ -94,7 +94,7 @@ for (const name of ['qtip_hyb_k2', 'qtip_hyb_k4', 'qtip_1mad_k2', 'qtip_lut_l12_
 const cases: [what: string, family: string, config: object, dense: RegExp | undefined, products: number, finishing: number][] = [
   // Of a layer: qkv, o, gate and up, down; what attention reads, and what leaves the last layer.
   ['Llama, all packed', 'Llama', {}, undefined, 8, 3],
-  ['biases after every product', 'Llama', { attention_bias: true, mlp_bias: true }, undefined, 8, 8],
+  ['biases after every product', 'Llama', { attention_bias: true, mlp_bias: true }, undefined, 8, 3],
   ['Qwen 2: biases before attention', 'Qwen2', {}, undefined, 8, 3],
   ['Qwen 3: norms of heads', 'Qwen3', { head_dim: 32 }, undefined, 8, 3],
   ['a dense up beside a packed gate: the residual stream is not left', 'Llama', {}, /up_proj/, 8, 5],
