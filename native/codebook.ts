@@ -57,9 +57,9 @@ export interface PackedProducts {
   /**
    * y f32 [t, rows] = x f32 [t, columns] · Ŵᵀ, 1 ≤ t ≤ most, without a scale; NMSE ≤ 1e-9 against a product in f64. Codes of single
    * weights multiply by values that are not rounded to f16, as `decode` rounds them last: NMSE ≤ 1e-7 against decoded weights.
-   * precision 'int8', for mul1 and 1mad on the CPU, rounds each row of x to 8 bits: NMSE about 1e-4.
+   * precision 'int8', on the CPU, rounds each row of x to 8 bits: NMSE about 1e-4; and hyb's table: about 1e-4 more.
    */
-  product(x: Tensor, arranged: Tensor, o: { rows: number; columns: number; precision?: 'int8' }): Tensor
+  product(x: Tensor, arranged: Tensor, o: { rows: number; columns: number; precision?: 'int8' | undefined }): Tensor
   /**
    * What linears that read one x have in common: x f32 [t, columns] → z f32 [t, rows], 1 ≤ t ≤ most, rows of all of them.
    *
@@ -94,10 +94,12 @@ export interface PackedLinear {
   readonly gate?: Tensor | Unfinished
   /** An unfinished x is also given, finished. Not with a gate. */
   readonly keep?: boolean
+  /** As `product` has it, of x̃. */
+  readonly precision?: 'int8' | undefined
 }
 
 /** What PackedProducts.prompt needs besides the weights; add f32 [t, rows_i], left out: 0. */
-export interface PackedPrompt extends Pick<PackedLinear, 'columns' | 'su' | 'block' | 'norm'> {
+export interface PackedPrompt extends Pick<PackedLinear, 'columns' | 'su' | 'block' | 'norm' | 'precision'> {
   readonly gate?: Tensor
   readonly linears: readonly (Pick<Unfinished, 'sv' | 'rows' | 'block'> & { readonly add?: Tensor | undefined })[]
   readonly rounded?: boolean

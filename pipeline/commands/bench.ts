@@ -66,7 +66,7 @@ export const register: Register = (program, wiring) => {
       const { precision, ...rest } = o
       const result = await measure(ops, weights, precision === 'auto' ? rest : { ...rest, precision })
       const named = { model: o.shape ?? dir, ...(o.shape !== undefined && o.weights === 'packed' && { code: o.code, bits: o.bits }) }
-      const { batch, prompt, tokens, cache } = o
+      const { batch, prompt, tokens, cache, activations } = o
       if (o.json !== undefined) {
         const info = ops.device.info()
         const device = {
@@ -74,7 +74,7 @@ export const register: Register = (program, wiring) => {
           ...(info.card && { card: info.card, driver: info.driver, runtime: info.runtime }),
           isa: info.isa,
         }
-        const whole = { ...named, weights: o.weights, batch, prompt, tokens, cache, device, ...result }
+        const whole = { ...named, weights: o.weights, batch, prompt, tokens, cache, activations, device, ...result }
         await writeFile(o.json, `${JSON.stringify(whole, null, 2)}\n`)
       }
       wiring.print(said(result, o))

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { score } from '../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
+import type { Activations } from '../../stages/model/linear.js'
 import { type Precision, precisionOf } from '../../stages/model/precision.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import type { Form } from '../../stages/model/streams.js'
@@ -17,7 +18,7 @@ import {
 import { readItems, type TaskName, taskNames } from '../../stages/tasks/formulation.js'
 import { ask, type Measured, mark, written } from '../../stages/tasks/score.js'
 import { didYouMean, PipeError } from '../error.js'
-import { deviceOption, examples, openDevice, type Register, type Wiring } from './wiring.js'
+import { activationsOption, deviceOption, examples, openDevice, type Register, type Wiring } from './wiring.js'
 
 interface Options {
   text?: string
@@ -31,6 +32,7 @@ interface Options {
   device: string
   precision: 'auto' | Precision
   weights: Form
+  activations: Activations
   json: boolean
 }
 
@@ -80,6 +82,7 @@ export const register: Register = (program: Command, wiring) => {
         .choices(['packed', 'dense'])
         .default('dense'),
     )
+    .addOption(activationsOption())
     .option('--json', 'the result as JSON', false)
     .addHelpText(
       'after',
@@ -129,6 +132,7 @@ export const register: Register = (program: Command, wiring) => {
       const { nll, predictions } = await score(ops, [weights], windows, {
         precision: precisionOf(o.precision, ops, checkpoint),
         form: o.weights,
+        activations: o.activations,
         signal: wiring.signal,
       })
       const mean = (nll[0] ?? Number.NaN) / predictions
@@ -165,6 +169,7 @@ async function evalTasks(dir: string, tasks: readonly TaskName[], o: Options, wi
     const answers = await ask(ops, weights, task, items, {
       precision: precisionOf(o.precision, ops, checkpoint),
       form: o.weights,
+      activations: o.activations,
       signal: wiring.signal,
       note: line => {
         wiring.stderr.write(`${line}\n`)

@@ -44,7 +44,7 @@ export const register: Register = (program, wiring) => {
       const prompt = (await tokenizer.encode(o.prompt)).getIds()
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
-      using generator = await Generator.open(ops, weights, { weights: o.weights })
+      using generator = await Generator.open(ops, weights, { weights: o.weights, activations: o.activations })
       const text = new StreamedText(tokenizer, prompt, o.stop)
       const started = performance.now()
       let tokens = 0

@@ -14,7 +14,7 @@ import type { Tensor } from '../../native/tensor.js'
 import { Head } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
-import { type Chunk, type Form, logitsBytes, residualBytes, runModels, size, stack, tokensAtOnce } from '../model/streams.js'
+import { type Chunk, logitsBytes, type RunAs, residualBytes, runModels, size, stack, tokensAtOnce } from '../model/streams.js'
 
 export interface Score {
   /** Of each model: sum over predictions, nats. */
@@ -52,11 +52,7 @@ export function spread(values: Float64Array): Spread {
   return { mean, median: at(0.5), p90: at(0.9), p99: at(0.99) }
 }
 
-export interface ScoreOptions {
-  /** What both models run in; f32 when left out. */
-  readonly precision?: Precision
-  /** What quantized linears are run as; decoded when left out. */
-  readonly form?: Form
+export interface ScoreOptions extends RunAs {
   readonly signal?: AbortSignal
   progress?(done: number, total: number): void
 }
@@ -78,6 +74,7 @@ export async function score(ops: Ops, models: readonly Weights[], windows: reado
     const streams = await runModels(ops, models, pass, {
       precision: o.precision,
       form: o.form,
+      activations: o.activations,
       signal: o.signal,
       progress: share => o.progress?.(done + Math.floor(share * tokens), total),
     })

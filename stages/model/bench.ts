@@ -1,11 +1,10 @@
 /** bench: how fast a model makes text on a device, and the bound that memory bandwidth sets. */
 import type { Ops } from '../../native/ops.js'
 import { Decoder } from './decoder.js'
-import { OpenModel } from './open-model.js'
-import type { Precision } from './precision.js'
+import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
 
-export interface BenchOptions {
+export interface BenchOptions extends OpenModelOptions {
   /** Tokens of the prompt, and tokens made after it. */
   readonly prompt: number
   readonly tokens: number
@@ -13,7 +12,6 @@ export interface BenchOptions {
   readonly batch: number
   readonly weights: 'packed' | 'dense'
   readonly cache: 'f32' | 'bf16'
-  readonly precision?: Precision
 }
 
 export interface BenchResult {

@@ -28,6 +28,17 @@ export interface PackedWeights {
   readonly sv: Tensor
 }
 
+/** What packed linears multiply by: f32, or whole numbers of 8 bits (CPU). */
+export type Activations = 'f32' | 'int8'
+
+/** How products are done. */
+export interface PackedPrecision {
+  /** Of decoded weights, for many rows. */
+  readonly precision: Precision
+  /** int8 (CPU): x̃ is rounded to 8 bits a row, and hyb's table too; twice as fast, NMSE 1e-4 to 2e-4. Nothing is decoded then. Default: f32. */
+  readonly activations?: Activations | undefined
+}
+
 /** What linears read: x; x normed; or silu(gate) ⊙ x. */
 export interface LinearInput {
   readonly x: Value
@@ -42,11 +53,11 @@ export class PackedLinears implements Disposable {
     private readonly packed: PackedProducts,
     /** Of all members, rows one after the other, as the kernels read it. */
     private readonly arranged: Tensor,
-    private readonly precision: Precision,
+    private readonly precision: PackedPrecision,
   ) {}
 
-  /** Linears that read one input, in the fewest products. Takes over their tensors. precision: in bf16 what a prompt multiplies by may be rounded to 16 bits. */
-  static async group(ops: Ops, linears: readonly PackedWeights[], precision: Precision): Promise<PackedLinears[]> {
+  /** Linears that read one input, in the fewest products. Takes over their tensors. */
+  static async group(ops: Ops, linears: readonly PackedWeights[], precision: PackedPrecision): Promise<PackedLinears[]> {
     const groups = new Map<string, PackedWeights[]>()
     const codecs = [...new Set(linears.map(({ codec }) => codec))]
     for (const one of linears) {
@@ -61,7 +72,7 @@ export class PackedLinears implements Disposable {
     })
   }
 
-  private static of(ops: Ops, members: readonly PackedWeights[], precision: Precision): PackedLinears {
+  private static of(ops: Ops, members: readonly PackedWeights[], precision: PackedPrecision): PackedLinears {
     const [{ codec, n, trellis: first }] = members as [PackedWeights]
     const { packed } = codec
     if (packed === undefined) throw new Error('a linear of a code without products is no packed one')
@@ -75,6 +86,10 @@ export class PackedLinears implements Disposable {
 
   get names(): readonly string[] {
     return this.members.map(({ linear }) => linear)
+  }
+
+  get #int8(): 'int8' | undefined {
+    return this.precision.activations === 'int8' ? 'int8' : undefined
   }
 
   /** Bytes of codes that one product reads. */
@@ -93,7 +108,7 @@ export class PackedLinears implements Disposable {
     if (x.rows <= packed.most) {
       const rows = members.reduce((sum, { m }) => sum + m, 0)
       const keep = x.isAwaited && gate === undefined
-      const o = { rows, columns: n, su, block: transform.n, norm, gate: gate?.input, keep }
+      const o = { rows, columns: n, su, block: transform.n, norm, gate: gate?.input, keep, precision: this.#int8 }
       const { z, kept } = packed.linear(x.input, arranged, o)
       if (kept) x.finished(kept)
       const outputs = members.map(({ m: rows, sv, transform: { m: block } }, i) => ({
@@ -106,8 +121,8 @@ export class PackedLinears implements Disposable {
       return Value.outputs(packed, z, outputs)
     }
     const linears = members.map(({ m, sv, transform }, i) => ({ rows: m, sv, block: transform.m, add: i === 0 ? add?.tensor : undefined }))
-    const rounded = this.precision === 'bf16'
-    const o = { columns: n, su, block: transform.n, norm, gate: gate?.tensor, linears, rounded }
+    const rounded = this.precision.precision === 'bf16'
+    const o = { columns: n, su, block: transform.n, norm, gate: gate?.tensor, linears, rounded, precision: this.#int8 }
     return packed.prompt(x.tensor, arranged, o).map((y, i) => {
       const bias = biases[i]
       if (bias === undefined) return Value.of(y)

@@ -6,7 +6,8 @@ import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { ModelConfig } from './config.js'
 import { type Attend, type Block, forwardBlock, Head, Opened, openBlock } from './forward.js'
-import { forwardPacked, PackedBlock } from './packed-block.js'
+import { expectInt8, forwardPacked, PackedBlock } from './packed-block.js'
+import type { Activations } from './linear.js'
 import { type Precision, precisionOf } from './precision.js'
 import type { Weights } from './quantized.js'
 import { Value } from './value.js'
@@ -16,6 +17,8 @@ export interface OpenModelOptions {
   readonly weights?: 'packed' | 'dense'
   /** What dense matrices are held in, and multiplied in. Default: auto (precision.ts). */
   readonly precision?: Precision
+  /** What packed linears multiply by: int8 is for the CPU, and for a model whose linears are packed (linear.ts). Default: f32. */
+  readonly activations?: Activations
 }
 
 export class OpenModel implements Disposable {
@@ -30,7 +33,7 @@ export class OpenModel implements Disposable {
     readonly ends: ReadonlySet<number>,
   ) {}
 
-  /** Opens every weight. Raises PipeError as Opened.open does, and when generation_config.json is none. */
+  /** Opens every weight. Raises PipeError as Opened.open does, when generation_config.json is none, and when activations can't be in int8. */
   static async open(ops: Ops, weights: Weights, o: OpenModelOptions = {}): Promise<OpenModel> {
     const { config, path } = weights.checkpoint
     const precision = o.precision ?? precisionOf('auto', ops, weights.checkpoint)
@@ -45,7 +48,19 @@ export class OpenModel implements Disposable {
       const blocks: Block[] = []
       const isPacked = o.weights !== 'dense' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
       for (let layer = 0; layer < config.sizes.layers; layer++)
-        blocks.push(keep(await (isPacked ? PackedBlock.open : openBlock)(ops, weights, layer, precision)))
+        blocks.push(
+          keep(
+            isPacked
+              ? await PackedBlock.open(ops, weights, layer, { precision, activations: o.activations })
+              : await openBlock(ops, weights, layer, precision),
+          ),
+        )
+      if (o.activations === 'int8')
+        expectInt8(
+          ops,
+          path,
+          blocks.some(block => block instanceof PackedBlock && block.isPacked),
+        )
       return new OpenModel(ops, config, precision, embedding, blocks, keep(await Head.open(ops, weights, precision, embedding)), ends)
     } catch (error) {
       for (const part of open) part[Symbol.dispose]()

@@ -1,11 +1,11 @@
 /** packed-block: the weights of a block whose linears stay packed where there are kernels for that; all else is dense. */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
 import { blockName, type Step } from './architecture.js'
 import type { ModelConfig } from './config.js'
 import { type Attend, type Block, expectFinite, Opened, runStep } from './forward.js'
-import { type LinearInput, PackedLinears, type PackedWeights } from './linear.js'
-import type { Precision } from './precision.js'
+import { type LinearInput, PackedLinears, type PackedPrecision, type PackedWeights } from './linear.js'
 import type { Weights } from './quantized.js'
 import { Value } from './value.js'
 
@@ -25,8 +25,8 @@ export class PackedBlock implements Block {
     for (const group of groups) for (const name of group.names) this.#groups.set(name, group)
   }
 
-  /** precision: of products with decoded weights, for many rows. Raises PipeError as Opened.open does. */
-  static async open(ops: Ops, weights: Weights, layer: number, precision: Precision): Promise<PackedBlock> {
+  /** Raises PipeError as Opened.open does. */
+  static async open(ops: Ops, weights: Weights, layer: number, precision: PackedPrecision): Promise<PackedBlock> {
     const { checkpoint } = weights
     const tensors = checkpoint.expected.filter(tensor => tensor.layer === layer)
     const groups: PackedLinears[] = []
@@ -65,6 +65,11 @@ export class PackedBlock implements Block {
     return this.dense.get(name)
   }
 
+  /** Whether any linear is. */
+  get isPacked(): boolean {
+    return this.#groups.size > 0
+  }
+
   /** Whether a linear (its name without .weight) is packed. */
   has(linear: string): boolean {
     return this.#groups.has(linear)
@@ -90,6 +95,20 @@ export class PackedBlock implements Block {
     for (const { y } of this.#waiting.values()) y[Symbol.dispose]()
     for (const part of [this.dense, ...new Set(this.#groups.values())]) part[Symbol.dispose]()
   }
+}
+
+/** Raises PipeError where there are no products in int8: on a GPU, and where no linear stays packed. */
+export function expectInt8(ops: Ops, path: string, isPacked: boolean): void {
+  if (ops.device.kind === 'cpu' && isPacked) return
+  throw new PipeError('input', {
+    where: path,
+    message: isPacked
+      ? `activations in int8 are for the CPU, and ${ops.device.name} was asked for.`
+      : 'activations in int8 are for linears that stay packed, and here none does.',
+    hint: isPacked
+      ? 'Leave out --activations, or give --device cpu.'
+      : 'Leave out --activations; or take a quantized model in a code that has products, with --weights packed.',
+  })
 }
 
 /**

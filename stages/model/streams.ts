@@ -6,7 +6,8 @@ import { type Static, Type } from '@sinclair/typebox'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { type Attend, embed, forwardBlock, type Opened, openBlock, Rotary, within } from './forward.js'
-import { forwardPacked, PackedBlock } from './packed-block.js'
+import { expectInt8, forwardPacked, PackedBlock } from './packed-block.js'
+import type { Activations } from './linear.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
 import { Value } from './value.js'
@@ -41,12 +42,21 @@ export function stack(windows: readonly Int32Array[], tokens: number): Chunk[] {
   return chunks
 }
 
+/** How models run. */
+export interface RunAs {
+  readonly precision?: Precision
+  /** What quantized linears are run as; decoded when left out. */
+  readonly form?: Form
+  /** Of packed linears, as in linear.ts. */
+  readonly activations?: Activations
+}
+
 /** The residual stream that leaves the last block: for each model, for each chunk. */
 export async function runModels(
   ops: Ops,
   models: readonly Weights[],
   chunks: readonly Chunk[],
-  o: { precision?: Precision; form?: Form; signal?: AbortSignal; progress(share: number): void },
+  o: RunAs & { signal?: AbortSignal; progress(share: number): void },
 ): Promise<Tensor[][]> {
   const streams: Tensor[][] = []
   try {
@@ -60,7 +70,7 @@ export async function runModels(
       )
       streams.push(stream)
       for (let layer = 0; layer < config.sizes.layers; layer++) {
-        using block = await openAs(o.form, ops, weights, layer, o.precision)
+        using block = await openAs(o, ops, weights, layer)
         for (const [i, chunk] of chunks.entries()) {
           o.signal?.throwIfAborted()
           const positions = rotary.of(chunk[0]?.length ?? 0, chunk.length)
@@ -81,16 +91,16 @@ export async function runModels(
   }
 }
 
-const openAs = (
-  form: Form | undefined,
+const openAs = async (
+  { form, precision = 'f32', activations }: RunAs,
   ops: Ops,
   weights: Weights,
   layer: number,
-  precision: Precision = 'f32',
-): Promise<PackedBlock | Opened> =>
-  form === 'packed' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
-    ? PackedBlock.open(ops, weights, layer, precision)
-    : openBlock(ops, weights, layer, precision)
+): Promise<PackedBlock | Opened> => {
+  const isPacked = form === 'packed' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
+  if (activations === 'int8') expectInt8(ops, weights.checkpoint.path, isPacked)
+  return isPacked ? PackedBlock.open(ops, weights, layer, { precision, activations }) : openBlock(ops, weights, layer, precision)
+}
 
 /** Attention of f32 rows in this precision: packed linears give f32, and attention in bf16 is several times as fast on a GPU. */
 function inPrecision(ops: Ops, attend: Attend, precision: Precision = 'f32'): Attend {

@@ -13,9 +13,8 @@ import type { Tokenizer } from 'tokenizers'
 import type { Ops } from '../../native/ops.js'
 import { PipeError } from '../../pipeline/define.js'
 import { Head } from '../model/forward.js'
-import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
-import { type Form, logitsBytes, residualBytes, runModels, tokensAtOnce } from '../model/streams.js'
+import { logitsBytes, type RunAs, residualBytes, runModels, tokensAtOnce } from '../model/streams.js'
 import { type Question, withoutEnd } from './formulation.js'
 
 export interface Request {
@@ -64,7 +63,7 @@ export async function answer(
   ops: Ops,
   weights: Weights,
   requests: readonly Request[],
-  o: { precision?: Precision; form?: Form; signal?: AbortSignal; progress?(share: number): void } = {},
+  o: RunAs & { signal?: AbortSignal; progress?(share: number): void } = {},
 ): Promise<Answer[]> {
   const { d, vocab } = weights.checkpoint.config.sizes
   const order = requests.map((_, i) => i).sort((a, b) => read(requests[b]) - read(requests[a]) || a - b)
@@ -94,6 +93,7 @@ export async function answer(
     const streams = await runModels(ops, [weights], padded, {
       precision: o.precision,
       form: o.form,
+      activations: o.activations,
       signal: o.signal,
       progress: done => o.progress?.(first / chunks.length + done * share),
     })

@@ -9,9 +9,8 @@
  * As the lm-evaluation-harness 0.4.3, which finds the perplexity's standard error by bootstrap instead.
  */
 import type { Ops } from '../../native/ops.js'
-import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
-import type { Form } from '../model/streams.js'
+import type { RunAs } from '../model/streams.js'
 import { openTokenizer } from '../model/text.js'
 import type { Item, TaskName } from './formulation.js'
 import { type Answer, answer, toRequests } from './likelihood.js'
@@ -33,10 +32,7 @@ const together = 512
 /** The harness takes 2048 for models that don't say. */
 const usualPositions = 2048
 
-export interface AskOptions {
-  readonly precision?: Precision
-  /** What quantized linears are run as; decoded when left out. */
-  readonly form?: Form
+export interface AskOptions extends RunAs {
   readonly signal?: AbortSignal
   /** Answers of a part that are known already; undefined: ask. */
   known?(part: number): Promise<readonly (readonly Answer[])[] | undefined>
@@ -65,6 +61,7 @@ export async function ask(ops: Ops, weights: Weights, task: TaskName, items: rea
       const flat = await answer(ops, weights, requests, {
         precision: o.precision,
         form: o.form,
+        activations: o.activations,
         signal: o.signal,
         progress: share => o.progress?.(from + Math.floor(share * part.length), items.length),
       })

@@ -8,7 +8,7 @@
 //   x, gate f32 [t, columns] each; or null, and an Output of another product in its place, with rows = columns, which is finished on the way
 //   su f32 [columns]; z f32 [t, rows]
 //   H, H_i  as in hadamard.h: block diagonal, of order `block`, (M ⊗ S)/√block with M of order `factor`
-//   Ŵ       as in product.h, whose limits and accuracy are this op's
+//   Ŵ       as in product.h, whose limits, accuracy and int8 are this op's
 //
 //   cost    what product.h says and the transforms'; on a GPU the product is on its way while the transform before it runs
 //
@@ -46,7 +46,7 @@ struct TrellisLinearArgs {
   float* z;
   float eps;
   int64_t t, rows, columns, block, factor, K, code;
-  bool tensor_core;
+  bool tensor_core, int8;  // int8: on the CPU alone
   template <class Visitor>
   void fields(Visitor& v) {
     v("x", x, optional), v("gate", gate, optional);
@@ -54,6 +54,7 @@ struct TrellisLinearArgs {
     unfinished_gate.fields(v, {"zGate", "svGate", "biasGate", "addGate", "yGate", "firstGate", "strideGate", "rowsGate", "blockGate", "factorGate"});
     v("su", su), v("weight", weight, optional), v("arranged", arranged), v("entries", entries, optional), v("z", z), v("eps", eps);
     v("t", t), v("rows", rows), v("columns", columns), v("block", block), v("factor", factor), v("K", K), v("code", code), v("tensorCore", tensor_core);
+    v("int8", int8);
   }
 };
 void trellis_linear(const TrellisLinearArgs& args);

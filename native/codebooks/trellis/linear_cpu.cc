@@ -40,7 +40,7 @@ void trellis_linear(const TrellisLinearArgs& a) {
   if (a.weight) rmsnorm({from, a.weight, into, a.t, a.columns, a.eps, false, false});
   if (gate) silu_mul({reinterpret_cast<const uint8_t*>(gate), from, into, a.t * a.columns, false});
   hadamard({a.weight || gate ? made.data() : x, a.su, incoherent.data(), a.t, a.columns, a.block, a.factor, false, false});
-  trellis_product({incoherent.data(), a.arranged, a.entries, a.z, a.t, a.rows, a.columns, a.K, a.code, a.tensor_core, false});
+  trellis_product({incoherent.data(), a.arranged, a.entries, a.z, a.t, a.rows, a.columns, a.K, a.code, a.tensor_core, a.int8});
 }
 
 void trellis_finish(const TrellisFinishArgs& args) {

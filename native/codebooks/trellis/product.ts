@@ -12,7 +12,6 @@ import { type TileShape, wordsOf } from '../tiles/tiles.js'
 
 /** By name; a code's place here is its number in product.h. */
 const kernels = ['trellis/hyb', 'trellis/1mad', 'trellis/3inst', 'trellis/mul1', 'trellis/mcg']
-const byteSums = ['trellis/1mad', 'trellis/mul1']
 /** Vectors of one product. */
 const most = 16
 const mostBits = 4
@@ -59,6 +58,11 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
   const expectArranged = (op: string, arranged: Tensor, rows: number, columns: number): void => {
     expectSizes(op, rows, columns)
     expectExactly(op, 'arranged', arranged, 'u8', [arrangedBytes(rows, columns, K)])
+  }
+  const isInt8 = (op: string, precision: 'int8' | undefined): boolean => {
+    if (precision !== undefined && device.kind !== 'cpu')
+      throw new RangeError(`${op}: products in int8 are for the CPU, not for ${device.name}`)
+    return precision !== undefined
   }
   const factorOf = (op: string, what: string, block: number, length: number): number => {
     const factor = hadamardFactor(block)
@@ -121,14 +125,12 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       const t = rowsOf('product', 'x', x)
       expectExactly('product', 'x', x, 'f32', [t, columns])
       expectArranged('product', arranged, rows, columns)
-      const int8 = precision === 'int8'
-      if (int8 && (device.kind !== 'cpu' || !byteSums.includes(name)))
-        throw new RangeError(`product: int8 is for ${byteSums.join(' and ')} on the CPU, not for ${name} on ${device.name}`)
+      const int8 = isInt8('product', precision)
       const y = device.empty('f32', [t, rows])
       device.run('trellis_product', { x, arranged, entries: entriesOnDevice(), y, t, rows, columns, int8, ...same })
       return y
     },
-    linear(x, arranged, { rows, columns, su, block, norm, gate, keep = false }) {
+    linear(x, arranged, { rows, columns, su, block, norm, gate, keep = false, precision }) {
       const t = rowsOf('linear', 'x', x instanceof Tensor ? x : x.z)
       expectArranged('linear', arranged, rows, columns)
       expectExactly('linear', 'su', su, 'f32', [columns])
@@ -136,13 +138,14 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       if (norm !== undefined) expectExactly('linear', 'norm.weight', norm.weight, 'f32', [columns])
       if (keep && (gate !== undefined || x instanceof Tensor))
         throw new RangeError('linear: kept is an x that is not finished and has no gate')
+      const int8 = isInt8('linear', precision)
       const factor = factorOf('linear', 'block', block, columns)
       const [input, gated] = [inputOf('x', x, t, columns), inputOf('gate', gate, t, columns)]
       const kept = keep ? device.empty('f32', [t, columns]) : undefined
       const z = device.empty('f32', [t, rows])
       const before = { x: input.tensor, gate: gated.tensor, ...named('X', { ...input.output, y: kept }), ...named('Gate', gated.output) }
       const weights = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...same }
-      device.run('trellis_linear', { ...before, ...weights, z, t, rows, columns, block, factor })
+      device.run('trellis_linear', { ...before, ...weights, z, t, rows, columns, block, factor, int8 })
       return { z, ...(kept && { kept }) }
     },
     mostOutputs,
@@ -157,7 +160,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       device.run('trellis_finish', { ...Object.assign({}, ...numbered), t })
       return results
     },
-    prompt(x, arranged, { columns, su, block, norm, gate, linears, rounded = false }) {
+    prompt(x, arranged, { columns, su, block, norm, gate, linears, rounded = false, precision }) {
       if (linears.length < 1 || linears.length > mostOutputs)
         throw new RangeError(`prompt: from 1 to ${mostOutputs} linears read one x, got ${linears.length}`)
       const t = x.shape[0] ?? 0
@@ -169,6 +172,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       if (norm !== undefined && gate !== undefined) throw new RangeError('prompt: x is normed or gated, not both')
       if (norm !== undefined) expectExactly('prompt', 'norm.weight', norm.weight, 'f32', [columns])
       if (gate !== undefined) expectExactly('prompt', 'gate', gate, 'f32', [t, columns])
+      const int8 = isInt8('prompt', precision)
       const factor = factorOf('prompt', 'block', block, columns)
       const checked = linears.map(({ rows, sv, add, block }, i) => {
         expectWhole('prompt', `linears[${i}].rows`, rows, 1)
@@ -189,7 +193,19 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
         }
       })
       const weights = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...same }
-      device.run('trellis_prompt', { x, gate, ...weights, ...Object.assign({}, ...numbered), t, rows, columns, block, factor, rounded })
+      device.run('trellis_prompt', {
+        x,
+        gate,
+        ...weights,
+        ...Object.assign({}, ...numbered),
+        t,
+        rows,
+        columns,
+        block,
+        factor,
+        rounded,
+        int8,
+      })
       return results
     },
     [Symbol.dispose]() {

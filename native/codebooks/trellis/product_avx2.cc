@@ -58,7 +58,7 @@ inline void add_products(V& sum, V a, const uint8_t* x) { sum = _mm256_add_epi32
 // Sums of four bytes, times two digits of 12 bits, or one of 8: the words of both lanes in one.
 template <ProductCode code, int digits_>
 struct ByteSums {
-  static constexpr int states = 16, digits = digits_, x_bytes = 4 * digits;
+  static constexpr int states = 16, digits = digits_, x_bytes = 4 * digits, levels = digits;
   static constexpr int64_t factors[2] = {digits == 2 ? 4096 : 1, 1}, until = 32;  // chunks until 32 bits might overflow
   explicit ByteSums(const Job&) {}
   template <int T>
@@ -72,21 +72,24 @@ struct ByteSums {
   }
 };
 
-// v and its high part h times three digits of 8 bits: v·(x0·2^8 + x1) + h·x2, in two levels.
-template <int T>
-inline void multiply(V v, V h, const uint8_t* x, int64_t stride, V (&sum)[T][2]) {
+// v and its high part h = ⌊(v + up)/256⌋ times three digits of 8 bits: v·(x0·2^8 + x1) + h·x2, in two levels; or v times one digit.
+template <int digits, int T>
+inline void multiply(V v, int up, const uint8_t* x, int64_t stride, V (&sum)[T][2]) {
   for (int b = 0; b < T; ++b) {
     const uint8_t* const at = x + b * stride;
     add_products(sum[b][0], v, at);
-    add_products(sum[b][1], v, at + 4);
-    add_products(sum[b][1], h, at + 8);
+    if constexpr (digits == 3) {
+      add_products(sum[b][1], v, at + 4);
+      add_products(sum[b][1], _mm256_srai_epi16(_mm256_add_epi16(v, words16(up)), 8), at + 8);
+    }
   }
 }
 
 // HYB: both signs of 512 pairs of words.
+template <int digits_>
 struct Pairs {
-  static constexpr int states = 8, digits = 2, x_bytes = 24;
-  static constexpr int64_t factors[2] = {256, 1}, until = 15;
+  static constexpr int states = 8, digits = digits_, x_bytes = 8 * digits, levels = digits == 3 ? 2 : 1;
+  static constexpr int64_t factors[2] = {digits == 3 ? 256 : 1, 1}, until = 15;
   const int* table;
   explicit Pairs(const Job& job) : table(reinterpret_cast<const int*>(job.table)) {}
   static void arrange(const int16_t* whole, uint8_t* table) {
@@ -101,16 +104,16 @@ struct Pairs {
     const V index = _mm256_srli_epi16(_mm256_mullo_epi16(s, _mm256_add_epi16(s, words16(1))), 6);
     const V even = _mm256_i32gather_epi32(table, _mm256_and_si256(index, _mm256_set1_epi32(0xffff)), 4);
     const V odd = _mm256_i32gather_epi32(table, _mm256_srli_epi32(index, 16), 4);
-    multiply<T>(even, _mm256_srai_epi16(_mm256_add_epi16(even, words16(128)), 8), x, stride, sum);
-    multiply<T>(odd, _mm256_srai_epi16(_mm256_add_epi16(odd, words16(128)), 8), x + 12, stride, sum);
+    multiply<digits>(even, 128, x, stride, sum);
+    multiply<digits>(odd, 128, x + 4 * digits, stride, sum);
   }
 };
 
 // 3INST, mcg: two f16 numbers of exponents −3 … 0 are whole numbers of 2^-13, and their sum has 16 bits.
-template <uint32_t c, uint32_t d>
+template <uint32_t c, uint32_t d, int digits_>
 struct TwoHalves {
-  static constexpr int states = 16, digits = 2, x_bytes = 12;
-  static constexpr int64_t factors[2] = {256, 1}, until = 15;
+  static constexpr int states = 16, digits = digits_, x_bytes = 4 * digits, levels = digits == 3 ? 2 : 1;
+  static constexpr int64_t factors[2] = {digits == 3 ? 256 : 1, 1}, until = 15;
   explicit TwoHalves(const Job&) {}
   static inline V whole(V x) {
     const V f16 = _mm256_xor_si256(_mm256_and_si256(x, words16(0x8fff)), words16(0x3b60));
@@ -122,8 +125,7 @@ struct TwoHalves {
   template <int T>
   inline void add(V s, const uint8_t* x, int64_t stride, V (&sum)[T][2]) const {
     const Halves product = affine<c, d>(s);
-    const V v = _mm256_add_epi16(whole(product.low), whole(product.high));
-    multiply<T>(v, _mm256_srai_epi16(v, 8), x, stride, sum);
+    multiply<digits>(_mm256_add_epi16(whole(product.low), whole(product.high)), 0, x, stride, sum);
   }
 };
 
@@ -146,7 +148,7 @@ void rows_of(const Job& job, int64_t (*sums)[32]) {
       }
       for (int set = 0; set < sets; ++set) {
         for (int b = 0; b < T; ++b) {
-          for (int d = 0; d < Code::digits; ++d) {
+          for (int d = 0; d < Code::levels; ++d) {
             alignas(32) int32_t lanes[8];
             _mm256_store_si256(reinterpret_cast<V*>(lanes), sum[set][b][d]);
             for (int i = 0; i < 8; ++i) sums[b][TC ? half * 16 + set * 8 + i : half * 8 + i] += lanes[i] * Code::factors[d];
@@ -166,35 +168,33 @@ void rows(const Job& job, int vectors, int64_t (*sums)[32]) {
 
 // A word for each digit: of both lanes' weights (V = 1), or of the pair in the even lanes, then of that in the odd ones.
 template <class Code>
-Kernel kernel(int K, Order order, Digits digits, void (*arrange)(const int16_t*, uint8_t*) = nullptr) {
+Kernel kernel(int K, Order order, void (*arrange)(const int16_t*, uint8_t*) = nullptr) {
   constexpr decltype(&rows<Code, 1, false>) list[4][2] = {{rows<Code, 1, false>, rows<Code, 1, true>},
                                                           {rows<Code, 2, false>, rows<Code, 2, true>},
                                                           {rows<Code, 3, false>, rows<Code, 3, true>},
                                                           {rows<Code, 4, false>, rows<Code, 4, true>}};
+  constexpr Digits digits[3] = {Digits::one, Digits::halves, Digits::bytes};
   std::vector<Slot> slots;
-  const int count = digits == Digits::bytes ? 3 : digits == Digits::halves ? 2 : 1;
   for (int p = 0; p < 16; p += 16 / Code::states) {
     if (order.tensor_core && p & 2) continue;
     for (int lane = 0; lane < 16 / Code::states; ++lane) {
-      for (int digit = 0; digit < count; ++digit) {
+      for (int digit = 0; digit < Code::digits; ++digit) {
         for (int i = 0; i < 2; ++i) slots.push_back({Code::states == 8 ? order.column(p + i, lane) : order.column(p, i), digit});
       }
     }
   }
-  return {list[K - 1][order.tensor_core], digits, std::move(slots), 2, 0, 0, arrange};
+  return {list[K - 1][order.tensor_core], digits[Code::digits - 1], std::move(slots), 2, 0, 0, arrange};
 }
 
 }  // namespace
 
 Kernel avx2_kernel(ProductCode code, int K, Order order, bool int8) {
   switch (code) {
-    case ProductCode::hyb: return kernel<Pairs>(K, order, Digits::bytes, Pairs::arrange);
-    case ProductCode::inst3: return kernel<TwoHalves<89226354u, 64248484u>>(K, order, Digits::bytes);
-    case ProductCode::mcg: return kernel<TwoHalves<0xcbac1fedu, 0>>(K, order, Digits::bytes);
-    case ProductCode::mul1:
-      return int8 ? kernel<ByteSums<ProductCode::mul1, 1>>(K, order, Digits::one) : kernel<ByteSums<ProductCode::mul1, 2>>(K, order, Digits::halves);
-    case ProductCode::mad1:
-      return int8 ? kernel<ByteSums<ProductCode::mad1, 1>>(K, order, Digits::one) : kernel<ByteSums<ProductCode::mad1, 2>>(K, order, Digits::halves);
+    case ProductCode::hyb: return int8 ? kernel<Pairs<1>>(K, order, Pairs<1>::arrange) : kernel<Pairs<3>>(K, order, Pairs<3>::arrange);
+    case ProductCode::inst3: return int8 ? kernel<TwoHalves<89226354u, 64248484u, 1>>(K, order) : kernel<TwoHalves<89226354u, 64248484u, 3>>(K, order);
+    case ProductCode::mcg: return int8 ? kernel<TwoHalves<0xcbac1fedu, 0, 1>>(K, order) : kernel<TwoHalves<0xcbac1fedu, 0, 3>>(K, order);
+    case ProductCode::mul1: return int8 ? kernel<ByteSums<ProductCode::mul1, 1>>(K, order) : kernel<ByteSums<ProductCode::mul1, 2>>(K, order);
+    case ProductCode::mad1: return int8 ? kernel<ByteSums<ProductCode::mad1, 1>>(K, order) : kernel<ByteSums<ProductCode::mad1, 2>>(K, order);
   }
   return {};
 }

@@ -125,17 +125,20 @@ template <int T>
   }
 }
 
-// HYB: 512 pairs in the registers' bytes: [component][high, low][two bits of the row][halves of the other seven].
+// HYB: 512 pairs in the registers' bytes: [component][high, low; in int8 one][two bits of the row][halves of the other seven].
+template <bool int8>
 struct Pairs {
-  V table[2][2][4][2];
+  static constexpr int planes_each = int8 ? 1 : 2;
+  V table[2][planes_each][4][2];
   explicit Pairs(const Job& job) {
-    for (int i = 0; i < 32; ++i) table[i / 16][i / 8 % 2][i / 2 % 4][i % 2] = _mm512_loadu_si512(job.table + 64 * i);
+    for (int i = 0; i < 16 * planes_each; ++i) table[i / (8 * planes_each)][i / 8 % planes_each][i / 2 % 4][i % 2] = _mm512_loadu_si512(job.table + 64 * i);
   }
   static void arrange(const int16_t* whole, uint8_t* table) {
     for (int i = 0; i < 1024; ++i) {
-      const int row = i / 2, v = whole[i] + 0x8080;
-      uint8_t* const high = table + i % 2 * 1024 + (row & 3) * 128 + (row >> 2);
-      high[0] = static_cast<uint8_t>(v >> 8), high[512] = static_cast<uint8_t>(v);
+      const int row = i / 2, v = whole[i] + (int8 ? 0x80 : 0x8080);
+      uint8_t* const first = table + i % 2 * 512 * planes_each + (row & 3) * 128 + (row >> 2);
+      first[0] = static_cast<uint8_t>(int8 ? v : v >> 8);
+      if (!int8) first[512] = static_cast<uint8_t>(v);
     }
   }
   // What a plane is looked up by, for 64 states: seven bits of the row, and masks of the other two.
@@ -159,17 +162,13 @@ struct Pairs {
     }
     for (int i = 0; i < 2; ++i) out[i] = _mm512_mask_blend_epi8(at[i].high, found[i][0], found[i][1]);
   }
+  // Component c of 64 states twice: its planes.
   template <int c>
-  [[gnu::always_inline]] inline void component(const Index (&at)[2], Halves (&out)[2]) const {
-    V high[2], low[2];
-    plane<c, 0>(at, high);
-    plane<c, 1>(at, low);
-    for (int i = 0; i < 2; ++i) {
-      out[i] = {low[i], high[i]};
-      if constexpr (c == 0) {
-        const __mmask64 sign = _mm512_movepi8_mask(at[i].row);
-        out[i] = {_mm512_mask_sub_epi8(low[i], sign, _mm512_setzero_si512(), low[i]), _mm512_mask_sub_epi8(high[i], sign, _mm512_setzero_si512(), high[i])};
-      }
+  [[gnu::always_inline]] inline void component(const Index (&at)[2], V (&out)[planes_each][2]) const {
+    unroll<planes_each>([&](auto p) __attribute__((always_inline)) { plane<c, p>(at, out[p]); });
+    for (int i = 0; i < 2 && c == 0; ++i) {
+      const __mmask64 sign = _mm512_movepi8_mask(at[i].row);
+      for (auto& digits : out) digits[i] = _mm512_mask_sub_epi8(digits[i], sign, _mm512_setzero_si512(), digits[i]);
     }
   }
 };
@@ -180,31 +179,39 @@ constexpr int first_of(int g) { return TC ? g / 2 * 4 + g % 2 : 2 * g; }
 template <bool TC>
 constexpr int second_of(int g) { return first_of<TC>(g) + (TC ? 2 : 1); }
 
-template <int K, bool TC, int T>
+template <int K, bool TC, bool int8, int T>
 void pair_sums(const Job& job, int64_t (*sums)[32]) {
-  constexpr int bits = 2 * K, sets = TC ? 2 : 1, groups = 4, group_bytes = 24, x_bytes = groups / sets * group_bytes;
+  constexpr int bits = 2 * K, sets = TC ? 2 : 1, groups = 4, levels = int8 ? 1 : 3, component_bytes = 4 * levels, group_bytes = 2 * component_bytes;
   constexpr int64_t until = 1024;  // chunks until 32 bits might overflow
-  const Pairs pairs(job);
+  const Pairs<int8> pairs(job);
   for (int64_t from = 0; from < job.chunks; from += until) {
-    V sum[sets][T][3] = {};
+    V sum[sets][T][levels] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
       const Window<K, TC> window(job.words + chunk * K * kLanes);
-      const uint8_t* const x = job.x + chunk * x_bytes;
+      const uint8_t* const x = job.x + chunk * (groups / sets * group_bytes);
       unroll<groups / 2>([&](auto i) __attribute__((always_inline)) {
         constexpr int g = 2 * i;
-        const Pairs::Index at[2] = {{window.template state<first_of<TC>(g) * bits>(), window.template state<second_of<TC>(g) * bits>()},
-                                    {window.template state<first_of<TC>(g + 1) * bits>(), window.template state<second_of<TC>(g + 1) * bits>()}};
-        Halves value[2];
+        using Index = typename Pairs<int8>::Index;
+        const Index at[2] = {{window.template state<first_of<TC>(g) * bits>(), window.template state<second_of<TC>(g) * bits>()},
+                             {window.template state<first_of<TC>(g + 1) * bits>(), window.template state<second_of<TC>(g + 1) * bits>()}};
         unroll<2>([&](auto c) __attribute__((always_inline)) {
-          pairs.component<c>(at, value);
-          multiply<T>(value[0], x + g / sets * group_bytes + 12 * c, job.stride, sum[0]);
-          multiply<T>(value[1], x + (g + 1) / sets * group_bytes + 12 * c, job.stride, sum[sets - 1]);
+          V planes[Pairs<int8>::planes_each][2];
+          pairs.template component<c>(at, planes);
+          for (int j = 0; j < 2; ++j) {
+            V(&into)[T][levels] = sum[j % sets];
+            const uint8_t* const digits = x + (g + j) / sets * group_bytes + component_bytes * c;
+            if constexpr (int8) {
+              for (int b = 0; b < T; ++b) into[b][0] = _mm512_dpbusd_epi32(into[b][0], planes[0][j], broadcast(digits + b * job.stride));
+            } else {
+              multiply<T>({planes[1][j], planes[0][j]}, digits, job.stride, into);
+            }
+          }
         });
       });
     }
     for (int set = 0; set < sets; ++set) {
       for (int b = 0; b < T; ++b) {
-        for (int level = 0; level < 3; ++level) flush<TC>(sum[set][b][level], set, int64_t{1} << (16 - 8 * level), sums[b]);
+        for (int level = 0; level < levels; ++level) flush<TC>(sum[set][b][level], set, int64_t{1} << 8 * (levels - 1 - level), sums[b]);
       }
     }
   }
@@ -231,31 +238,31 @@ struct TwoHalves {
   }
 };
 
-// v and its high byte h times three digits of 8 bits: v·(x0·2^8 + x1) + h·x2, in two levels, of 2^8 and 1.
-template <ProductCode code, int K, bool TC, int T>
+// v and its high byte h times three digits of 8 bits: v·(x0·2^8 + x1) + h·x2, in two levels, of 2^8 and 1; or v times one digit.
+template <ProductCode code, int K, bool TC, bool int8, int T>
 void half_sums(const Job& job, int64_t (*sums)[32]) {
-  constexpr int sets = TC ? 2 : 1, x_bytes = 16 / sets * 12;
+  constexpr int sets = TC ? 2 : 1, weight_bytes = int8 ? 4 : 12, levels = int8 ? 1 : 2;
   constexpr int64_t until = 15;  // chunks until 32 bits might overflow
   const TwoHalves halves;
   for (int64_t from = 0; from < job.chunks; from += until) {
-    V sum[T][sets][2] = {};
+    V sum[T][sets][levels] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
       const Window<K, TC> window(job.words + chunk * K * kLanes);
-      const uint8_t* const x = job.x + chunk * x_bytes;
+      const uint8_t* const x = job.x + chunk * (16 / sets * weight_bytes);
       unroll<16>([&](auto j) __attribute__((always_inline)) {
         constexpr int set = TC ? (j >> 1) & 1 : 0, at = TC ? (j >> 2) * 2 + (j & 1) : j;
         const V v = halves.template value<code>(window.template state<j * K>()), h = _mm512_srai_epi16(v, 8);
         for (int b = 0; b < T; ++b) {
-          const uint8_t* const digits = x + b * job.stride + at * 12;
-          V(&level)[2] = sum[b][set];
+          const uint8_t* const digits = x + b * job.stride + at * weight_bytes;
+          V(&level)[levels] = sum[b][set];
           level[0] = _mm512_dpwssd_epi32(level[0], v, broadcast(digits));
-          level[1] = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(level[1], v, broadcast(digits + 4)), h, broadcast(digits + 8));
+          if constexpr (!int8) level[1] = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(level[1], v, broadcast(digits + 4)), h, broadcast(digits + 8));
         }
       });
     }
     for (int b = 0; b < T; ++b) {
       for (int set = 0; set < sets; ++set) {
-        for (int level = 0; level < 2; ++level) flush<TC>(sum[b][set][level], set, level == 0 ? 256 : 1, sums[b]);
+        for (int level = 0; level < levels; ++level) flush<TC>(sum[b][set][level], set, level + 1 < levels ? 256 : 1, sums[b]);
       }
     }
   }
@@ -266,8 +273,8 @@ void half_sums(const Job& job, int64_t (*sums)[32]) {
 template <ProductCode code, int K, bool TC, bool int8, int T>
 void rows_of(const Job& job, int64_t (*sums)[32]) {
   if constexpr (code == ProductCode::mul1 || code == ProductCode::mad1) byte_sums<code, K, TC, int8, T>(job, sums);
-  else if constexpr (code == ProductCode::hyb) pair_sums<K, TC, T>(job, sums);
-  else half_sums<code, K, TC, T>(job, sums);
+  else if constexpr (code == ProductCode::hyb) pair_sums<K, TC, int8, T>(job, sums);
+  else half_sums<code, K, TC, int8, T>(job, sums);
 }
 
 // One vector, or four at a time of which the last may not be there.
@@ -305,32 +312,39 @@ std::vector<Slot> int8_slots(Order order) {
   return slots;
 }
 
-std::vector<Slot> pair_slots(Order order) {
+std::vector<Slot> pair_slots(Order order, int digits) {
   std::vector<Slot> slots;
   for (int g = 0; g < 4; ++g) {
     if (order.tensor_core && g % 2) continue;
     const int states[2] = {order.tensor_core ? second_of<true>(g) : second_of<false>(g), order.tensor_core ? first_of<true>(g) : first_of<false>(g)};
-    for (int i = 0; i < 24; ++i) slots.push_back({order.column(states[i % 2] * 2 + i / 12, i % 4 / 2), i % 12 / 4});
+    for (int i = 0; i < 8 * digits; ++i) slots.push_back({order.column(states[i % 2] * 2 + i / (4 * digits), i % 4 / 2), i / 4 % digits});
   }
   return slots;
 }
 
 template <ProductCode code>
-Kernel byte_sum_kernel(int K, Order order, bool int8) {
-  return int8 ? Kernel{find_rows<code, true>(K, order.tensor_core), Digits::one, int8_slots(order), 1}
-              : Kernel{find_rows<code, false>(K, order.tensor_core), Digits::halves, word_slots(order, 2), 2};
+Kernel kernel(int K, Order order, bool int8) {
+  const auto rows = int8 ? find_rows<code, true>(K, order.tensor_core) : find_rows<code, false>(K, order.tensor_core);
+  if constexpr (code == ProductCode::hyb) {
+    if (int8) return {rows, Digits::one, pair_slots(order, 1), 1, 128, 0, Pairs<true>::arrange};
+    return {rows, Digits::bytes, pair_slots(order, 3), 1, 128, 128, Pairs<false>::arrange};
+  } else if constexpr (code == ProductCode::mul1 || code == ProductCode::mad1) {
+    if (int8) return {rows, Digits::one, int8_slots(order), 1};
+    return {rows, Digits::halves, word_slots(order, 2), 2};
+  } else {
+    return {rows, int8 ? Digits::one : Digits::bytes, word_slots(order, int8 ? 1 : 3), 2};
+  }
 }
 
 }  // namespace
 
 Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8) {
-  const bool TC = order.tensor_core;
   switch (code) {
-    case ProductCode::hyb: return {find_rows<ProductCode::hyb, false>(K, TC), Digits::bytes, pair_slots(order), 1, 128, 128, Pairs::arrange};
-    case ProductCode::inst3: return {find_rows<ProductCode::inst3, false>(K, TC), Digits::bytes, word_slots(order, 3), 2};
-    case ProductCode::mcg: return {find_rows<ProductCode::mcg, false>(K, TC), Digits::bytes, word_slots(order, 3), 2};
-    case ProductCode::mul1: return byte_sum_kernel<ProductCode::mul1>(K, order, int8);
-    case ProductCode::mad1: return byte_sum_kernel<ProductCode::mad1>(K, order, int8);
+    case ProductCode::hyb: return kernel<ProductCode::hyb>(K, order, int8);
+    case ProductCode::inst3: return kernel<ProductCode::inst3>(K, order, int8);
+    case ProductCode::mcg: return kernel<ProductCode::mcg>(K, order, int8);
+    case ProductCode::mul1: return kernel<ProductCode::mul1>(K, order, int8);
+    case ProductCode::mad1: return kernel<ProductCode::mad1>(K, order, int8);
   }
   return {};
 }

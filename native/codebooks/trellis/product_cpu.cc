@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "../../core/parallel.h"
@@ -108,7 +108,7 @@ Vectors convert(const TrellisProductArgs& a, const Kernel& kernel, Order order, 
 
 // As the kernels do, from whole x: [vectors][2][columns].
 template <ProductCode code>
-void portable_rows(const Job& job, int K, const int32_t* whole, int64_t columns, int vectors, int64_t (*sums)[32]) {
+void portable_rows(const Job& job, int K, bool int8, const int32_t* whole, int64_t columns, int vectors, int64_t (*sums)[32]) {
   constexpr int V = code == ProductCode::hyb ? 2 : 1;
   constexpr bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
   constexpr ByteSum to = byte_sum_of(code);
@@ -142,7 +142,7 @@ void portable_rows(const Job& job, int K, const int32_t* whole, int64_t columns,
         }
         for (int b = 0; b < vectors; ++b) {
           const int32_t* const X = whole + 2 * b * columns + column;
-          sums[b][row] += byte_sums ? int64_t{v} * X[0] : int64_t{h} * X[0] + int64_t{v - 256 * h} * X[columns];
+          sums[b][row] += byte_sums || int8 ? int64_t{v} * X[0] : int64_t{h} * X[0] + int64_t{v - 256 * h} * X[columns];
         }
       }
     }
@@ -182,12 +182,17 @@ double whole_table(const float* entries, double unit, int16_t* table) {
   return error;
 }
 
-// The better of a unit that is a power of two, in which all but small f16 numbers are whole, and the smallest. Gives the unit.
-double whole_table(const uint16_t* f16, int16_t* table) {
+// The better of a unit that is a power of two, in which all but small f16 numbers are whole, and the smallest. In int8, the smallest for
+// 8 bits. Gives the unit.
+double whole_table(const uint16_t* f16, bool int8, int16_t* table) {
   float entries[1024], most = 0x1p-14f;
   for (int i = 0; i < 1024; ++i) {
     entries[i] = f16_to_f32(f16[i]);
     most = std::max(most, std::fabs(entries[i]));
+  }
+  if (int8) {
+    whole_table(entries, most / 127.0, table);
+    return most / 127.0;
   }
   const double smallest = most / (127.0 * 256 + 127), power = std::exp2(std::ceil(std::log2(smallest)));
   int16_t other[1024];
@@ -203,16 +208,16 @@ struct Table {
 };
 
 // Of the last tables, found by their entries: to make one takes as long as a product of 256 × 256, and a model has one, or one a linear.
-const Table& table_of(const uint16_t* entries, const Kernel& kernel) {
-  thread_local std::map<std::pair<decltype(kernel.arrange_table), std::vector<uint16_t>>, Table> made;
+const Table& table_of(const uint16_t* entries, const Kernel& kernel, bool int8) {
+  thread_local std::map<std::tuple<decltype(kernel.arrange_table), bool, std::vector<uint16_t>>, Table> made;
   constexpr size_t kMost = 1024;
   std::vector<uint16_t> key(entries, entries + 1024);
-  const auto found = made.find({kernel.arrange_table, key});
+  const auto found = made.find({kernel.arrange_table, int8, key});
   if (found != made.end()) return found->second;
   if (made.size() >= kMost) made.clear();
-  Table& table = made[{kernel.arrange_table, std::move(key)}];
+  Table& table = made[{kernel.arrange_table, int8, std::move(key)}];
   int16_t whole[1024];
-  table.unit = whole_table(entries, whole);
+  table.unit = whole_table(entries, int8, whole);
   if (kernel.arrange_table) kernel.arrange_table(whole, table.bytes);
   else std::memcpy(table.bytes, whole, sizeof whole);
   return table;
@@ -248,11 +253,11 @@ void trellis_product(const TrellisProductArgs& a) {
   const int64_t chunks = blocks_of(a.columns, order.columns());
   Kernel kernel = choose(a, order);
   const bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
-  if (!kernel.rows) kernel.digits = byte_sums ? Digits::halves : Digits::bytes;
+  if (!kernel.rows) kernel.digits = a.int8 ? Digits::one : byte_sums ? Digits::halves : Digits::bytes;
 
   const Vectors x = convert(a, kernel, order, chunks);
   const Table none{};
-  const Table& table = code == ProductCode::hyb ? table_of(a.entries, kernel) : none;
+  const Table& table = code == ProductCode::hyb ? table_of(a.entries, kernel, a.int8) : none;
   const ByteSum to = byte_sum_of(code);
 
   parallel_for(blocks_of(a.rows, order.rows()), 1, [&](int64_t begin, int64_t end) {
@@ -261,13 +266,13 @@ void trellis_product(const TrellisProductArgs& a) {
       const Job job{code, order, chunks, words, table.bytes, x.digits.data(), x.stride};
       int64_t sums[kMostVectors][32] = {};
       if (kernel.rows) kernel.rows(job, static_cast<int>(a.t), sums);
-      else portable_rows_of(code)(job, static_cast<int>(a.K), x.whole.data(), a.columns, static_cast<int>(a.t), sums);
+      else portable_rows_of(code)(job, static_cast<int>(a.K), a.int8, x.whole.data(), a.columns, static_cast<int>(a.t), sums);
       const int64_t first = block * order.rows(), count = std::min<int64_t>(order.rows(), a.rows - first);
       for (int64_t b = 0; b < a.t; ++b) {
         const int64_t bias = kernel.high_bias * x.sums[b].all + kernel.low_bias * x.sums[b].high;
         for (int64_t i = 0; i < count; ++i) {
           const double sum = static_cast<double>(sums[b][i] - (byte_sums ? 510 * x.sums[b].all : bias));
-          const double y = byte_sums ? sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset : sum * (256 * table.unit);
+          const double y = byte_sums ? sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset : sum * (a.int8 ? table.unit : 256 * table.unit);
           a.y[b * a.rows + first + i] = static_cast<float>(y * x.unit[b]);
         }
       }

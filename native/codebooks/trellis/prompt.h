@@ -7,6 +7,7 @@
 //   H, H_i    as in hadamard.h: block diagonal, of order `block`, (M ⊗ S)/√block with M of order `factor`
 //
 //   few rows  products of linear.h, one after the other, while those cost less than decoding
+//   int8      (CPU) products too, of any number of rows: x̃ and hyb's table are rounded to 8 bits, as in product.h
 //   more      Ŵ is decoded (decode.h), a slice of rows at a time, each of which is multiplied before the next
 //   accuracy  NMSE ≤ 1e-9 against decoded weights (few rows: as product.h). On a GPU x̃ is the sum of two f16 numbers in units of its row,
 //             or one where `rounded`: NMSE about 1e-7
@@ -33,7 +34,7 @@ struct TrellisPromptArgs {
   std::array<Linear, 4> linears;
   float eps;
   int64_t t, rows, columns, block, factor, K, code;
-  bool tensor_core, rounded;
+  bool tensor_core, rounded, int8;
   template <class Visitor> void fields(Visitor& v) {
     static constexpr const char* names[4][6] = {{"sv0", "add0", "y0", "rows0", "block0", "factor0"},
                                                 {"sv1", "add1", "y1", "rows1", "block1", "factor1"},
@@ -46,7 +47,7 @@ struct TrellisPromptArgs {
       v(names[i][4], to.block), v(names[i][5], to.factor);
     }
     v("eps", eps), v("t", t), v("rows", rows), v("columns", columns), v("block", block), v("factor", factor), v("K", K), v("code", code);
-    v("tensorCore", tensor_core), v("rounded", rounded);
+    v("tensorCore", tensor_core), v("rounded", rounded), v("int8", int8);
   }
 };
 void trellis_prompt(const TrellisPromptArgs& args);

@@ -26,10 +26,10 @@ uint8_t* bytes_of(float* x) { return reinterpret_cast<uint8_t*>(x); }
 
 // z [t, rows] = x·Ŵᵀ.
 void multiply(const TrellisPromptArgs& a, const float* x, float* z) {
-  if (a.t <= kFewRows) {
+  if (a.int8 || a.t <= kFewRows) {
     for (int64_t b = 0; b < a.t; b += kRowsOfProduct) {
       const int64_t count = std::min(kRowsOfProduct, a.t - b);
-      trellis_product({x + b * a.columns, a.arranged, a.entries, z + b * a.rows, count, a.rows, a.columns, a.K, a.code, a.tensor_core, false});
+      trellis_product({x + b * a.columns, a.arranged, a.entries, z + b * a.rows, count, a.rows, a.columns, a.K, a.code, a.tensor_core, a.int8});
     }
     return;
   }

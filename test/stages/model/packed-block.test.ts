@@ -166,3 +166,34 @@ for (const [what, family, more, dense, products, finishing] of cases)
     await ops.finish()
     t.equal(ops.device.liveBytes, 0)
   })
+
+t.test('activations in int8: near what f32 gives, for steps and prompts; refused where there are none', async t => {
+  const sizes = { hidden_size: 256, intermediate_size: 688, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2 }
+  const config = readConfig({ architectures: ['LlamaForCausalLM'], ...sizes, vocab_size: 128, rms_norm_eps: 1e-5 }, 'llama')
+  const isCpu = ops.device.kind === 'cpu'
+  for (const use of ['trellis/hyb', 'trellis/mul1']) {
+    using random = randomWeights(ops, config, use, { use, K: 2 })
+    const logitsOf = async (activations: 'f32' | 'int8') => {
+      using decoder = await Decoder.open(ops, random, { slots: 1, positions: 110, activations })
+      // Above 64 tokens f32 multiplies decoded weights, and int8 never does.
+      const ids = Array.from({ length: 100 }, (_, i) => (i * 37) % 128)
+      return [await decoder.prefill(0, ids), ...(await decoder.step([{ slot: 0, token: 9 }]))]
+    }
+    if (!isCpu) {
+      await t.rejects(logitsOf('int8'), { code: 'input', message: /^activations in int8 are for the CPU, and cuda/ })
+      continue
+    }
+    const [fine, rough] = [await logitsOf('f32'), await logitsOf('int8')]
+    for (const [i, logits] of rough.entries()) {
+      const error = nmse(logits, fine[i]!)
+      t.ok(error > 1e-6 && error < 2e-3, `${use}, logits ${i}: ${error}`)
+    }
+  }
+  {
+    using random = randomWeights(ops, config, 'dense', undefined)
+    const message = /^activations in int8 are for linears that stay packed/
+    await t.rejects(Decoder.open(ops, random, { slots: 1, positions: 8, activations: 'int8' }), { code: 'input', message })
+  }
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+})
