@@ -17,7 +17,7 @@ __device__ inline void cluster_wait() {
 }
 
 // The place of `here`, of the own shared memory, in the one of the cluster's block `rank`.
-__device__ inline uint32_t place_at(const float* here, int rank) {
+__device__ inline uint32_t place_at(const void* here, int rank) {
   uint32_t there = 0;
 #if __CUDA_ARCH__ >= 900
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(here))), "r"(rank));
@@ -29,14 +29,40 @@ __device__ inline void push(uint32_t there, float v) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(v) : "memory");
 #endif
 }
-__device__ inline void push(uint32_t there, float2 v) {
+
+// What blocks of a cluster push into one's shared memory, by bytes: nobody waits for all, as at a barrier, but for what is his.
+struct Inbox {
+  uint64_t state;
+  // By one thread; then all blocks arrive and wait before the first push.
+  __device__ void expect(uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(v.x), "f"(v.y) : "memory");
+    const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(&state));
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(here) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(here), "r"(bytes) : "memory");
+#endif
+  }
+  __device__ void wait() {
+#if __CUDA_ARCH__ >= 900
+    const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(&state));
+    uint32_t done = 0;
+    while (!done) {
+      asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+                   : "=r"(done) : "r"(here) : "memory");
+    }
+#endif
+  }
+};
+// To a place of a block, and its inbox's place there.
+__device__ inline void push(uint32_t there, float2 v, uint32_t inbox) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there), "f"(v.x), "f"(v.y), "r"(inbox) : "memory");
 #endif
 }
-__device__ inline void push(uint32_t there, float4 v) {
+__device__ inline void push(uint32_t there, float4 v, uint32_t inbox) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(there), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+               ::"r"(there), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(inbox) : "memory");
 #endif
 }
 

@@ -47,7 +47,6 @@ struct Chain {
   float* v;      // f32 [t, n], where Y is left to digits_kernel: u ⊙ su, S along runs done
   float2* sums;  // [t][blocks][warps with runs]: Σu², Σx²
   int n, runs, share;  // share: runs of a block
-  bool last;           // finish only
 };
 
 struct Chains {

@@ -39,80 +39,98 @@ inline int digits_bytes(Cut cut, int groups) { return (kMostThreads / 32 + (cut.
 
 __device__ inline float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
-// Grid [clusters · 8, t, chains]. N inputs. all: a cluster has all runs.
-template <int W, int N>
-__global__ void __launch_bounds__(kMostThreads) chain_kernel(const Chains chains, bool all) {
-  using S = Shape<W>;
-  extern __shared__ __align__(16) float floats[];
-  const Chain& c = chains.of[blockIdx.z];
-  const Cut cut{W, c.runs};
-  const int rank = blockIdx.x % kCluster, of_cluster = c.share * kCluster, first_run = blockIdx.x / kCluster * of_cluster, row = blockIdx.y;
-  if (first_run >= c.runs) return;  // all blocks of a cluster
-  const Room room(cut, N, c.share, all);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const bool finish = c.of[0].x == nullptr;
+// What a chain ends with: finished outputs; v; or, where a cluster has all runs, digits.
+enum class End { finished, along, digits };
 
-  // As one of those who make runs: four numbers of one.
-  const int local = threadIdx.x / S::quads, quad = threadIdx.x % S::quads, run = first_run + rank * c.share + local, at = run * W + 4 * quad;
-  const bool active = local < c.share && run < c.runs;
-  float4 sv[N], bias[N], su = {1, 1, 1, 1};
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    sv[n] = finish && active && c.of[n].sv ? four(c.of[n].sv + at) : make_float4(1, 1, 1, 1);
-    bias[n] = finish && active && c.of[n].bias ? four(c.of[n].bias + at) : float4{};
+// Blocks [clusters · 8, t], of N inputs. finish: they are not finished.
+template <int W, int N, bool finish, End end>
+__device__ void run_chain(const Chain& c) {
+#if __CUDA_ARCH__ >= 900
+  using S = Shape<W>;
+  constexpr bool all = end == End::digits;
+  extern __shared__ __align__(16) float floats[];
+  __shared__ Inbox inbox[2];
+  const Cut cut{W, c.runs};
+  const int share = c.share, rank = blockIdx.x % kCluster, of_cluster = share * kCluster, first_run = blockIdx.x / kCluster * of_cluster, row = blockIdx.y;
+  if (first_run >= c.runs) return;  // all blocks of a cluster
+  const Room room(cut, N, share, all);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = (share * S::quads + 31) / 32;  // warps: that make runs
+  if constexpr (finish || all) {
+    if (threadIdx.x == 0) {
+      if constexpr (finish) inbox[0].expect(N * share * W * 4);
+      if constexpr (all) inbox[1].expect(c.runs * S::columns * 4 + kCluster * warps * 8);
+    }
+    __syncwarp();
+    cluster_arrive();
   }
-  if (active && c.su) su = four(c.su + at);
-  const float4 weight = active && c.weight ? four(c.weight + at) : make_float4(1, 1, 1, 1);
 
   // As one of a warp that mixes: of an input, a tile of 16 runs of the cluster's, two steps over all runs, and columns.
   const int tiles = (of_cluster + 15) / 16, splits = cut.splits(), steps = cut.steps();
-  const int group = warp % S::groups, split = warp / S::groups % splits, tile = warp / (S::groups * splits) % tiles;
-  const int which = warp / (S::groups * splits * tiles);
+  const int group = warp % S::groups, split = warp / S::groups % splits, tile_of_all = warp / (S::groups * splits), tile = tile_of_all % tiles;
+  const int which = tile_of_all / tiles, all_tiles = (c.runs + 15) / 16;
   const bool mixes = finish && which < N;
-  const auto operand = [&](const uint4* from, int tile, int step) { return step < steps ? __ldg(from + (tile * steps + step) * 32 + lane) : uint4{}; };
   uint4 y[2] = {}, y_next[2] = {};
-  if (mixes) {
 #pragma unroll
-    for (int s = 0; s < 2; ++s) y[s] = operand(c.of[which].mix, first_run / of_cluster * tiles + tile, 2 * split + s);
+  for (int s = 0; s < 2; ++s) {
+    const int step = 2 * split + s;
+    if (mixes && step < steps) y[s] = __ldg(c.of[N == 2 && which ? 1 : 0].mix + ((first_run / of_cluster * tiles + tile) * steps + step) * 32 + lane);
+    if (all && tile_of_all < all_tiles && step < steps) y_next[s] = __ldg(c.to.mix + (tile_of_all * steps + step) * 32 + lane);
   }
-  const int all_tiles = (c.runs + 15) / 16;
-  if (all && warp / (S::groups * splits) < all_tiles) {
+
+  // As one of those who make runs: four numbers of one.
+  const int local = threadIdx.x / S::quads, quad = threadIdx.x % S::quads, run = first_run + rank * share + local, at = run * W + 4 * quad;
+  const bool active = local < share && run < c.runs;
+  float4 sv[N], bias[N], su = {1, 1, 1, 1}, weight = {1, 1, 1, 1};
 #pragma unroll
-    for (int s = 0; s < 2; ++s) y_next[s] = operand(c.to.mix, warp / (S::groups * splits), 2 * split + s);
+  for (int n = 0; n < N; ++n) {
+    sv[n] = {1, 1, 1, 1}, bias[n] = {};
+    if (finish && active && c.of[n].sv) sv[n] = four(c.of[n].sv + at);
+    if (finish && active && c.of[n].bias) bias[n] = four(c.of[n].bias + at);
   }
-  if (finish || all) cluster_arrive();
+  if (end != End::finished && active && c.su) su = four(c.su + at);
+  if (end != End::finished && N == 1 && active && c.weight) weight = four(c.weight + at);
+
+  // Where what a lane mixes goes: two rows of a tile, each to the block whose it is.
+  const int first_column = group * 8 * S::vector + lane % 4 * 2 * S::vector;
+  uint32_t there[2], their[2];
+  const auto place_of = [&](int n, int run_of_cluster, int column, uint32_t& inbox_there) {
+    const int to = run_of_cluster / share;
+    inbox_there = place_at(&inbox[0], to);
+    return place_at(floats + (n * share + run_of_cluster - to * share) * W + rank * S::columns + column, to);
+  };
+  if (finish && splits == 1) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) there[half] = place_of(which, min(tile * 16 + lane / 4 + half * 8, of_cluster - 1), first_column, their[half]);
+  }
   wait_for_previous();
   let_next_begin();
 
   const int64_t mine = static_cast<int64_t>(row) * c.n + at;
   float v[N][4];
-  if (finish) {
+  if constexpr (finish) {
     float4 add[N];
 #pragma unroll
-    for (int n = 0; n < N; ++n) add[n] = active && c.of[n].add ? __ldcg(reinterpret_cast<const float4*>(c.of[n].add + mine)) : float4{};
+    for (int n = 0; n < N; ++n) {
+      add[n] = {};
+      if (active && c.of[n].add) add[n] = __ldcg(reinterpret_cast<const float4*>(c.of[n].add + mine));
+    }
     Mix<S::vector> mix;
-    const int first_column = group * 8 * S::vector + lane % 4 * 2 * S::vector;  // that this lane has then
     if (mixes) {
-      const Source& source = c.of[which];
+      const Source& source = c.of[N == 2 && which ? 1 : 0];
       const float* const from = source.z + row * source.stride + rank * S::columns + group * 8 * S::vector + lane / 4 * S::vector;
       mix.template operator()<true>(y, from, W, 2 * split, c.runs);
     }
-    const auto there = [&](int n, int run_of_cluster, int column) {
-      return place_at(floats + (n * c.share + run_of_cluster % c.share) * W + rank * S::columns + column, run_of_cluster / c.share);
-    };
     if (splits == 1) {
-      cluster_wait();
+      cluster_wait();  // all blocks have begun
       if (mixes) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int to = tile * 16 + lane / 4 + half * 8;
-          if (to >= of_cluster) continue;
-          const uint32_t place = there(which, to, first_column);
-          if constexpr (S::vector == 1) push(place, make_float2(mix.at(half, 0), mix.at(half, 1)));
+          if (tile * 16 + lane / 4 + half * 8 >= of_cluster) continue;
+          if constexpr (S::vector == 1) push(there[half], make_float2(mix.at(half, 0), mix.at(half, 1)), their[half]);
           else {
 #pragma unroll
             for (int i = 0; i < 2 * S::vector; i += 4) {
-              push(place + 4 * i, make_float4(mix.at(half, i), mix.at(half, i + 1), mix.at(half, i + 2), mix.at(half, i + 3)));
+              push(there[half] + 4 * i, make_float4(mix.at(half, i), mix.at(half, i + 1), mix.at(half, i + 2), mix.at(half, i + 3)), their[half]);
             }
           }
         }
@@ -136,18 +154,19 @@ __global__ void __launch_bounds__(kMostThreads) chain_kernel(const Chains chains
           const float4 p = four(from + s * 16 * S::row);
           sum.x += p.x, sum.y += p.y, sum.z += p.z, sum.w += p.w;
         }
-        push(there(n, to, column), sum);
+        uint32_t inbox_there;
+        const uint32_t place = place_of(n, to, column, inbox_there);
+        push(place, sum, inbox_there);
       }
     }
-    cluster_arrive();
-    cluster_wait();
+    inbox[0].wait();
     float* const here = floats + local * W;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      const float4 r = active ? four(here + n * c.share * W + 4 * quad) : float4{};
+      const float4 r = active ? four(here + n * share * W + 4 * quad) : float4{};
       v[n][0] = r.x, v[n][1] = r.y, v[n][2] = r.z, v[n][3] = r.w;
     }
-    along<W, N>(v, here, c.share * W, quad, active);
+    along<W, N>(v, here, share * W, quad, active);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const float norm = c.of[n].norm;
@@ -155,7 +174,6 @@ __global__ void __launch_bounds__(kMostThreads) chain_kernel(const Chains chains
       v[n][2] = fmaf(v[n][2] * norm, sv[n].z, bias[n].z + add[n].z), v[n][3] = fmaf(v[n][3] * norm, sv[n].w, bias[n].w + add[n].w);
       if (active && c.of[n].y) *reinterpret_cast<float4*>(c.of[n].y + mine) = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
     }
-    if (c.last) return;
   } else {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -163,44 +181,60 @@ __global__ void __launch_bounds__(kMostThreads) chain_kernel(const Chains chains
       v[n][0] = r.x, v[n][1] = r.y, v[n][2] = r.z, v[n][3] = r.w;
     }
   }
+  if constexpr (end == End::finished) return;
 
-  const float factors[4] = {su.x, su.y, su.z, su.w}, weights[4] = {weight.x, weight.y, weight.z, weight.w};
+  const float factors[4] = {su.x * weight.x, su.y * weight.y, su.z * weight.z, su.w * weight.w};
   float u[1][4];
   float2 sums{};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     float x = v[0][i];
-    if (active) sums.y = fmaf(x, x, sums.y);
+    if (N == 1 && active) sums.y = fmaf(x, x, sums.y);
     // The exact quotient has a branch, behind which everything waits.
     if constexpr (N == 2) x *= __fdividef(v[1][i], 1.0f + __expf(-v[1][i]));
-    u[0][i] = x * (weights[i] * factors[i]);
+    u[0][i] = x * factors[i];
     if (active) sums.x = fmaf(u[0][i], u[0][i], sums.x);
   }
-  sums = warp_sums(sums);
-  const int warps = (c.share * S::quads + 31) / 32;  // that have runs
-  if (!all && lane == 0 && warp < warps) c.sums[(static_cast<int64_t>(row) * gridDim.x + blockIdx.x) * warps + warp] = sums;
+  if constexpr (all) {  // on their way while S is made
+    sums = warp_sums(sums);
+    if (!finish) cluster_wait();
+    if (lane < kCluster && warp < warps) push(place_at(floats + room.sums + 2 * (rank * warps + warp), lane), sums, place_at(&inbox[1], lane));
+  }
   along<W, 1>(u, floats + room.second + local * W, 0, quad, active);
   const float4 made = make_float4(u[0][0], u[0][1], u[0][2], u[0][3]);
-  if (!all) {
+  if constexpr (!all) {
     if (active) *reinterpret_cast<float4*>(c.v + mine) = made;
-    return;
+    sums = warp_sums(sums);
+    if (lane == 0 && warp < warps) c.sums[(static_cast<int64_t>(row) * gridDim.x + blockIdx.x) * warps + warp] = sums;
+  } else {
+    const int to = 4 * quad / S::columns;
+    if (active) push(place_at(floats + room.next + run * S::row + 4 * quad % S::columns, to), made, place_at(&inbox[1], to));
+    inbox[1].wait();
+    unsigned char* const parts = c.to.parts + static_cast<int64_t>(row) * c.n * (c.to.bytes ? 3 : 4);
+    float* const units = c.to.units + static_cast<int64_t>(row) * (1 + kCluster);
+    float2 total{};
+    const auto inverse = [&] {
+      const float2* const from = reinterpret_cast<const float2*>(floats + room.sums);
+      for (int i = lane; i < kCluster * warps; i += 32) total.x += from[i].x, total.y += from[i].y;
+      total = warp_sums(total);
+      return inverse_unit(c.to, total);
+    };
+    const float sum = into_digits<S::vector, false>(c.to, y_next, floats + room.next, S::row, floats + room.rest, cut, 0, all_tiles, S::groups,
+                                                    rank * S::columns, parts, inverse);
+    leave_sum(c.to, units, rank, sum, floats + room.scratch);
+    if (rank == 0 && threadIdx.x == 0) units[0] = unit_worth(c.to, total, c.n);
   }
+#endif
+}
 
-  if (!finish) cluster_wait();  // all blocks have begun
-  if (active) push(place_at(floats + room.next + run * S::row + 4 * quad % S::columns, 4 * quad / S::columns), made);
-  const float2* const sums_here = reinterpret_cast<const float2*>(floats + room.sums);
-  if (lane < kCluster && warp < warps) push(place_at(reinterpret_cast<const float*>(sums_here + rank * warps + warp), lane), sums);
-  cluster_arrive();
-  cluster_wait();
-  float2 total{};
-  for (int i = lane; i < kCluster * warps; i += 32) total.x += sums_here[i].x, total.y += sums_here[i].y;
-  const Unit unit(c.to, warp_sums(total), c.n);
-  unsigned char* const parts = c.to.parts + static_cast<int64_t>(row) * c.n * (c.to.bytes ? 3 : 4);
-  float* const units = c.to.units + static_cast<int64_t>(row) * (1 + kCluster);
-  const float sum = into_digits<S::vector, false>(c.to, y_next, floats + room.next, S::row, floats + room.rest, cut, 0, all_tiles, S::groups, rank * S::columns,
-                                                  parts, [&] { return unit.inverse; });
-  leave_sum(c.to, units, rank, sum, floats + room.scratch);
-  if (rank == 0 && threadIdx.x == 0) units[0] = unit.worth;
+template <int W, int N, bool finish, End end>
+__global__ void __launch_bounds__(kMostThreads) chain_kernel(const __grid_constant__ Chain chain) {
+  run_chain<W, N, finish, end>(chain);
+}
+// Grid [clusters · 8, t, chains]: outputs that somebody else reads.
+template <int W>
+__global__ void __launch_bounds__(kMostThreads) finish_kernel(const __grid_constant__ Chains chains) {
+  run_chain<W, 1, true, End::finished>(chains.of[blockIdx.z]);
 }
 
 // Y across runs of v, 16 runs × `groups`·32 columns a block: grid [blocks, t].
@@ -219,42 +253,64 @@ static __global__ void __launch_bounds__(kMostThreads) digits_kernel(const Digit
   float2 part[kMostSums];
 #pragma unroll
   for (int i = 0; i < kMostSums; ++i) part[i] = lane + 32 * i < count ? __ldcg(sums + static_cast<int64_t>(row) * count + lane + 32 * i) : float2{};
-  float worth = 0;
+  float* const units = to.units + static_cast<int64_t>(row) * (1 + gridDim.x);
   const auto inverse = [&] {
     float2 total{};
 #pragma unroll
     for (int i = 0; i < kMostSums; ++i) total.x += part[i].x, total.y += part[i].y;
-    const Unit unit(to, warp_sums(total), n);
-    worth = unit.worth;
-    return unit.inverse;
+    total = warp_sums(total);
+    if (blockIdx.x == 0 && threadIdx.x == 0) units[0] = unit_worth(to, total, n);
+    return inverse_unit(to, total);
   };
   unsigned char* const parts = to.parts + static_cast<int64_t>(row) * n * (to.bytes ? 3 : 4);
-  float* const units = to.units + static_cast<int64_t>(row) * (1 + gridDim.x);
   float* const partial = floats + kMostThreads / 32;
   const float* const from = v + static_cast<int64_t>(row) * n + first_column;
   const float sum = into_digits<4, true>(to, y, from, cut.w, partial, cut, tile, 1, groups, first_column, parts, inverse);
   leave_sum(to, units, blockIdx.x, sum, floats);
-  if (blockIdx.x == 0 && threadIdx.x == 0) units[0] = worth;
 }
 
 // ── launches ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// One chain, or several that are finished only, all of runs of w; threads and clusters: the most of theirs.
-inline cudaError_t enqueue_chains(const Chains& chains, const Plan* plans, int count, int inputs, int64_t t, bool clustered, cudaStream_t stream) {
+template <int W>
+cudaError_t enqueue_run(const Chain& c, const Plan& plan, int inputs, bool finish, dim3 grid, cudaStream_t stream) {
+  const auto with = [&](auto kernel) {
+    const int bytes = Room(plan.cut, inputs, plan.share, plan.all).bytes;
+    return launch_clusters(kernel, grid, plan.threads, bytes, stream, true, finish || plan.all ? kCluster : 1, c);
+  };
+  const auto to = [&]<End end>(std::integral_constant<End, end>) {
+    if (inputs == 1) return with(finish ? chain_kernel<W, 1, true, end> : chain_kernel<W, 1, false, end>);
+    return with(finish ? chain_kernel<W, 2, true, end> : chain_kernel<W, 2, false, end>);
+  };
+  return plan.all ? to(std::integral_constant<End, End::digits>{}) : to(std::integral_constant<End, End::along>{});
+}
+
+// f of runs' length as a constant.
+cudaError_t for_run(int w, auto f) {
+  switch (w) {
+    case 64: return f(std::integral_constant<int, 64>{});
+    case 128: return f(std::integral_constant<int, 128>{});
+    case 256: return f(std::integral_constant<int, 256>{});
+    case 512: return f(std::integral_constant<int, 512>{});
+    default: return f(std::integral_constant<int, 1024>{});
+  }
+}
+
+inline cudaError_t enqueue_chain(const Chain& c, const Plan& plan, int inputs, int64_t t, cudaStream_t stream) {
+  const dim3 grid(plan.clusters * kCluster, static_cast<unsigned>(t));
+  return for_run(plan.cut.w, [&]<int W>(std::integral_constant<int, W>) { return enqueue_run<W>(c, plan, inputs, c.of[0].x == nullptr, grid, stream); });
+}
+
+// Several that are finished only, all of runs of one length.
+inline cudaError_t enqueue_finish(const Chains& chains, const Plan* plans, int count, int64_t t, cudaStream_t stream) {
   int threads = 0, clusters = 0, bytes = 0;
   for (int i = 0; i < count; ++i) {
     threads = std::max(threads, plans[i].threads), clusters = std::max(clusters, plans[i].clusters);
-    bytes = std::max(bytes, Room(plans[i].cut, inputs, plans[i].share, plans[i].all).bytes);
+    bytes = std::max(bytes, Room(plans[i].cut, 1, plans[i].share, false).bytes);
   }
   const dim3 grid(clusters * kCluster, static_cast<unsigned>(t), count);
-  const auto with = [&](auto kernel) { return launch_clusters(kernel, grid, threads, bytes, stream, true, clustered ? kCluster : 1, chains, plans[0].all); };
-  switch (plans[0].cut.w) {
-    case 64: return with(inputs == 1 ? chain_kernel<64, 1> : chain_kernel<64, 2>);
-    case 128: return with(inputs == 1 ? chain_kernel<128, 1> : chain_kernel<128, 2>);
-    case 256: return with(inputs == 1 ? chain_kernel<256, 1> : chain_kernel<256, 2>);
-    case 512: return with(inputs == 1 ? chain_kernel<512, 1> : chain_kernel<512, 2>);
-    default: return with(inputs == 1 ? chain_kernel<1024, 1> : chain_kernel<1024, 2>);
-  }
+  return for_run(plans[0].cut.w, [&]<int W>(std::integral_constant<int, W>) {
+    return launch_clusters(finish_kernel<W>, grid, threads, bytes, stream, true, kCluster, chains);
+  });
 }
 
 inline cudaError_t enqueue_digits(const Digits& to, const float* v, const float2* sums, const Plan& plan, int64_t t, cudaStream_t stream) {

@@ -49,9 +49,9 @@ inline bool finish_runs(std::span<const Output> outputs, int64_t t, const Card& 
   for (size_t i = 0; i < outputs.size(); ++i) {
     Chain& c = chains.of[i];
     c.of[0] = source_of(outputs[i], plans[i]);
-    c.n = static_cast<int>(outputs[i].rows), c.runs = plans[i].cut.runs, c.share = plans[i].share, c.last = true;
+    c.n = static_cast<int>(outputs[i].rows), c.runs = plans[i].cut.runs, c.share = plans[i].share;
   }
-  check(enqueue_chains(chains, plans.data(), static_cast<int>(outputs.size()), 1, t, true, stream()));
+  check(enqueue_finish(chains, plans.data(), static_cast<int>(outputs.size()), t, stream()));
   return true;
 }
 
@@ -74,8 +74,7 @@ void begin_runs(const TrellisLinearArgs& a, const Plan& plan, const Parts<Code>&
   const int64_t numbers = plan.all ? 0 : a.t * a.columns;
   Scratch<float> v(numbers + 1);
   Scratch<float2> sums(plan.all ? 1 : a.t * plan.sums());
-  Chains chains{};
-  Chain& c = chains.of[0];
+  Chain c{};
   c.of[0].x = a.x, c.of[1].x = a.gate;
   if (finish) c.of[0] = source_of(a.unfinished_x, plan);
   if (finish && gated) c.of[1] = source_of(a.unfinished_gate, plan);
@@ -84,7 +83,7 @@ void begin_runs(const TrellisLinearArgs& a, const Plan& plan, const Parts<Code>&
   c.to.mix = mixing(a.block, a.factor, plan.cut, 16, true), c.to.parts = parts.digits, c.to.units = parts.units;
   c.to.norm = static_cast<float>(1 / std::sqrt(static_cast<double>(a.block))), c.to.most = most_digits<Code>, c.to.eps = a.eps;
   c.to.bytes = Code::bytes, c.to.normed = a.weight != nullptr;
-  check(enqueue_chains(chains, &plan, 1, gated ? 2 : 1, a.t, finish || plan.all, stream()));
+  check(enqueue_chain(c, plan, gated ? 2 : 1, a.t, stream()));
   if (!plan.all) check(enqueue_digits(c.to, v, sums, plan, a.t, stream()));
 }
 

@@ -149,16 +149,13 @@ __device__ inline float2 warp_sums(float2 v) {
   return v;
 }
 
-// From Σu² and Σx²: what a unit of the last digit is worth, times rmsnorm's factor, which is one of the whole row, and 1/unit · norm of H.
-struct Unit {
-  float worth, inverse;
-  __device__ Unit(const Digits& to, float2 sums, int n) {
-    // H keeps ‖u‖, and no number is larger than it.
-    const float norm = sqrtf(sums.x), unit = norm == 0 ? 1 : norm * (1.001f / to.most);
-    inverse = to.norm / unit;
-    worth = to.normed ? unit / sqrtf(sums.y / static_cast<float>(n) + to.eps) : unit;
-  }
-};
+// From Σu² and Σx²: what a unit of the last digit is worth, times rmsnorm's factor, which is one of the whole row; and 1/unit · norm of H.
+// H keeps ‖u‖, and no number is larger than it.
+__device__ inline float unit_worth(const Digits& to, float2 sums, int n) {
+  const float unit = sqrtf(sums.x) * (1.001f / to.most);
+  return to.normed ? unit / sqrtf(sums.y / static_cast<float>(n) + to.eps) : unit;
+}
+__device__ inline float inverse_unit(const Digits& to, float2 sums) { return sums.x > 0 ? rsqrtf(sums.x) * (to.norm * to.most / 1.001f) : 0; }
 
 // Y of the next transform, of tiles of 16 runs × groups·8V columns of `from`, then digits. All threads of a block; gives this one's share of
 // their sum. partial: shared, [splits][tiles·16][columns + 4] where a lane's columns are no four or warps have to share the runs.
