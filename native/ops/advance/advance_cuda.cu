@@ -1,11 +1,24 @@
 #include "advance.h"
 
 #include "../../core/cuda.cuh"
+#include "../../core/overlap.cuh"
 
 namespace ops {
 
+namespace {
+
+__global__ void __launch_bounds__(kThreads) advance_kernel(const AdvanceArgs args) {
+  wait_for_previous();
+  let_next_begin();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < args.t) args.ids[i] = args.best[i], ++args.positions[i];
+}
+
+}  // namespace
+
 void advance(const AdvanceArgs& args) {
-  each(args.t, [args] __device__(int64_t i) { args.ids[i] = args.best[i], ++args.positions[i]; });
+  if (args.t == 0) return;
+  check(launch(advance_kernel, static_cast<unsigned>((args.t + kThreads - 1) / kThreads), kThreads, 0, stream(), card_overlaps(), args));
 }
 
 }  // namespace ops

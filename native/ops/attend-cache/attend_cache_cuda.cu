@@ -10,7 +10,6 @@ namespace ops {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kKeys = 4;        // that a warp has under way at once
 constexpr int kCluster = 8;     // blocks that the keys of a part are dealt to
 constexpr int kFew = 16;        // rows up to which one kernel does all
 constexpr int kAhead = 4;       // runs of keys of a warp that are brought into the level-2 cache while the kernel before still runs
@@ -110,9 +109,12 @@ __global__ void __launch_bounds__(kThreads) keep_kernel(const AttendCacheArgs ar
 // Rows of a launch whose keys and values go from one to another without the cache.
 template <int PER>
 constexpr int kMates = PER > 4 ? 4 : kFew;
+// Keys that a warp has under way at once.
+template <class T, int PER, int HEADS>
+constexpr int kRun = sizeof(T) == 2 && PER <= 4 && HEADS <= 4 ? 8 : 4;
 // Blocks that a multiprocessor is to hold at once: what registers are given for.
 template <class T, int PER, int HEADS>
-constexpr int kHeld = PER > 4 ? 1 : HEADS > 2 ? 2 : HEADS == 2 || sizeof(T) * PER >= 16 ? 3 : 4;
+constexpr int kHeld = PER > 4 ? 1 : HEADS > 2 ? 2 : HEADS == 2 || sizeof(T) * PER * kRun<T, PER, HEADS> >= 64 ? 3 : 4;
 
 // A cluster for each part of the keys of a row and up to HEADS heads that share them; runs of kKeys keys go round among its
 // blocks, then its warps, whose lanes lie along the head. A softmax in the making is its largest score, Σ 2^(score − most) and
@@ -122,12 +124,13 @@ __global__ void __launch_bounds__(kWarps * 32, kHeld<T, PER, HEADS>)
     attend_kernel(const AttendCacheArgs args, const Cut cut, float* parts, unsigned* done) {
   if (!cut.is_early) wait_for_previous();
   let_next_begin();
-  constexpr int kAcross = 32 * PER, kLanes = 8 / HEADS;  // lanes that have the same score
+  constexpr int kAcross = 32 * PER, kKeys = kRun<T, PER, HEADS>, kLanes = 32 / (HEADS * kKeys);  // lanes that have the same score
   constexpr size_t kSums = sizeof(float) * kWarps * HEADS * kAcross, kFresh = sizeof(T) * kMates<PER> * 2 * kAcross;
   __shared__ alignas(16) uint8_t room[kSums > kFresh ? kSums : kFresh];
   auto& fresh = reinterpret_cast<T(&)[kMates<PER>][2][kAcross]>(room);       // keys and values of new rows, then
   auto& sums = reinterpret_cast<float(&)[kWarps][HEADS][kAcross]>(room);
-  __shared__ float q[HEADS][kAcross], angles[kAcross], most_of[kWarps][HEADS], weight_of[kWarps][HEADS];
+  __shared__ alignas(16) float q[HEADS][kAcross];
+  __shared__ float angles[kAcross], most_of[kWarps][HEADS], weight_of[kWarps][HEADS];
   __shared__ float received[HEADS * kAcross + kCluster], received_most[kCluster][HEADS], received_weight[kCluster][HEADS];
   const int e = FULL ? kAcross : static_cast<int>(args.e), half = e / 2, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t i = blockIdx.z, across = args.kv_heads * e;
@@ -173,10 +176,14 @@ __global__ void __launch_bounds__(kWarps * 32, kHeld<T, PER, HEADS>)
   int key = begin + (warp * cut.cluster + rank) * kKeys;
   if (key < end) fetch(key);
   if (cut.is_early) {  // and the next into the level-2 cache: whoever makes q, k and v leaves the memory idle
-    const int row = lane / 8, bytes = lane % 4 * 128;
+    const int lines = (e * static_cast<int>(sizeof(T)) + 127) / 128;
     for (int ahead = key + step; ahead < min(end, key + kAhead * step); ahead += step) {
-      if (ahead + row >= end || bytes >= e * static_cast<int>(sizeof(T))) continue;
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(reinterpret_cast<const char*>((lane & 4 ? values : keys) + (ahead + row) * across) + bytes));
+      for (int at = lane; at < 2 * kKeys * lines; at += 32) {
+        const int u = at / lines % kKeys;
+        if (ahead + u >= end) continue;
+        const T* head_of = (at >= kKeys * lines ? values : keys) + (ahead + u) * across;
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(reinterpret_cast<const char*>(head_of) + at % lines * 128));
+      }
     }
   }
   for (int at = threadIdx.x; at < e; at += blockDim.x) {
@@ -186,9 +193,20 @@ __global__ void __launch_bounds__(kWarps * 32, kHeld<T, PER, HEADS>)
   __syncthreads();
   if (cut.is_early) wait_for_previous();
   const float scale = args.scale * 1.44269504f;  // exponentials are of base 2
-  for (int at = threadIdx.x; at < heads * e; at += blockDim.x) {
-    const int h = at / e, l = at % e, angle = l < half ? l : l - half;
-    q[h][l] = scale * turned(args.q + (i * args.heads + head + h) * e, l, half, angles[angle], angles[angle + half]);
+  constexpr int kPairs = (HEADS * kAcross / 2 + kWarps * 32 - 1) / (kWarps * 32);
+  float low[kPairs], high[kPairs];
+#pragma unroll
+  for (int n = 0; n < kPairs; ++n) {
+    const int at = threadIdx.x + n * kWarps * 32;
+    const float* from = args.q + (i * args.heads + head + at / half) * e + at % half;
+    if (at < heads * half) low[n] = from[0], high[n] = from[half];
+  }
+#pragma unroll
+  for (int n = 0; n < kPairs; ++n) {
+    const int at = threadIdx.x + n * kWarps * 32, h = at / half, l = at % half;
+    if (at >= heads * half) break;
+    const float c = scale * angles[l], s = scale * angles[l + half];
+    q[h][l] = fmaf(-high[n], s, low[n] * c), q[h][l + half] = fmaf(low[n], s, high[n] * c);
   }
   for (unsigned left = mates; left != 0; left &= left - 1) {
     const int row = __ffs(left) - 1, place = __shfl_sync(~0u, mate, row);
@@ -217,9 +235,7 @@ if (__any_sync(~0u, mate - key < kKeys)) {
     }
 #pragma unroll
     for (int h = 0; h < HEADS; ++h) {
-      float own[PER];
-#pragma unroll
-      for (int l = 0; l < PER; ++l) own[l] = q[h][lane * PER + l];
+      const Run<float, PER> own = *reinterpret_cast<const Run<float, PER>*>(&q[h][lane * PER]);
 #pragma unroll
       for (int u = 0; u < kKeys; ++u) {
         float& product = score[h * kKeys + u] = own[0] * k[u][0];
@@ -230,8 +246,8 @@ if (__any_sync(~0u, mate - key < kKeys)) {
     const float mine = sums_of_lanes<HEADS * kKeys>(score, lane);
     const float masked = key + lane / kLanes % kKeys < end ? mine : -INFINITY;
     float larger = fmaxf(most, masked);
-    larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, kLanes));
-    larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, 2 * kLanes));
+#pragma unroll
+    for (int offset = kLanes; offset < kLanes * kKeys; offset *= 2) larger = fmaxf(larger, __shfl_xor_sync(~0u, larger, offset));
     const float before = exp2f(most - larger), own = exp2f(masked - larger);
     most = larger, weight = fmaf(weight, before, own);
 #pragma unroll
@@ -251,13 +267,14 @@ if (__any_sync(~0u, mate - key < kKeys)) {
 
   // Warps.
   if (mates != 0) __syncthreads();  // its room is needed
-  weight += __shfl_xor_sync(~0u, weight, kLanes);
-  weight += __shfl_xor_sync(~0u, weight, 2 * kLanes);
+#pragma unroll
+  for (int offset = kLanes; offset < kLanes * kKeys; offset *= 2) weight += __shfl_xor_sync(~0u, weight, offset);
   if (lane % (kLanes * kKeys) == 0) most_of[warp][lane / (kLanes * kKeys)] = most, weight_of[warp][lane / (kLanes * kKeys)] = weight;
 #pragma unroll
   for (int h = 0; h < HEADS; ++h) {
-#pragma unroll
-    for (int l = 0; l < PER; ++l) sums[warp][h][lane * PER + l] = sum[h][l];
+    Run<float, PER> own;
+    own.set(sum[h]);
+    *reinterpret_cast<Run<float, PER>*>(&sums[warp][h][lane * PER]) = own;
   }
   __syncthreads();
   cluster_wait();  // the others run, and can be written to

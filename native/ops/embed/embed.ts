@@ -9,9 +9,10 @@ export const embed = (device: Device) => {
   return (table: Tensor, ids: Tensor): Tensor => {
     const [v, d] = expectMatrix('embed', 'table', table, ['f32', 'f16', 'bf16', 'f64'])
     expectTensor('embed', 'ids', ids, ['i32'], [undefined])
-    const rows = device.empty(table.dtype, [ids.size, d])
-    device.run('embed', { table, ids, out: rows, t: ids.size, v, bytes: d * bytesPerElement[table.dtype] })
-    if (table.dtype === 'f32') return rows
+    const widen = table.dtype === 'bf16'
+    const rows = device.empty(widen ? 'f32' : table.dtype, [ids.size, d])
+    device.run('embed', { table, ids, out: rows, t: ids.size, v, bytes: d * bytesPerElement[table.dtype], widen })
+    if (rows.dtype === 'f32') return rows
     using stored = rows
     return convert(stored, 'f32')
   }

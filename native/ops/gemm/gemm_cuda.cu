@@ -3,6 +3,7 @@
 #include "../../core/bf16.cuh"
 #include "../../core/cublas.h"
 #include "../../core/cuda.cuh"
+#include "../../core/overlap.cuh"
 
 namespace ops {
 
@@ -54,10 +55,79 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+// One row of bf16 times Wᵀ, W [n, k]: reading W is what takes time. A warp has kTall rows of W, and all its loads of a step under way
+// at once; what the first step of a block reads is brought into the level-2 cache while the kernel before still makes x.
+constexpr int kTall = 2, kVectorWarps = 8, kSteps = 4, kStep = 32 * kVector;
+
+bool is_vector(const GemmArgs& args) {
+  const auto whole = [](int64_t x) { return x % kVector == 0; };
+  return args.bf16 && args.m == 1 && !args.transpose_a && args.transpose_b && whole(args.k) && whole(args.ldb) && whole(args.a_offset) &&
+         whole(args.b_offset) && args.k <= 20480;
+}
+
+template <class C>
+__global__ void __launch_bounds__(kVectorWarps * 32)
+    vector_kernel(const uint16_t* x, const uint16_t* w, C* c, int64_t ldw, int n, int k, float alpha, float beta) {
+  extern __shared__ uint4 held[];
+  const int lane = threadIdx.x % 32, row = (blockIdx.x * kVectorWarps + threadIdx.x / 32) * kTall;
+  for (int line = lane; line < kTall * kSteps * kStep / 64; line += 32) {  // of 128 bytes
+    const int r = line % kTall, at = line / kTall * 64;
+    if (row + r < n && at < k) asm volatile("prefetch.global.L2 [%0];" ::"l"(w + (row + r) * ldw + at));
+  }
+  wait_for_previous();
+  let_next_begin();
+  uint4 next[kTall][kSteps];
+  const auto fetch = [&](int from) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+      for (int r = 0; r < kTall; ++r) {
+        const int at = from + s * kStep + lane * kVector;
+        next[r][s] = at < k && row + r < n ? *reinterpret_cast<const uint4*>(w + (row + r) * ldw + at) : uint4{};
+      }
+    }
+  };
+  fetch(0);
+  for (int at = threadIdx.x; at < k / kVector; at += blockDim.x) held[at] = reinterpret_cast<const uint4*>(x)[at];
+  __syncthreads();
+  float sums[kTall] = {};
+  for (int from = 0; from < k; from += kSteps * kStep) {
+    if (from > 0) fetch(from);
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      const int at = from + s * kStep + lane * kVector;
+      const uint4 own = at < k ? held[at / kVector] : uint4{};
+      const uint32_t xs[] = {own.x, own.y, own.z, own.w};
+#pragma unroll
+      for (int r = 0; r < kTall; ++r) {
+        const uint32_t ws[] = {next[r][s].x, next[r][s].y, next[r][s].z, next[r][s].w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[r] = fmaf(high_of(xs[i]), high_of(ws[i]), fmaf(low_of(xs[i]), low_of(ws[i]), sums[r]));
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kTall; ++r) {
+    for (int offset = 16; offset > 0; offset /= 2) sums[r] += __shfl_xor_sync(~0u, sums[r], offset);
+    if (lane == 0 && row + r < n) narrow(beta == 0 ? alpha * sums[r] : fmaf(beta, widen(c[row + r]), alpha * sums[r]), c[row + r]);
+  }
+}
+
+template <class C>
+void vector(const GemmArgs& args) {
+  constexpr int kRowsOf = kVectorWarps * kTall;
+  const auto at = [](const uint8_t* data, int64_t offset) { return reinterpret_cast<const uint16_t*>(data) + offset; };
+  check(launch(vector_kernel<C>, static_cast<unsigned>((args.n + kRowsOf - 1) / kRowsOf), kVectorWarps * 32, args.k * sizeof(uint16_t), stream(),
+               card_overlaps(), at(args.a, args.a_offset), at(args.b, args.b_offset), reinterpret_cast<C*>(args.c) + args.c_offset, args.ldb, args.n, args.k,
+               args.alpha, args.beta));
+}
+
 }  // namespace
 
 void gemm(const GemmArgs& args) {
+  if (args.m <= 0 || args.n <= 0) return;
   if (args.k <= 0) return args.c_bf16 ? empty_sum<uint16_t>(args) : empty_sum<float>(args);
+  if (is_vector(args)) return args.c_bf16 ? vector<uint16_t>(args) : vector<float>(args);
   if (args.bf16) {
     return cublas_gemm_bf16(args.transpose_a, args.transpose_b, args.m, args.n, args.k, args.alpha,
                             reinterpret_cast<const uint16_t*>(args.a) + args.a_offset, args.lda,
@@ -65,7 +135,6 @@ void gemm(const GemmArgs& args) {
                             args.c + args.c_offset * (args.c_bf16 ? 2 : 4), args.c_bf16, args.ldc);
   }
   if (is_narrow(args)) {
-    if (args.m <= 0 || args.n <= 0) return;
     narrow_kernel<<<static_cast<unsigned>((args.m + kRows - 1) / kRows), kBlock, 0, stream()>>>(
         reinterpret_cast<const float*>(args.a) + args.a_offset, reinterpret_cast<const float*>(args.b) + args.b_offset,
         reinterpret_cast<float*>(args.c) + args.c_offset, args.lda, args.ldb, args.ldc, args.m, static_cast<int>(args.n), static_cast<int>(args.k),

@@ -2,6 +2,7 @@
 
 #include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
+#include "../../core/overlap.cuh"
 
 namespace ops {
 
@@ -10,6 +11,8 @@ namespace {
 // A block a row, or with WARP a warp a row: heads are short.
 template <class In, class Out, bool WARP>
 __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(RmsnormArgs args) {
+  wait_for_previous();
+  let_next_begin();
   constexpr int kRow = WARP ? 32 : kThreads;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kRow) + threadIdx.x / kRow;
   if (row >= args.rows) return;
@@ -49,9 +52,9 @@ __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(RmsnormArgs args) {
 
 template <class In, class Out>
 void run(const RmsnormArgs& args) {
-  if (args.n <= 512) rmsnorm_kernel<In, Out, true><<<(args.rows + kThreads / 32 - 1) / (kThreads / 32), kThreads, 0, stream()>>>(args);
-  else rmsnorm_kernel<In, Out, false><<<args.rows, kThreads, 0, stream()>>>(args);
-  launched();
+  constexpr int kWarps = kThreads / 32;
+  const unsigned blocks = static_cast<unsigned>(args.n <= 512 ? (args.rows + kWarps - 1) / kWarps : args.rows);
+  check(launch(args.n <= 512 ? rmsnorm_kernel<In, Out, true> : rmsnorm_kernel<In, Out, false>, blocks, kThreads, 0, stream(), card_overlaps(), args));
 }
 
 }  // namespace
