@@ -13,14 +13,15 @@ constexpr int kWarps = 8;
 constexpr int kCluster = 8;     // blocks that the keys of a part are dealt to
 constexpr int kFew = 16;        // rows up to which one kernel does all
 constexpr int kAhead = 4;       // runs of keys of a warp that are brought into the level-2 cache while the kernel before still runs
+constexpr int kShare = 1024;    // keys that are worth one more part
 constexpr int kCounters = 1 << 16;
 constexpr float kLeast = -3.4e38f;
 
-// How the keys of a row are cut. Constants, heads, rows and positions say it, not the card's size, nor the capacity: sums are
-// added in the same order everywhere.
+// How the keys of a row are cut. Constants, heads, rows and positions say it, not the card's size, nor the capacity (but in bf16
+// where more than 4 heads share keys): sums are added in the same order everywhere.
 struct Cut {
   int cluster;   // blocks of a part
-  int share;     // keys that are worth one more part
+  int share;     // keys of a part, at least
   int most;      // parts at most
   bool kept;     // the new rows are in the cache already
   bool is_early;  // what the cache holds may be read while the kernel before still runs
@@ -358,7 +359,7 @@ void attend(const AttendCacheArgs& args) {
   constexpr int kBlocks = 128 * kHeld<T, PER, HEADS>;  // wanted, to fill a card
   Cut cut{1, 128, 1, args.t > kMates<PER>, false};
   if (card_overlaps()) {
-    cut.share = 1024, cut.is_early = !cut.kept && capture == cudaStreamCaptureStatusActive;
+    cut.share = kShare, cut.is_early = !cut.kept && capture == cudaStreamCaptureStatusActive;
     while (cut.cluster < kCluster && 2 * cut.cluster * clusters <= kBlocks) cut.cluster *= 2;
   }
   if (clusters * cut.cluster <= kCounters) cut.most = static_cast<int>(std::clamp<int64_t>(kBlocks / (clusters * cut.cluster), 1, 32));
@@ -384,7 +385,8 @@ void attend(const AttendCacheArgs& args) {
   const int64_t each = args.heads / args.kv_heads;
   if (each == 1) return attend<T, PER, true, 1>(args);
   if (each == 2) return attend<T, PER, true, 2>(args);
-  each <= 4 ? attend<T, PER, true, 4>(args) : attend<T, PER, true, 8>(args);
+  // Up to one part more blocks take less time than fewer reads.
+  each <= 4 || args.capacity <= kShare ? attend<T, PER, true, 4>(args) : attend<T, PER, true, 8>(args);
 }
 
 template <class T>
