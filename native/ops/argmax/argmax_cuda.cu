@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kWide) argmax_kernel(ArgmaxArgs args) {
   wait_for_previous();
   let_next_begin();
   __shared__ uint64_t of_warps[kWide / 32];
-  __shared__ alignas(8) float of_blocks[kCluster][2];
+  __shared__ float of_blocks[kCluster][2];
   cluster_arrive();
   const float* row = args.x + blockIdx.y * args.v;
   const int64_t across = static_cast<int64_t>(gridDim.x) * kWide;
@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(kWide) argmax_kernel(ArgmaxArgs args) {
   cluster_wait();  // the first block runs, and can be written to
   if (threadIdx.x < 32) best = most_of_lanes(threadIdx.x < kWide / 32 ? of_warps[threadIdx.x] : 0);
   if (gridDim.x > 1) {
-    const float2 halves = {__uint_as_float(static_cast<uint32_t>(best)), __uint_as_float(static_cast<uint32_t>(best >> 32))};
-    if (threadIdx.x == 0) push(place_at(of_blocks[blockIdx.x], 0), halves);
+    if (threadIdx.x < 2) push(place_at(&of_blocks[blockIdx.x][threadIdx.x], 0), __uint_as_float(static_cast<uint32_t>(best >> 32 * threadIdx.x)));
     cluster_arrive();
     cluster_wait();
     if (blockIdx.x > 0) return;
