@@ -6,11 +6,9 @@ namespace ops::product {
 
 template <class Code, int K, bool natural>
 Choice choose_groups(int t, int most_shared) {
-  // Chunks on their way while one is decoded: a second pays where registers are left for it.
-  constexpr int ahead = Code::V == 2 && K <= 2 ? 2 : 1;
   constexpr int one = most_vectors<Code>(1), two = most_vectors<Code>(2);
   if (t > one && shared_bytes<Code>(kWarps, kStrips, two) <= most_shared) return {two, launch<Code, K, natural, 2, kWarps, 1>};
-  return {one, launch<Code, K, natural, 1, kWarps, ahead>};
+  return {one, launch<Code, K, natural, 1, kWarps, 2>};
 }
 
 template <class Code, int K>

@@ -4,12 +4,12 @@
 
 namespace ops::product {
 
-// Warps of a block: all that a multiprocessor's registers hold at 64 a thread.
-constexpr int kWarps = 32;
+// Warps of a block: all that a multiprocessor's registers hold at 80 a thread.
+constexpr int kWarps = 24;
 
 struct Choice {
   int most;  // vectors of a launch
-  cudaError_t (*launch)(const Args& args, int blocks, bool overlap, cudaStream_t stream);
+  cudaError_t (*launch)(Args args, int blocks, bool overlap, cudaStream_t stream);
 };
 
 // For t vectors, in as few launches as a block's shared memory allows.

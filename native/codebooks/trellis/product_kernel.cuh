@@ -27,7 +27,9 @@ struct Args {
   const float* units;        // [t][1 + slots]: what a unit of the last digit is worth, and Σx in units (bytes), in pieces
   float* y;
   int m, n, t, slots;        // slots: at most 32
-  uint32_t factor, addend;   // of computed codes
+  int each, more;            // strips of a block, and how many blocks have one more: `launch` says
+  uint32_t factor, addend;   // of computed codes; hyb: 2
+  uint32_t mask;             // of 3inst and mcg
   float gain, offset;        // bytes: a value is (sum of bytes)·gain + offset
 };
 
@@ -45,7 +47,8 @@ struct Hyb {
   static constexpr bool bytes = false, clean = false;
   static constexpr int table_bytes = (signs ? 1024 : 512) * 32 * 4;
   uint32_t lane;  // its bytes in a row of the table; or-ed in, so that mask and sum are one instruction
-  __device__ explicit Hyb(const Args&) : lane(threadIdx.x % 32 * 4) {}
+  uint32_t two;   // not known to the assembler, which would double by shifts in the pipe that is busiest
+  __device__ explicit Hyb(const Args& args) : lane(threadIdx.x % 32 * 4), two(args.factor) {}
   template <int warps>
   __device__ static void fill(const Args& args, unsigned char* shared) {
     if (__cvta_generic_to_shared(shared) != kSharedStart) __trap();
@@ -61,7 +64,7 @@ struct Hyb {
   // s may carry anything above its 16 bits: the hash looks at the low bits of s(s+1) alone.
   __device__ uint32_t operator()(uint32_t s) const {
     const uint32_t u = s * s + s;
-    const uint32_t at = (u * 2 & (signs ? 0x1ff80 : 0xff80)) | lane;
+    const uint32_t at = (u * two & (signs ? 0x1ff80 : 0xff80)) | lane;
     uint32_t value;
     asm volatile("ld.shared.u32 %0, [%1+%2];" : "=r"(value) : "r"(at), "n"(kSharedStart));
     return signs ? value : value ^ (u & 0x8000);
@@ -90,8 +93,8 @@ struct Bytes : Computed {
 struct Halves : Computed {
   static constexpr int parts = 2;
   static constexpr bool bytes = false;
-  uint32_t mask = 0x8fff8fff;  // in a register: one instruction takes one constant
-  __device__ explicit Halves(const Args& args) : Computed(args) { asm volatile("" : "+r"(mask)); }
+  uint32_t mask;  // 0x8fff8fff, not known to the assembler: an instruction takes one constant
+  __device__ explicit Halves(const Args& args) : Computed(args), mask(args.mask) {}
   __device__ uint32_t operator()(uint32_t s) const { return ((s * factor + addend) & mask) ^ 0x3b603b60; }
 };
 
@@ -111,7 +114,7 @@ __host__ __device__ constexpr int padded(int n) { return (n + 63) / 64 * 64; }
 // ── the product ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 constexpr int kRows = 32;  // of a chunk
-constexpr int kStrips = 32;  // of a block at most; a matrix that has more takes more blocks than are there at a time
+constexpr int kStrips = 48;  // of a block at most; a matrix that has more takes more blocks than are there at a time
 
 // Columns of B, and how many sums a vector is added up in.
 template <class Code>
@@ -135,16 +138,15 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   using Sum = std::conditional_t<Code::bytes, int, float>;
   extern __shared__ __align__(16) unsigned char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int chunks = padded(args.n) / 64, strips = (args.m + kRows - 1) / kRows;
-  const int first = static_cast<int>(static_cast<int64_t>(strips) * blockIdx.x / gridDim.x);
-  const int last = static_cast<int>(static_cast<int64_t>(strips) * (blockIdx.x + 1) / gridDim.x);
-  const int all = (last - first) * chunks, busy = min(warps, all);  // busy: warps that have a chunk
-  const int begin = warp < busy ? all * warp / busy : all, end = warp < busy ? all * (warp + 1) / busy : all;
+  const int chunks = padded(args.n) / 64;
+  const int block = blockIdx.x, own = args.each + (block < args.more), first = block * args.each + min(block, args.more);  // strips
+  const int all = own * chunks, few = all / warps, extra = all % warps;  // a warp has `few` chunks, the first `extra` have one more
+  const int begin = warp * few + min(warp, extra), count = few + (warp < extra), begun = begin / chunks, column = begin - begun * chunks;
 
   // Neither the states nor the table depend on x, so they are on their way before the kernel that makes x has ended.
   constexpr int words = 64 * K;  // of a chunk
   const uint32_t* coming = args.packed + (static_cast<int64_t>(first) * chunks + begin) * words + lane * (K % 2 == 0 ? 4 : 2);
-  int left = end - begin;  // chunks from the one that comes on
+  int left = count;  // chunks from the one that comes on
   Chunk<K> queue[ahead];
   const auto fetch = [&](Chunk<K>& into) {
     if (left > 0) into.load(coming);
@@ -161,7 +163,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   // Lane 4i + c reads what stands in column i of B, of its 16 columns of the matrix. Nobody reads what comes of columns beyond the parts there
   // are, so nothing is loaded for them: a load takes as long as its lanes are many.
   constexpr int size = Code::bytes ? 1 : 2, loads = size;
-  const unsigned char* mine = args.x + (static_cast<int64_t>(lane / 4) * padded(args.n) + begin % chunks * 64 + lane % 4 * 16) * size;
+  const unsigned char* mine = args.x + (static_cast<int64_t>(lane / 4) * padded(args.n) + column * 64 + lane % 4 * 16) * size;
   uint4 x[groups][loads] = {};
   Sum d[2][groups][4] = {};
   const auto step = [&](Chunk<K>& in) {
@@ -202,7 +204,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   // What a warp has of its s-th strip is left at s + warp: no two of them meet, since the next one begins where a warp or a strip ends.
   const int sums = args.t * sums_of_vector<Code>, piece = sums * (kRows + 1);
   Sum* const pieces = reinterpret_cast<Sum*>(shared + Code::table_bytes);
-  Sum* to = pieces + (begin / chunks + warp) * piece + (natural ? lane / 4 * 2 : lane / 4);
+  Sum* to = pieces + (begun + warp) * piece + (natural ? lane / 4 * 2 : lane / 4);
   const auto leave = [&] {
     // Lane 4g + c holds two rows of columns 2c and 2c + 1. Both f16 parts of a vector are in one lane.
 #pragma unroll
@@ -229,7 +231,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
     }
     to += piece, mine -= static_cast<int64_t>(chunks) * 64 * size;
   };
-  int until = min(chunks - begin % chunks, end - begin), rest = end - begin - until;  // chunks to the end of a strip; those after them
+  int until = min(chunks - column, count), rest = count - until;  // chunks to the end of a strip; those after them
   const auto done = [&] {
     if (--until > 0) return false;
     leave();
@@ -249,8 +251,9 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   __syncthreads();
 
   // A warp adds the pieces of a strip and vector, lane by row, in their order. warp_of: who has a chunk.
-  const auto warp_of = [&](int chunk) { return ((chunk + 1) * busy - 1) / all; };
-  for (int i = warp; i < (last - first) * args.t; i += warps) {
+  const int longer = extra * (few + 1);
+  const auto warp_of = [&](int chunk) { return chunk < longer ? chunk / (few + 1) : extra + (chunk - longer) / few; };
+  for (int i = warp; i < own * args.t; i += warps) {
     const int strip = i / args.t, b = i % args.t, low = warp_of(strip * chunks), high = warp_of((strip + 1) * chunks - 1);
     const Sum* const from = pieces + strip * piece + b * sums_of_vector<Code> * (kRows + 1) + lane;
     std::conditional_t<Code::bytes, double, float> total = 0;
@@ -282,11 +285,13 @@ constexpr int shared_bytes(int warps, int strips, int t) { return Code::table_by
 
 // overlap: the kernel may begin while the one before it in the stream still runs, and waits where it needs what that writes.
 template <class Code, int K, bool natural, int groups, int warps, int ahead>
-cudaError_t launch(const Args& args, int blocks, bool overlap, cudaStream_t stream) {
+cudaError_t launch(Args args, int blocks, bool overlap, cudaStream_t stream) {
   const auto function = kernel<Code, K, natural, groups, warps, ahead>;
-  const int strips = (args.m + kRows - 1) / kRows;
-  blocks = std::min(std::max(blocks, (strips + kStrips - 1) / kStrips), strips);
-  const int bytes = shared_bytes<Code>(warps, (strips + blocks - 1) / blocks, args.t);
+  // As few blocks as take no longer than all the card has: the kernels before and after have room beside them.
+  const int strips = (args.m + kRows - 1) / kRows, turns = (strips + kStrips * blocks - 1) / (kStrips * blocks);
+  const int most = (strips + turns * blocks - 1) / (turns * blocks), bytes = shared_bytes<Code>(warps, most, args.t);
+  blocks = (strips + most - 1) / most;
+  args.each = strips / blocks, args.more = strips % blocks;
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
   return ops::launch(function, blocks, 32 * warps, bytes, stream, overlap, args);

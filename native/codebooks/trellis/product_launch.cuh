@@ -34,10 +34,12 @@ void for_code(ProductCode code, const uint16_t* entries, const Card& card, F f) 
   Args args{};
   args.table = reinterpret_cast<const uint32_t*>(entries);
   if (code == ProductCode::hyb) {
+    args.factor = 2;
     if (shared_bytes<Hyb<true>>(kWarps, kStrips, 1) <= card.most_shared) f.template operator()<Hyb<true>>(args);
     else f.template operator()<Hyb<false>>(args);
   } else if (code == ProductCode::inst3 || code == ProductCode::mcg) {
     args.factor = code == ProductCode::mcg ? 0xcbac1fed : 89226354, args.addend = code == ProductCode::mcg ? 0 : 64248484;
+    args.mask = 0x8fff8fff;
     f.template operator()<Halves>(args);
   } else {
     const ByteSum sum = byte_sum_of(code);
