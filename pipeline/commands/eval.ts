@@ -77,7 +77,7 @@ export const register: Register = (program: Command, wiring) => {
     .addOption(
       new Option(
         '--weights <form>',
-        'of quantized linears. dense: each is decoded once for all of the text, a block at a time; packed: they are multiplied from their bits, as generate and serve do. Equal but for rounding',
+        'of quantized linears. dense: each is decoded once for all of the text, a block at a time, which is less work for long texts; packed: they are multiplied from their bits, as generate and serve do. Equal but for rounding',
       )
         .choices(['packed', 'dense'])
         .default('dense'),

@@ -9,7 +9,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { headName, type Step } from './architecture.js'
 import type { ModelConfig } from './config.js'
-import type { Positions } from './forward.js'
+import type { Positions } from './attention.js'
 import type { Precision } from './precision.js'
 import type { Parameter, TrainableBlock, TrainableLinear } from './trainable.js'
 

@@ -12,6 +12,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import { blockName, headName, type Step } from './architecture.js'
+import { type Attend, type Positions, within } from './attention.js'
 import type { ModelConfig, Rope } from './config.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
@@ -87,14 +88,6 @@ export const openBlock = (ops: Ops, weights: Weights, layer: number, precision: 
     precision,
   )
 
-/** Where the rows of stacked sequences are: cosines and sines of positions 0 … length−1, and the position of each row. */
-export interface Positions {
-  readonly length: number
-  readonly cos: Tensor
-  readonly sin: Tensor
-  readonly rows: Tensor
-}
-
 /** Makes positions, each kind once, and lets go of all together. */
 export class Rotary implements Disposable {
   readonly #made = new Map<string, Positions>()
@@ -152,19 +145,6 @@ export function rotaryFrequencies({ theta, scaling }: Rope, e: number): Float32A
 
 /** Told the input x [tokens, n], f32 or bf16 as the block is, of the linears named `shares`, once each of them has used it; x is the tap's to dispose. */
 export type Tap = (shares: string, x: Tensor) => void
-
-/** Attention of a block's new rows to what a cache holds (kv-cache.ts): q [t, h·e], k and v [t, g·e], not turned yet → [t, h·e]. They stay the caller's. */
-export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor
-
-/** Attention inside whole sequences, in the type of q, k and v. */
-export function within(ops: Ops, config: ModelConfig, { cos, sin, length }: Positions): Attend {
-  const { h: heads, g: kvHeads, e } = config.sizes
-  return (layer, q, k, v) => {
-    using turned = ops.rope(q, cos, sin, undefined, { heads })
-    using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
-    return ops.attention(turned, key, v, { heads, kvHeads, length, window: config.windows[layer], scale: 1 / Math.sqrt(e) })
-  }
-}
 
 /**
  * One block, in the precision its weights are in: takes over the residual stream x f32 [sequences·length, d] that enters,

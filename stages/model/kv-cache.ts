@@ -10,7 +10,8 @@
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import type { ModelConfig } from './config.js'
-import { type Attend, Rotary } from './forward.js'
+import { type Attend, attendTurned } from './attention.js'
+import { Rotary } from './forward.js'
 import type { Precision } from './precision.js'
 
 export interface KvCacheOptions {
@@ -59,11 +60,10 @@ export class KvCache implements Disposable {
   /** Attention for the first rows of a slot: a whole sequence, for which there is an op that works on blocks of queries. */
   first(slot: number, length: number): Attend {
     const { ops } = this
-    const { h: heads, g: kvHeads, e } = this.config.sizes
+    const { h: heads, g: kvHeads } = this.config.sizes
     const { cos, sin } = this.#rotary.of(this.o.capacity, 1)
     return (layer, q, k, v) => {
       const [keys, values] = this.#of(layer)
-      const o = { heads, kvHeads, length, window: this.config.windows[layer], scale: 1 / Math.sqrt(e) }
       using turned = ops.rope(q, cos, sin, undefined, { heads })
       using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
       for (const [into, x] of [
@@ -73,12 +73,7 @@ export class KvCache implements Disposable {
         using kept = ops.cast(x, into.dtype)
         ops.paste(into, kept, { row: slot * this.o.capacity })
       }
-      if (q.dtype === this.o.precision || this.o.precision === 'f32') return ops.attention(turned, key, v, o)
-      using narrowQ = ops.cast(turned, 'bf16')
-      using narrowK = ops.cast(key, 'bf16')
-      using narrowV = ops.cast(v, 'bf16')
-      using out = ops.attention(narrowQ, narrowK, narrowV, o)
-      return ops.cast(out, 'f32')
+      return attendTurned(ops, this.config, layer, [turned, key, v], length, this.o.precision)
     }
   }
 

@@ -65,11 +65,21 @@ function sizesOfCheckpoint(weights: number, models: number): Sizes {
   return { groups, weights, keptBytes: 0, head: weights / 32, models }
 }
 
-/** Bytes of a block's weights as it is run: decoded; or a checkpoint by itself from its bits, with one linear decoded at a time. */
+/** Bytes of weights that are decoded at a time (prompt_cuda.cu). */
+const slice = 2 ** 27
+
+/** Bytes of a block's weights as it is run: decoded; or a checkpoint by itself from its bits, with a slice decoded at a time. */
 export function blockBytes({ groups, models, bits = 32 }: Sizes, form: 'packed' | 'dense'): number {
   const dense = mostOfLayer(groups, ({ m, n }) => 4 * m * n)
   if (form === 'dense' || models > 1) return dense
-  return Math.min(dense, mostOfLayer(groups, ({ m, n }) => (m * n * bits) / 8) + most(groups, ({ m, n, linears }) => (4 * m * n) / linears))
+  return Math.min(
+    dense,
+    mostOfLayer(groups, ({ m, n }) => (m * n * bits) / 8) +
+      Math.min(
+        slice,
+        most(groups, ({ m, n, linears }) => (4 * m * n) / linears),
+      ),
+  )
 }
 
 /** Decoding as operations, some 50 a weight: once, or from bits whenever so many tokens go through. */

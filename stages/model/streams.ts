@@ -5,7 +5,8 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { type Attend, embed, forwardBlock, type Opened, openBlock, Rotary, within } from './forward.js'
+import { within } from './attention.js'
+import { embed, forwardBlock, type Opened, openBlock, Rotary } from './forward.js'
 import { expectInt8, forwardPacked, PackedBlock } from './packed-block.js'
 import type { Activations } from './linear.js'
 import type { Precision } from './precision.js'
@@ -77,7 +78,7 @@ export async function runModels(
           const x = stream[i] as Tensor
           stream[i] =
             block instanceof PackedBlock
-              ? forwardPacked(ops, config, layer, block, Value.of(x), inPrecision(ops, within(ops, config, positions), o.precision)).take()
+              ? forwardPacked(ops, config, layer, block, Value.of(x), within(ops, config, positions, o.precision)).take()
               : forwardBlock(ops, config, layer, block, x, positions)
           await ops.finish() // so that a chunk's temporary tensors are gone before the next has any
           o.progress((m + (layer + (i + 1) / chunks.length) / config.sizes.layers) / models.length)
@@ -100,18 +101,4 @@ const openAs = async (
   const isPacked = form === 'packed' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
   if (activations === 'int8') expectInt8(ops, weights.checkpoint.path, isPacked)
   return isPacked ? PackedBlock.open(ops, weights, layer, { precision, activations }) : openBlock(ops, weights, layer, precision)
-}
-
-/** Attention of f32 rows in this precision: packed linears give f32, and attention in bf16 is several times as fast on a GPU. */
-function inPrecision(ops: Ops, attend: Attend, precision: Precision = 'f32'): Attend {
-  if (precision === 'f32') return attend
-  return (layer, ...rows) => {
-    const [q, k, v] = rows.map(x => ops.cast(x, 'bf16')) as [Tensor, Tensor, Tensor]
-    try {
-      using out = attend(layer, q, k, v)
-      return ops.cast(out, 'f32')
-    } finally {
-      for (const x of [q, k, v]) x[Symbol.dispose]()
-    }
-  }
 }
