@@ -1,5 +1,10 @@
 /** The s in [low, high] with the least sum(s)/s² after `points` measurements, by golden section; times √max(1 − shrink·sum(s)/s², ¼). */
-export function goldenSectionReference([from, to]: readonly [number, number], points: number, sum: (s: number) => number, shrink = 0): number {
+export function goldenSectionReference(
+  [from, to]: readonly [number, number],
+  points: number,
+  sum: (s: number) => number,
+  shrink = 0,
+): number {
   const golden = (Math.sqrt(5) - 1) / 2
   const value = (s: number): number => sum(s) / (s * s)
   let [low, high] = [from, to]
