@@ -126,7 +126,7 @@ double check_one(const Size& s, const Format& f, int inputs, bool finish, bool b
   }
   const uint4* const next = mix_of(s, plan, 16, true);
   c.su = begin ? d_su : nullptr, c.weight = norm ? d_weight : nullptr, c.v = d_v, c.sums = d_sums;
-  c.n = n, c.runs = plan.cut.runs, c.share = plan.share;
+  adopt(c, plan);
   c.to = {next, d_parts, d_units, scale, f.bytes ? 127.0f * 65536.0f : 32768.0f, 1e-5f, f.bytes, norm};
   check(begin ? enqueue_chain(c, plan, inputs, t, nullptr) : enqueue_finish(chains, &plan, 1, t, nullptr), "chain");
   if (begin && !plan.all) check(enqueue_digits(c.to, d_v, d_sums, plan, t, nullptr), "digits");
@@ -258,7 +258,7 @@ float time_one(cudaStream_t stream, const Size& s, int inputs, bool finish, bool
       else c.of[k].x = d_x + k * s.n;
     }
     c.su = at + 2 * s.n, c.weight = inputs == 1 ? at + 3 * s.n : nullptr, c.v = d_v, c.sums = d_sums;
-    c.n = s.n, c.runs = plan.cut.runs, c.share = plan.share;
+    adopt(c, plan);
     c.to = {next, d_parts, d_units, 0.01f, 32768.0f, 1e-5f, false, inputs == 1};
     check(begin ? enqueue_chain(c, plan, inputs, t, stream) : enqueue_finish(chains, &plan, 1, t, stream), "chain");
     if (begin && !plan.all) check(enqueue_digits(c.to, d_v, d_sums, plan, t, stream), "digits");

@@ -10,6 +10,12 @@ __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+// The same without the first half of that: nothing was written yet but an inbox.
+__device__ inline void cluster_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
 __device__ inline void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -33,7 +39,7 @@ __device__ inline void push(uint32_t there, float v) {
 // What blocks of a cluster push into one's shared memory, by bytes: nobody waits for all, as at a barrier, but for what is his.
 struct Inbox {
   uint64_t state;
-  // By one thread; then all blocks arrive and wait before the first push.
+  // By one thread; then all blocks begin and wait before the first push.
   __device__ void expect(uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
     const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(&state));

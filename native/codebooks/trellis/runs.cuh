@@ -47,7 +47,12 @@ struct Chain {
   float* v;      // f32 [t, n], where Y is left to digits_kernel: u ⊙ su, S along runs done
   float2* sums;  // [t][blocks][warps with runs]: Σu², Σx²
   int n, runs, share;  // share: runs of a block
+  int by_share, by_splits, by_tiles;  // reciprocals
 };
+
+// x/d, x below 512 and d at most 64: a division takes longer than all else before the wait.
+inline int reciprocal(int d) { return 65536 / d + 1; }
+__host__ __device__ inline int divide(int x, int reciprocal) { return x * reciprocal >> 16; }
 
 struct Chains {
   Chain of[4];
@@ -98,6 +103,12 @@ struct Plan {
     return threads <= kMostThreads && (!begin || (cut.splits() * groups <= warps && sums() <= 32 * kMostSums && groups * 32 <= cut.w));
   }
 };
+
+// What a chain knows of who does what.
+inline void adopt(Chain& c, const Plan& plan) {
+  c.n = plan.cut.w * plan.cut.runs, c.runs = plan.cut.runs, c.share = plan.share;
+  c.by_share = reciprocal(plan.share), c.by_splits = reciprocal(plan.cut.splits()), c.by_tiles = reciprocal((plan.share * kCluster + 15) / 16);
+}
 
 // Y or its transpose as A operands of m16n8k16, rows in tiles of 16 that begin anew after `share`: [tiles][steps][32 lanes][4 words].
 inline std::vector<float> operands(int64_t block, int64_t factor, Cut cut, int share, bool transposed) {

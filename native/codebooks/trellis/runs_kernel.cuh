@@ -61,20 +61,7 @@ __device__ void run_chain(const Chain& c) {
       if constexpr (all) inbox[1].expect(c.runs * S::columns * 4 + kCluster * warps * 8);
     }
     __syncwarp();
-    cluster_arrive();
-  }
-
-  // As one of a warp that mixes: of an input, a tile of 16 runs of the cluster's, two steps over all runs, and columns.
-  const int tiles = (of_cluster + 15) / 16, splits = cut.splits(), steps = cut.steps();
-  const int group = warp % S::groups, split = warp / S::groups % splits, tile_of_all = warp / (S::groups * splits), tile = tile_of_all % tiles;
-  const int which = tile_of_all / tiles, all_tiles = (c.runs + 15) / 16;
-  const bool mixes = finish && which < N;
-  uint4 y[2] = {}, y_next[2] = {};
-#pragma unroll
-  for (int s = 0; s < 2; ++s) {
-    const int step = 2 * split + s;
-    if (mixes && step < steps) y[s] = __ldg(c.of[N == 2 && which ? 1 : 0].mix + ((first_run / of_cluster * tiles + tile) * steps + step) * 32 + lane);
-    if (all && tile_of_all < all_tiles && step < steps) y_next[s] = __ldg(c.to.mix + (tile_of_all * steps + step) * 32 + lane);
+    cluster_begin();
   }
 
   // As one of those who make runs: four numbers of one.
@@ -90,11 +77,25 @@ __device__ void run_chain(const Chain& c) {
   if (end != End::finished && active && c.su) su = four(c.su + at);
   if (end != End::finished && N == 1 && active && c.weight) weight = four(c.weight + at);
 
+  // As one of a warp that mixes: of an input, a tile of 16 runs of the cluster's, two steps over all runs, and columns.
+  const int tiles = (of_cluster + 15) / 16, splits = cut.splits(), steps = cut.steps();
+  const int group = warp % S::groups, tile_of_all = divide(warp / S::groups, c.by_splits), split = warp / S::groups - tile_of_all * splits;
+  const int which = divide(tile_of_all, c.by_tiles), tile = tile_of_all - which * tiles, all_tiles = (c.runs + 15) / 16;
+  const bool mixes = finish && which < N;
+  const uint4* const mixing = c.of[N == 2 && which ? 1 : 0].mix + (static_cast<int>(blockIdx.x) / kCluster * tiles + tile) * steps * 32 + lane;
+  uint4 y[2] = {}, y_next[2] = {};
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+    const int step = 2 * split + s;
+    if (mixes && step < steps) y[s] = __ldg(mixing + step * 32);
+    if (all && tile_of_all < all_tiles && step < steps) y_next[s] = __ldg(c.to.mix + (tile_of_all * steps + step) * 32 + lane);
+  }
+
   // Where what a lane mixes goes: two rows of a tile, each to the block whose it is.
   const int first_column = group * 8 * S::vector + lane % 4 * 2 * S::vector;
   uint32_t there[2], their[2];
   const auto place_of = [&](int n, int run_of_cluster, int column, uint32_t& inbox_there) {
-    const int to = run_of_cluster / share;
+    const int to = divide(run_of_cluster, c.by_share);
     inbox_there = place_at(&inbox[0], to);
     return place_at(floats + (n * share + run_of_cluster - to * share) * W + rank * S::columns + column, to);
   };
@@ -147,9 +148,10 @@ __device__ void run_chain(const Chain& c) {
       __syncthreads();
       cluster_wait();
       for (int i = threadIdx.x; i < N * of_cluster * (S::columns / 4); i += blockDim.x) {
-        const int column = i % (S::columns / 4) * 4, to = i / (S::columns / 4) % of_cluster, n = i / (S::columns / 4 * of_cluster);
+        const int n = N == 2 && i >= of_cluster * (S::columns / 4), column = i % (S::columns / 4) * 4, to = i / (S::columns / 4) - n * of_cluster;
         const float* const from = floats + room.partial + ((n * tiles + to / 16) * splits * 16 + to % 16) * S::row + column;
         float4 sum = four(from);
+#pragma unroll 4
         for (int s = 1; s < splits; ++s) {
           const float4 p = four(from + s * 16 * S::row);
           sum.x += p.x, sum.y += p.y, sum.z += p.z, sum.w += p.w;
@@ -213,9 +215,10 @@ __device__ void run_chain(const Chain& c) {
     unsigned char* const parts = c.to.parts + static_cast<int64_t>(row) * c.n * (c.to.bytes ? 3 : 4);
     float* const units = c.to.units + static_cast<int64_t>(row) * (1 + kCluster);
     float2 total{};
+    const float2* const from = reinterpret_cast<const float2*>(floats + room.sums);
+#pragma unroll 1
+    for (int i = lane; i < kCluster * warps; i += 32) total.x += from[i].x, total.y += from[i].y;
     const auto inverse = [&] {
-      const float2* const from = reinterpret_cast<const float2*>(floats + room.sums);
-      for (int i = lane; i < kCluster * warps; i += 32) total.x += from[i].x, total.y += from[i].y;
       total = warp_sums(total);
       return inverse_unit(c.to, total);
     };

@@ -49,7 +49,7 @@ inline bool finish_runs(std::span<const Output> outputs, int64_t t, const Card& 
   for (size_t i = 0; i < outputs.size(); ++i) {
     Chain& c = chains.of[i];
     c.of[0] = source_of(outputs[i], plans[i]);
-    c.n = static_cast<int>(outputs[i].rows), c.runs = plans[i].cut.runs, c.share = plans[i].share;
+    adopt(c, plans[i]);
   }
   check(enqueue_finish(chains, plans.data(), static_cast<int>(outputs.size()), t, stream()));
   return true;
@@ -79,7 +79,7 @@ void begin_runs(const TrellisLinearArgs& a, const Plan& plan, const Parts<Code>&
   if (finish) c.of[0] = source_of(a.unfinished_x, plan);
   if (finish && gated) c.of[1] = source_of(a.unfinished_gate, plan);
   c.su = a.su, c.weight = a.weight, c.v = v, c.sums = sums;
-  c.n = static_cast<int>(a.columns), c.runs = plan.cut.runs, c.share = plan.share;
+  adopt(c, plan);
   c.to.mix = mixing(a.block, a.factor, plan.cut, 16, true), c.to.parts = parts.digits, c.to.units = parts.units;
   c.to.norm = static_cast<float>(1 / std::sqrt(static_cast<double>(a.block))), c.to.most = most_digits<Code>, c.to.eps = a.eps;
   c.to.bytes = Code::bytes, c.to.normed = a.weight != nullptr;

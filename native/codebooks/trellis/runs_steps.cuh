@@ -11,17 +11,27 @@ namespace ops::product {
 
 template <int V> struct Several { float of[V]; };
 
+// Loads that stay where they are written: the compiler put those of the second step behind the products of the first.
 template <int V, bool global>
 __device__ inline Several<V> columns(const float* from) {
   Several<V> to;
   if constexpr (V == 4) {
-    const float4 v = global ? __ldcg(reinterpret_cast<const float4*>(from)) : *reinterpret_cast<const float4*>(from);
-    to.of[0] = v.x, to.of[1] = v.y, to.of[2] = v.z, to.of[3] = v.w;
+    if constexpr (global) {
+      asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(to.of[0]), "=f"(to.of[1]), "=f"(to.of[2]), "=f"(to.of[3]) : "l"(from));
+    } else {
+      const float4 v = *reinterpret_cast<const float4*>(from);
+      to.of[0] = v.x, to.of[1] = v.y, to.of[2] = v.z, to.of[3] = v.w;
+    }
   } else if constexpr (V == 2) {
-    const float2 v = global ? __ldcg(reinterpret_cast<const float2*>(from)) : *reinterpret_cast<const float2*>(from);
-    to.of[0] = v.x, to.of[1] = v.y;
+    if constexpr (global) {
+      asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];" : "=f"(to.of[0]), "=f"(to.of[1]) : "l"(from));
+    } else {
+      const float2 v = *reinterpret_cast<const float2*>(from);
+      to.of[0] = v.x, to.of[1] = v.y;
+    }
   } else {
-    to.of[0] = global ? __ldcg(from) : *from;
+    if constexpr (global) asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(to.of[0]) : "l"(from));
+    else to.of[0] = *from;
   }
   return to;
 }
@@ -43,21 +53,22 @@ struct Mix {
   template <bool global>
   __device__ void operator()(const uint4 (&y)[2], const float* from, int run_to_run, int step, int runs) {
     const int lane = threadIdx.x % 32, first = step * 16 + lane % 4 * 2;
-    Several<V> in[2][4];
+    const bool two = (step + 1) * 16 < runs;
+    Several<V> in[2][4] = {};
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
+      if (s == 1 && !two) break;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int run = first + s * 16 + i % 2 + i / 2 * 8;
-        if (run < runs) in[s][i] = columns<V, global>(from + run * run_to_run);
-        else in[s][i] = {};
+        in[s][i] = columns<V, global>(from + min(run, runs - 1) * run_to_run);  // Y has zeros for runs that are none
       }
     }
 #pragma unroll
     for (int v = 0; v < V; ++v) d[v][0] = d[v][1] = d[v][2] = d[v][3] = 0;
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
-      if (s == 1 && (step + 1) * 16 >= runs) break;
+      if (s == 1 && !two) break;
       const uint32_t a[4] = {y[s].x, y[s].y, y[s].z, y[s].w};
 #pragma unroll
       for (int v = 0; v < V; ++v) {
@@ -194,6 +205,7 @@ __device__ float into_digits(const Digits& to, const uint4 (&y)[2], const float*
     const int row = i / (width / 4), column = i % (width / 4) * 4, run = first_tile * 16 + row;
     if (run >= cut.runs) break;
     float v[4] = {};
+#pragma unroll 4
     for (int s = 0; s < splits; ++s) {
       const float4 p = *reinterpret_cast<const float4*>(partial + (s * tiles * 16 + row) * (width + 4) + column);
       v[0] += p.x, v[1] += p.y, v[2] += p.z, v[3] += p.w;
