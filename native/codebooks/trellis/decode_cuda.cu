@@ -1,6 +1,6 @@
 #include "decode.h"
 
-#include "../../core/cuda.cuh"
+#include "../../core/shared_memory.cuh"
 #include "../../core/error.h"
 #include "decode_kernel.cuh"
 #include "product_code.h"
@@ -18,9 +18,12 @@ void run(const TrellisDecodeArgs& a) {
   args.packed = reinterpret_cast<const uint32_t*>(a.arranged) + a.first / 32 * args.chunks * 64 * K;
   args.entries = reinterpret_cast<const uint32_t*>(a.entries), args.values = a.values;
   const auto kernel = decode_kernel<Pairs, K, natural, T>;
-  allow_shared(kernel, decode_bytes<Pairs>());
-  const int64_t all = (a.count + 31) / 32 * args.chunks, blocks = (all + kDecodeWarps - 1) / kDecodeWarps;
-  kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, multiprocessors())), kDecodeWarps * 32, decode_bytes<Pairs>(), stream()>>>(args);
+  // As many warps as there is shared memory for.
+  int warps = kDecodeWarps;
+  while (warps > 1 && decode_bytes<Pairs>(warps) > most_shared()) warps /= 2;
+  allow_shared(kernel, decode_bytes<Pairs>(warps));
+  const int64_t all = (a.count + 31) / 32 * args.chunks, blocks = (all + warps - 1) / warps;
+  kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, multiprocessors())), warps * 32, decode_bytes<Pairs>(warps), stream()>>>(args);
   launched();
 }
 

@@ -19,7 +19,10 @@ struct HybPairs {
   static constexpr int table_bytes = 512 * 32 * 4;
   const unsigned char* table;
   __device__ HybPairs(const uint32_t* entries, unsigned char* shared) : table(shared + threadIdx.x % 32 * 4) {
-    for (int i = threadIdx.x; i < 512 * 32; i += blockDim.x) reinterpret_cast<uint32_t*>(shared)[i] = __ldg(entries + i / 32);
+    for (int i = threadIdx.x; i < 512 * 8; i += blockDim.x) {
+      const uint32_t pair = __ldg(entries + i / 8);
+      reinterpret_cast<uint4*>(shared)[i] = make_uint4(pair, pair, pair, pair);
+    }
   }
   template <int K, int i>
   __device__ uint32_t of(const Stretch<K>& w) const {
@@ -74,7 +77,8 @@ struct Mad1Pairs : BytesPairs<34038481, 76625530> {
 
 // ── the kernel ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-constexpr int kDecodeWarps = 32, kStageRow = 36;  // words: 16 rows of 64 f16, neither rows nor their parts in the same banks
+constexpr int kDecodeWarps = 32;  // of a block, at most
+constexpr int kStageRow = 36;     // words: 16 rows of 64 f16, neither rows nor their parts in the same banks
 
 struct DecodeArgs {
   const uint32_t* packed;   // of the first row wanted
@@ -91,7 +95,7 @@ __device__ inline void leave(const uint4& eight, float* to) {
 }
 
 template <class Pairs>
-constexpr int decode_bytes() { return Pairs::table_bytes + kDecodeWarps * 16 * kStageRow * 4; }
+constexpr size_t decode_bytes(int warps) { return Pairs::table_bytes + warps * 16 * kStageRow * 4; }
 
 template <class Pairs, int K, bool natural, class T>
 __global__ void __launch_bounds__(kDecodeWarps * 32) decode_kernel(const DecodeArgs args) {
@@ -99,11 +103,18 @@ __global__ void __launch_bounds__(kDecodeWarps * 32) decode_kernel(const DecodeA
   const Pairs pairs(args.entries, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   uint32_t* const stage = reinterpret_cast<uint32_t*>(shared + Pairs::table_bytes) + warp * 16 * kStageRow;
+  const int64_t all = static_cast<int64_t>((args.count + 31) / 32) * args.chunks, warps = blockDim.x / 32;
+  const int64_t step = gridDim.x * warps;
+  int64_t at = blockIdx.x * warps + warp;
+  const auto load = [&](Chunk<K>& into, int64_t from) {
+    if (from < all) into.load(args.packed + from * 64 * K + lane * (K % 2 == 0 ? 4 : 2));
+  };
+  Chunk<K> next;
+  load(next, at);
   __syncthreads();
-  const int64_t all = static_cast<int64_t>((args.count + 31) / 32) * args.chunks;
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kDecodeWarps + warp; at < all; at += static_cast<int64_t>(gridDim.x) * kDecodeWarps) {
-    Chunk<K> chunk;
-    chunk.load(args.packed + at * 64 * K + lane * (K % 2 == 0 ? 4 : 2));
+  for (; at < all; at += step) {
+    const Chunk<K> chunk = next;
+    load(next, at + step);
     const int top = static_cast<int>(at / args.chunks) * 32, left = static_cast<int>(at % args.chunks) * 64;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

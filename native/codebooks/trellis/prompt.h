@@ -6,9 +6,10 @@
 //   x, gate   f32 [t, columns]; su f32 [columns]; sv_i f32 [rows_i]; add_i f32 [t, rows_i] or null; y_i f32 [t, rows_i]; rows_i = 0: no such linear
 //   H, H_i    as in hadamard.h: block diagonal, of order `block`, (M ⊗ S)/√block with M of order `factor`
 //
-//   few rows  products of linear.h, one after the other, while those cost less than decoding
+//   few rows  products of linear.h, one after the other
 //   int8      (CPU) products too, of any number of rows: x̃ and hyb's table are rounded to 8 bits, as in product.h
-//   more      Ŵ is decoded (decode.h), a slice of rows at a time, each of which is multiplied before the next
+//   more      on a GPU, up to some hundred: a kernel that decodes as it multiplies, for 128 rows at a time. Beyond, Ŵ is decoded (decode.h), a slice
+//             of rows at a time, each of which is multiplied before the next
 //   accuracy  NMSE ≤ 1e-9 against decoded weights (few rows: as product.h). On a GPU x̃ is the sum of two f16 numbers in units of its row,
 //             or one where `rounded`: NMSE about 1e-7
 //   cost      2·t operations and a decoding a weight, and the transforms'

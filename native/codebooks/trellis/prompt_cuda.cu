@@ -1,41 +1,34 @@
-// A transform of all rows into f16, for each slice of the weights a decoding and a product by cuBLAS, and the transforms of all outputs.
+// A transform of all rows into f16, their product, and the transforms of all outputs. The product is one kernel where decoding again for every
+// 128 rows costs less than writing what is decoded; else for each slice of the weights a decoding and a product by cuBLAS.
 #include "prompt.h"
 
 #include <string>
-#include <vector>
 
 #include "../../core/cublas.h"
+#include "../../core/shared_memory.cuh"
 #include "../../core/error.h"
 #include "decode.h"
 #include "linear.h"
-#include "product_launch.cuh"
 #include "prompt_kernel.cuh"
+#include "prompt_product.h"
 
 namespace ops {
 
-using namespace product;
+using namespace prompt;
 
 namespace {
 
 // Of decoded weights at a time. Slices that stay in the level-2 cache (16 or 32 MB) were slower: each product fills the card anew.
 constexpr int64_t kSliceBytes = 128 << 20, kSliceRows = 128;
-// Rows of a product, and the most for which some products cost less than decoding.
-constexpr int64_t kRowsOfProduct = 16, kFewRows = 32;
+constexpr int64_t kRowsOfProduct = 16;
 
-const float* mixer(int factor, bool transposed) {
+const uint4* mixer(int factor, bool transposed) {
   if (factor == 1) return nullptr;
-  const int across = (factor + 7) / 8 * 8;
-  return constant("rows of hadamard " + std::to_string(factor) + (transposed ? " transposed" : ""), [&] {
-    const std::vector<float> matrix = hadamard_matrix(factor);
-    std::vector<float> mix(factor * across);
-    for (int k = 0; k < factor; ++k) {
-      for (int r = 0; r < factor; ++r) mix[k * across + r] = transposed ? matrix[r * factor + k] : matrix[k * factor + r];
-    }
-    return mix;
-  });
+  const auto make = [&] { return operands(factor, transposed); };
+  return reinterpret_cast<const uint4*>(constant("rows of hadamard " + std::to_string(factor) + (transposed ? " transposed" : ""), make));
 }
 
-bool fits(int64_t n, int64_t block, int64_t factor, const Card& card) { return (factor == 1 || block == n) && row_bytes(n) <= card.most_shared; }
+bool fits(int64_t n, int64_t block, int64_t factor, size_t most) { return (factor == 1 || block == n) && row_bytes(n) + size_t{256} <= most; }
 
 RowTransform transform_of(int64_t n, int64_t block, int64_t factor, bool transposed) {
   RowTransform t{};
@@ -46,9 +39,9 @@ RowTransform transform_of(int64_t n, int64_t block, int64_t factor, bool transpo
 
 // Whether the kernels of rows can.
 bool fits(const TrellisPromptArgs& a) {
-  const Card here = card();
-  bool all = fits(a.columns, a.block, a.factor, here);
-  for (const TrellisPromptArgs::Linear& to : a.linears) all = all && (to.rows == 0 || fits(to.rows, to.block, to.factor, here));
+  const size_t most = most_shared();
+  bool all = fits(a.columns, a.block, a.factor, most);
+  for (const TrellisPromptArgs::Linear& to : a.linears) all = all && (to.rows == 0 || fits(to.rows, to.block, to.factor, most));
   return all;
 }
 
@@ -74,13 +67,28 @@ void by_products(const TrellisPromptArgs& a) {
   }
 }
 
+// z [vectors, rows] = x·Ŵᵀ through decoded weights.
+void multiply(const TrellisPromptArgs& a, const __half* x, int64_t vectors, float* z) {
+  // Slices of one size, as few as their bytes allow.
+  const int64_t most = std::max(kSliceRows, kSliceBytes / (2 * a.columns)), slices = (a.rows + most - 1) / most;
+  const int64_t step = ((a.rows + slices - 1) / slices + kSliceRows - 1) / kSliceRows * kSliceRows;
+  Scratch<uint16_t> weights(std::min(step, a.rows) * a.columns);
+  for (int64_t first = 0; first < a.rows; first += step) {
+    const int64_t count = std::min(step, a.rows - first);
+    trellis_decode({a.arranged, a.entries, reinterpret_cast<uint8_t*>(static_cast<uint16_t*>(weights)), a.rows, a.columns, first, count, a.K, a.code,
+                    a.tensor_core, true});
+    cublas_gemm_f16(false, true, vectors, count, a.columns, 1, reinterpret_cast<const uint16_t*>(x), a.columns, weights, a.columns, 0, z + first, a.rows);
+  }
+}
+
 }  // namespace
 
 void trellis_prompt(const TrellisPromptArgs& a) {
-  if (a.t <= kFewRows || !fits(a)) return by_products(a);
-  const int64_t parts = a.rounded ? 1 : 2, rows = a.rows;
-  Scratch<__half> x(parts * a.t * a.columns);
-  Scratch<float> units(a.t), z(parts * a.t * rows);
+  if (a.t <= kRowsOfProduct || !fits(a)) return by_products(a);
+  const int64_t parts = a.rounded ? 1 : 2, vectors = parts * a.t, rows = a.rows;
+  const int pieces = pieces_of_product(a, vectors);
+  Scratch<__half> x(vectors * a.columns);
+  Scratch<float> units(a.t), z(std::max(pieces, 1) * vectors * rows);
 
   RowTransform in = transform_of(a.columns, a.block, a.factor, false);
   in.x = a.x, in.stride = a.columns, in.before = a.su, in.weight = a.weight, in.gate = a.gate, in.eps = a.eps;
@@ -89,35 +97,33 @@ void trellis_prompt(const TrellisPromptArgs& a) {
     kernel<<<static_cast<unsigned>(a.t), kRowThreads, row_bytes(a.columns), stream()>>>(in, x, units, !a.rounded);
     launched();
   };
-  if (a.weight) begin(incoherent_rows_kernel<Input::normed>);
-  else if (a.gate) begin(incoherent_rows_kernel<Input::gated>);
-  else begin(incoherent_rows_kernel<Input::scaled>);
+  const bool mixes = a.factor > 1;
+  if (a.weight) begin(mixes ? incoherent_rows_kernel<Input::normed, true> : incoherent_rows_kernel<Input::normed, false>);
+  else if (a.gate) begin(mixes ? incoherent_rows_kernel<Input::gated, true> : incoherent_rows_kernel<Input::gated, false>);
+  else begin(mixes ? incoherent_rows_kernel<Input::scaled, true> : incoherent_rows_kernel<Input::scaled, false>);
 
-  // Slices of one size, as few as their bytes allow.
-  const int64_t most = std::max(kSliceRows, kSliceBytes / (2 * a.columns)), slices = (rows + most - 1) / most;
-  const int64_t step = ((rows + slices - 1) / slices + kSliceRows - 1) / kSliceRows * kSliceRows;
-  Scratch<uint16_t> weights(std::min(step, rows) * a.columns);
-  for (int64_t first = 0; first < rows; first += step) {
-    const int64_t count = std::min(step, rows - first);
-    trellis_decode({a.arranged, a.entries, reinterpret_cast<uint8_t*>(static_cast<uint16_t*>(weights)), rows, a.columns, first, count, a.K, a.code,
-                    a.tensor_core, true});
-    cublas_gemm_f16(false, true, parts * a.t, count, a.columns, 1, reinterpret_cast<const uint16_t*>(static_cast<__half*>(x)), a.columns, weights,
-                    a.columns, 0, z + first, rows);
-  }
+  if (pieces > 0) prompt_product(a, x, vectors, z, pieces);
+  else multiply(a, x, vectors, z);
 
-  RowTransforms after{};
-  unsigned count = 0;
-  int bytes = 0;
-  const float* from = z;
-  for (const TrellisPromptArgs::Linear& to : a.linears) {
-    if (to.rows == 0) continue;
-    RowTransform& out = after.of[count++] = transform_of(to.rows, to.block, to.factor, true);
-    out.x = from, out.stride = rows, out.after = to.sv, out.add = to.add, out.y = to.y;
-    from += to.rows, bytes = std::max(bytes, row_bytes(to.rows));
+  // Those with a factor, and those without.
+  for (const bool mixed : {false, true}) {
+    RowTransforms after{};
+    unsigned count = 0;
+    int bytes = 0;
+    const float* from = z;
+    for (const TrellisPromptArgs::Linear& to : a.linears) {
+      from += to.rows;
+      if (to.rows == 0 || mixed != to.factor > 1) continue;
+      RowTransform& out = after.of[count++] = transform_of(to.rows, to.block, to.factor, true);
+      out.x = from - to.rows, out.stride = rows, out.after = to.sv, out.add = to.add, out.y = to.y;
+      bytes = std::max(bytes, row_bytes(to.rows));
+    }
+    if (count == 0) continue;
+    const auto kernel = mixed ? coherent_rows_kernel<true> : coherent_rows_kernel<false>;
+    allow_shared(kernel, bytes);
+    kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, std::max(pieces, 1) * static_cast<int>(parts));
+    launched();
   }
-  allow_shared(coherent_rows_kernel, bytes);
-  coherent_rows_kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, !a.rounded);
-  launched();
 }
 
 }  // namespace ops
