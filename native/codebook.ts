@@ -121,6 +121,8 @@ export interface Unfinished {
   readonly bias?: Tensor
   /** f32 [t, rows]; left out: 0. */
   readonly add?: Tensor
+  /** Each head of `weight.size` columns normed, last of all: ⊙ weight/√(mean of its squares + eps). Of `finish` alone. */
+  readonly norm?: { readonly weight: Tensor; readonly eps: number }
 }
 
 export interface Codebook<P extends TObject = TObject> {

@@ -129,6 +129,8 @@ export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, bloc
     } else if (step.op === 'rmsnorm' && isLeft(i)) {
       out = { x: first.x.share(), norm: { weight: block.get(`${nameOf(step)}.weight`), eps: config.eps } }
     } else if (step.op === 'silu·' && isLeft(i)) out = { x: second.x.share(), gate: first.x.share() }
+    else if (step.op === 'rmsnorm' && isLast(step) && first.x.norm({ weight: block.get(`${nameOf(step)}.weight`), eps: config.eps }))
+      out = { x: first.x.share() }
     else {
       Value.finish(inputs.map(({ x }) => x))
       const tensors = inputs.map(({ x }) => x.tensor)
@@ -145,6 +147,10 @@ export function forwardPacked(ops: Ops, config: ModelConfig, layer: number, bloc
 
   function isPacked(step: Step): boolean {
     return (step.op === 'linear' || step.op === 'add linear') && block.has(nameOf(step))
+  }
+  /** Whether nothing reads what this step reads after it. */
+  function isLast(step: Step): boolean {
+    return step.reads.every(name => step.dies.some(({ value }) => value === name))
   }
   /** Whether packed linears alone read what step i makes. */
   function isLeft(i: number): boolean {

@@ -3,7 +3,7 @@
  * as part of its own first kernel; for everybody else it is finished once, and with it all that its product has left.
  */
 import type { PackedProducts, Unfinished } from '../../native/codebook.js'
-import { Tensor } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
 
 /** An output but for z and its place there. */
 export interface Output extends Pick<Unfinished, 'rows' | 'sv' | 'block'> {
@@ -42,20 +42,26 @@ export class Value implements Disposable {
     const [packed] = products.map(product => product.packed)
     while (packed !== undefined && left.length > 0) {
       const some = left.splice(0, packed.mostOutputs)
-      const made = packed.finish(some.map(({ input }) => input as Unfinished))
-      for (const [i, value] of some.entries()) value.finished(made[i] as Tensor)
+      const made = packed.finish(some.map(([, output]) => output))
+      for (const [i, [value]] of some.entries()) value.finished(made[i] as Tensor)
     }
   }
 
   /** t. */
   get rows(): number {
-    const { input } = this
-    return (input instanceof Tensor ? input : input.z).shape[0] ?? 0
+    return (this.#is instanceof Product ? this.#is.z : this.#is).shape[0] ?? 0
   }
 
-  /** As packed linears read it. */
+  /** As packed linears read it; finished if only `finish` can. */
   get input(): Tensor | Unfinished {
-    return this.#is instanceof Product ? this.#is.output(this) : this.#is
+    if (!(this.#is instanceof Product)) return this.#is
+    const output = this.#is.output(this)
+    return output.norm ? this.tensor : output
+  }
+
+  /** Has its heads normed as the last part of being finished: true; or false where it is finished already, is normed, or has other owners. */
+  norm(norm: NonNullable<Unfinished['norm']>): boolean {
+    return this.#is instanceof Product && this.#owners === 1 && this.#is.norm(this, norm)
   }
 
   /** Whether it has to be finished for another owner as well. */
@@ -101,7 +107,7 @@ class Product {
 
   constructor(
     readonly packed: PackedProducts,
-    private readonly z: Tensor,
+    readonly z: Tensor,
   ) {}
 
   leave(value: Value, { add, bias, ...output }: Output): void {
@@ -114,8 +120,14 @@ class Product {
     return (this.#left.get(value) as { output: Unfinished }).output
   }
 
-  get left(): readonly Value[] {
-    return [...this.#left.keys()]
+  get left(): readonly (readonly [Value, Unfinished])[] {
+    return [...this.#left].map(([value, { output }]) => [value, output])
+  }
+
+  norm(value: Value, norm: NonNullable<Unfinished['norm']>): boolean {
+    const { output, add } = this.#left.get(value) as { output: Unfinished; add: Value | undefined }
+    if (output.norm === undefined) this.#left.set(value, { output: { ...output, norm }, add })
+    return output.norm === undefined
   }
 
   /** The value is finished, or nobody wants it any more. */

@@ -19,6 +19,7 @@ void finish(const Output& o, int64_t t) {
   auto* const y = reinterpret_cast<uint8_t*>(o.y);
   if (o.bias) add_bias({y, o.bias, y, t, o.rows, false});
   if (o.add) add({o.y, o.add, o.y, t * o.rows, 1, 1});
+  if (o.norm) rmsnorm({y, o.norm, y, t * o.rows / o.head, o.head, o.eps, false, false});
 }
 
 // x, or what it becomes: kept where that is asked for, else in `own`.

@@ -84,6 +84,10 @@ void finish(const std::array<Output, count>& outputs, int64_t t, const Card& her
     blocks += out.slices;
   }
   if (after.count > 0) enqueue(coherent_kernel, after, blocks, t, here.overlaps);
+  for (const Output& o : all) {
+    auto* const y = reinterpret_cast<uint8_t*>(o.y);
+    if (o.norm) rmsnorm({y, o.norm, y, t * o.rows / o.head, o.head, o.eps, false, false});
+  }
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ const arrangedBytes = (rows: number, columns: number, K: number): number => (upT
 /** The names that linear.h has for an output: its own, and behind them which it is (X, Gate, 0 … 3). */
 const named = (which: string | number, output: OpArgs): OpArgs =>
   Object.fromEntries(Object.entries(output).map(([name, value]) => [`${name}${which}`, value]))
-const noOutput = { first: 0, stride: 0, rows: 0, block: 0, factor: 0 }
+const noOutput = { first: 0, stride: 0, rows: 0, block: 0, factor: 0, head: 0, eps: 0 }
 
 /** The products of a code; undefined where it has no kernel. entries: hyb's table, [rows, 2] of any float type; it stays the caller's. */
 export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries?: Tensor): (PackedProducts & Disposable) | undefined => {
@@ -71,7 +71,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
     return factor.K
   }
   /** What the kernels need of an output of t rows. */
-  const outputOf = (op: string, what: string, { z, sv, bias, add, first, rows, block }: Unfinished, t: number) => {
+  const outputOf = (op: string, what: string, { z, sv, bias, add, norm, first, rows, block }: Unfinished, t: number) => {
     expectWhole(op, `${what}.rows`, rows, 1)
     expectWhole(op, `${what}.first`, first, 0)
     const stride = Math.max(z.shape[1] ?? 0, first + rows)
@@ -79,7 +79,13 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
     expectExactly(op, `${what}.sv`, sv, 'f32', [rows])
     if (bias !== undefined) expectExactly(op, `${what}.bias`, bias, 'f32', [rows])
     if (add !== undefined) expectExactly(op, `${what}.add`, add, 'f32', [t, rows])
-    return { z, sv, bias, add, first, stride, rows, block, factor: factorOf(op, `${what}.block`, block, rows) }
+    const [weight, head] = [norm?.weight, norm?.weight.size ?? 0]
+    if (weight !== undefined) {
+      expectExactly(op, `${what}.norm.weight`, weight, 'f32', [head])
+      if (head === 0 || rows % head !== 0) throw new RangeError(`${op}: ${what} of ${rows} columns has no whole heads of ${head}`)
+    }
+    const factor = factorOf(op, `${what}.block`, block, rows)
+    return { z, sv, bias, add, first, stride, rows, block, factor, norm: weight, head, eps: norm?.eps ?? 0 }
   }
   /** x or a gate, f32 [t, columns]: itself, and as an output. */
   const inputOf = (what: string, input: Tensor | Unfinished | undefined, t: number, columns: number) => {
@@ -88,6 +94,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
       expectExactly('linear', what, input, 'f32', [t, columns])
       return { tensor: input, output: noOutput }
     }
+    if (input.norm !== undefined) throw new RangeError(`linear: ${what} has norms of heads, which finish alone does`)
     if (input.rows !== columns) throw new RangeError(`linear: ${what} must have ${columns} columns, got an output of ${input.rows}`)
     return { output: outputOf('linear', what, input, t) }
   }

@@ -48,6 +48,7 @@ struct Chain {
   float2* sums;  // [t][blocks][warps with runs]: Σu², Σx²
   int n, runs, share;  // share: runs of a block
   int by_share, by_splits, by_tiles;  // reciprocals
+  int head;            // where it ends with finished outputs: columns that weight is for, or 0
 };
 
 // x/d, x below 512 and d at most 64: a division takes longer than all else before the wait.

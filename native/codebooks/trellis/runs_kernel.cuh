@@ -39,6 +39,16 @@ inline int digits_bytes(Cut cut, int groups) { return (kMostThreads / 32 + (cut.
 
 __device__ inline float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
+// Four of the numbers of a head, which is head/4 neighbouring lanes: ⊙ weight/√(mean of its squares + eps).
+__device__ inline void norm_heads(float (&v)[4], float4 weight, int head, float eps) {
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) squares = fmaf(v[i], v[i], squares);
+  for (int lanes = head / 8; lanes > 0; lanes /= 2) squares += __shfl_xor_sync(~0u, squares, lanes);
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + eps);
+  v[0] *= factor * weight.x, v[1] *= factor * weight.y, v[2] *= factor * weight.z, v[3] *= factor * weight.w;
+}
+
 // What a chain ends with: finished outputs; v; or, where a cluster has all runs, digits.
 enum class End { finished, along, digits };
 
@@ -75,7 +85,7 @@ __device__ void run_chain(const Chain& c) {
     if (finish && active && c.of[n].bias) bias[n] = four(c.of[n].bias + at);
   }
   if (end != End::finished && active && c.su) su = four(c.su + at);
-  if (end != End::finished && N == 1 && active && c.weight) weight = four(c.weight + at);
+  if (N == 1 && active && c.weight) weight = four(c.weight + (end == End::finished ? at % c.head : at));
 
   // As one of a warp that mixes: of an input, a tile of 16 runs of the cluster's, two steps over all runs, and columns.
   const int tiles = (of_cluster + 15) / 16, splits = cut.splits(), steps = cut.steps();
@@ -174,6 +184,9 @@ __device__ void run_chain(const Chain& c) {
       const float norm = c.of[n].norm;
       v[n][0] = fmaf(v[n][0] * norm, sv[n].x, bias[n].x + add[n].x), v[n][1] = fmaf(v[n][1] * norm, sv[n].y, bias[n].y + add[n].y);
       v[n][2] = fmaf(v[n][2] * norm, sv[n].z, bias[n].z + add[n].z), v[n][3] = fmaf(v[n][3] * norm, sv[n].w, bias[n].w + add[n].w);
+      if constexpr (end == End::finished) {
+        if (c.weight) norm_heads(v[n], weight, c.head, c.to.eps);
+      }
       if (active && c.of[n].y) *reinterpret_cast<float4*>(c.of[n].y + mine) = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
     }
   } else {

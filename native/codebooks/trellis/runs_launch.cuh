@@ -23,7 +23,9 @@ inline const uint4* mixing(int64_t block, int64_t factor, Cut cut, int share, bo
 inline bool by_fours(std::initializer_list<const float*> all) {
   return std::ranges::all_of(all, [](const float* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; });
 }
-inline bool by_fours(const Output& o) { return by_fours({o.z, o.sv, o.bias, o.add, o.y}) && o.stride % 4 == 0; }
+inline bool by_fours(const Output& o) { return by_fours({o.z, o.sv, o.bias, o.add, o.y, o.norm}) && o.stride % 4 == 0; }
+// Whether lanes that are neighbours in a warp have a head of a run of w, each four numbers.
+inline bool by_lanes(int64_t head, int w) { return head >= 4 && head <= std::min(w, 128) && (head & (head - 1)) == 0; }
 
 inline Source source_of(const Output& o, const Plan& plan) {
   const float norm = static_cast<float>(1 / std::sqrt(static_cast<double>(o.block)));
@@ -44,12 +46,13 @@ inline bool finish_runs(std::span<const Output> outputs, int64_t t, const Card& 
   std::array<Plan, 4> plans{};
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Output& o = outputs[i];
-    if (!by_fours(o) || !plans[i].of(cut_into(o.rows, w), 1, true, false)) return false;
+    if (!by_fours(o) || (o.norm && !by_lanes(o.head, w)) || !plans[i].of(cut_into(o.rows, w), 1, true, false)) return false;
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     Chain& c = chains.of[i];
     c.of[0] = source_of(outputs[i], plans[i]);
     adopt(c, plans[i]);
+    c.weight = outputs[i].norm, c.head = static_cast<int>(outputs[i].head), c.to.eps = outputs[i].eps;
   }
   check(enqueue_finish(chains, plans.data(), static_cast<int>(outputs.size()), t, stream()));
   return true;

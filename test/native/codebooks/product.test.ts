@@ -355,6 +355,16 @@ t.test('outputs that the next linear finishes: as if they had been finished befo
     using biased = ops.addBias(unbiased, weight)
     t.ok(nmse(await values(madeX), await values(biased)) <= 1e-12, `${code}, ${n}: bias and what is added`)
     plain[Symbol.dispose]()
+    // Heads of half a run or more than one, and all columns as one.
+    for (const head of [32, 8, n].filter(head => n % head === 0)) {
+      using scale = ops.tensor(gaussian(head, head), [head])
+      const [normed] = products.finish([{ ...x!, norm: { weight: scale, eps: 1e-5 } }]) as [Tensor]
+      using heads = ops.reshape(madeX, [(tokens * n) / head, head])
+      using wanted = ops.rmsnorm(heads, scale, { eps: 1e-5 })
+      const error = nmse(await values(normed), await values(wanted))
+      t.ok(error <= 1e-11, `${code}, ${n}: heads of ${head}: ${error}`)
+      normed[Symbol.dispose]()
+    }
     const o = { rows: 80, columns: n, su, block: n }
     const norm = { weight, eps: 1e-5 }
     for (const [what, given, more, wanted] of [
@@ -442,6 +452,8 @@ t.test('where there is no kernel, and what is refused', async t => {
   says(finish({ first: -16 }), /finish: outputs\[1\].first must be a whole number from 0/)
   says(finish({ z: x }), /finish: outputs\[1\].z must be f32 \[1, 48\], got f32 \[17, 32\]/)
   says(finish({ sv: wide }), /finish: outputs\[1\].sv must be f32 \[32\], got f32 \[48\]/)
+  says(finish({ norm: { weight: wide, eps: 1 } }), /finish: outputs\[1\] of 32 columns has no whole heads of 48/)
+  says(unfinished({ norm: { weight: su, eps: 1 } }), /linear: x has norms of heads, which finish alone does/)
   says(finish({ bias: wide }), /finish: outputs\[1\].bias must be f32 \[32\], got f32 \[48\]/)
   says(finish({ block: 5 }), /finish: outputs\[1\].block must be the order of a Hadamard matrix that divides 32, got 5/)
   says(finish({ add: wide }), /finish: outputs\[1\].add must be f32 \[1, 32\], got f32 \[48\]/)

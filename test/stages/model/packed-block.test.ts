@@ -90,23 +90,31 @@ for (const name of ['qtip_hyb_k2', 'qtip_hyb_k4', 'qtip_1mad_k2', 'qtip_lut_l12_
     t.equal(opened.packed.hadamard ?? 0, name === 'qtip_lut_l12_k2' ? 2 : 0, 'decoded only where there is no kernel')
   })
 
-/** Kernels of packed linears that a prompt of three tokens takes: products, and calls that finish what they give. */
-const cases: [what: string, family: string, config: object, dense: RegExp | undefined, products: number, finishing: number][] = [
+/** Ops that a prompt of three tokens takes: products, calls that finish what they give, norms on their own. */
+const cases: [
+  what: string,
+  family: string,
+  config: object,
+  dense: RegExp | undefined,
+  products: number,
+  finishing: number,
+  norms: number,
+][] = [
   // Of a layer: qkv, o, gate and up, down; what attention reads, and what leaves the last layer.
-  ['Llama, all packed', 'Llama', {}, undefined, 8, 3],
-  ['biases after every product', 'Llama', { attention_bias: true, mlp_bias: true }, undefined, 8, 3],
-  ['Qwen 2: biases before attention', 'Qwen2', {}, undefined, 8, 3],
-  ['Qwen 3: norms of heads', 'Qwen3', { head_dim: 32 }, undefined, 8, 3],
-  ['a dense up beside a packed gate: the residual stream is not left', 'Llama', {}, /up_proj/, 8, 5],
-  ['a dense gate beside a packed up', 'Llama', {}, /gate_proj/, 8, 5],
-  ['a dense down: gate and up are finished', 'Llama', {}, /down_proj/, 6, 4],
-  ['a dense o', 'Llama', {}, /o_proj/, 6, 3],
-  ['a dense v: the norm is asked for by both', 'Llama', {}, /v_proj/, 8, 4],
-  ['a dense first layer', 'Llama', {}, /layers\.0/, 4, 2],
-  ['a dense last layer', 'Llama', {}, /layers\.1/, 4, 2],
-  ['k of other signs: two products, the second of what the first kept', 'Llama', { signs: 'k_proj' }, undefined, 10, 3],
+  ['Llama, all packed', 'Llama', {}, undefined, 8, 3, 1],
+  ['biases after every product', 'Llama', { attention_bias: true, mlp_bias: true }, undefined, 8, 3, 1],
+  ['Qwen 2: biases before attention', 'Qwen2', {}, undefined, 8, 3, 1],
+  ['Qwen 3: norms of heads', 'Qwen3', { head_dim: 32 }, undefined, 8, 3, 1],
+  ['a dense up beside a packed gate: the residual stream is not left', 'Llama', {}, /up_proj/, 8, 5, 3],
+  ['a dense gate beside a packed up', 'Llama', {}, /gate_proj/, 8, 5, 3],
+  ['a dense down: gate and up are finished', 'Llama', {}, /down_proj/, 6, 4, 1],
+  ['a dense o', 'Llama', {}, /o_proj/, 6, 3, 1],
+  ['a dense v: the norm is asked for by both', 'Llama', {}, /v_proj/, 8, 4, 3],
+  ['a dense first layer', 'Llama', {}, /layers\.0/, 4, 2, 3],
+  ['a dense last layer', 'Llama', {}, /layers\.1/, 4, 2, 3],
+  ['k of other signs: two products, the second of what the first kept', 'Llama', { signs: 'k_proj' }, undefined, 10, 3, 1],
 ]
-for (const [what, family, more, dense, products, finishing] of cases)
+for (const [what, family, more, dense, products, finishing, norms] of cases)
   t.test(`${what}: what the decoded weights give`, async t => {
     const sizes = { hidden_size: 64, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2 }
     const name = `${family}ForCausalLM`
@@ -139,13 +147,13 @@ for (const [what, family, more, dense, products, finishing] of cases)
     const calls = async (): Promise<number[]> => {
       await ops.finish()
       const stats = ops.device.stats()
-      return ['trellis_linear', 'trellis_finish'].map(op => stats[op]?.calls ?? 0)
+      return ['trellis_linear', 'trellis_finish', 'rmsnorm'].map(op => stats[op]?.calls ?? 0)
     }
     const logitsOf = async (weights: 'packed' | 'dense') => {
       using decoder = await Decoder.open(ops, { ...random, open, packed }, { slots: 2, positions: 24, weights, precision: 'f32' })
       const before = await calls()
       const prompt = await decoder.prefill(0, [5, 17, 3])
-      const [linear, finish] = (await calls()).map((count, i) => count - before[i]!)
+      const counts = (await calls()).map((count, i) => count - before[i]!)
       // More than a product takes, which goes another way; and steps of both.
       const long = await decoder.prefill(
         1,
@@ -153,7 +161,7 @@ for (const [what, family, more, dense, products, finishing] of cases)
       )
       const steps: Float32Array[] = []
       for (const token of [9, 10]) steps.push(...(await decoder.step([0, 1].map(slot => ({ slot, token: token + slot })))))
-      return { logits: [prompt, long, ...steps], linear, finish }
+      return { logits: [prompt, long, ...steps], counts }
     }
     const [some, none] = [await logitsOf('packed'), await logitsOf('dense')]
     for (const [i, logits] of some.logits.entries()) {
@@ -161,7 +169,8 @@ for (const [what, family, more, dense, products, finishing] of cases)
       const error = nmse(logits, none.logits[i]!)
       t.ok(error < 1e-7, `logits ${i}: NMSE ${error}`)
     }
-    t.strictSame([some.linear, some.finish, none.linear, none.finish], [products, finishing, 0, 0])
+    t.strictSame(some.counts, [products, finishing, norms])
+    t.strictSame(none.counts.slice(0, 2), [0, 0])
     random[Symbol.dispose]()
     await ops.finish()
     t.equal(ops.device.liveBytes, 0)
