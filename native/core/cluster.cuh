@@ -60,6 +60,11 @@ struct Inbox {
   }
 };
 // To a place of a block, and its inbox's place there.
+__device__ inline void push(uint32_t there, float v, uint32_t inbox) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(there), "f"(v), "r"(inbox) : "memory");
+#endif
+}
 __device__ inline void push(uint32_t there, float2 v, uint32_t inbox) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there), "f"(v.x), "f"(v.y), "r"(inbox) : "memory");

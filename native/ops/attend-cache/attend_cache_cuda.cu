@@ -17,8 +17,8 @@ constexpr int kShare = 1024;    // keys that are worth one more part
 constexpr int kCounters = 1 << 16;
 constexpr float kLeast = -3.4e38f;
 
-// How the keys of a row are cut. Constants, heads, rows and positions say it, not the card's size, nor the capacity (but in bf16
-// where more than 4 heads share keys): sums are added in the same order everywhere.
+// How the keys of a row are cut. Constants, heads, rows, positions, and whether a slot is of one part say it, not the card's size, nor
+// the capacity beyond that: sums are added in the same order everywhere.
 struct Cut {
   int cluster;   // blocks of a part
   int share;     // keys of a part, at least
@@ -76,10 +76,10 @@ __device__ float sums_of_lanes(float (&x)[SIZE], int lane) {
   }
 }
 
-// To where the cluster's block `rank` has `here`; before clusters, to the block itself.
-__device__ inline void give(float* here, int rank, float value) {
+// To where the cluster's block `rank` has `here`, and its inbox; before clusters, to the block itself.
+__device__ inline void give(float* here, int rank, float value, const Inbox& inbox) {
 #if __CUDA_ARCH__ >= 900
-  push(place_at(here, rank), value);
+  push(place_at(here, rank), value, place_at(&inbox, rank));
 #else
   *here = value;
 #endif
@@ -147,6 +147,9 @@ __global__ void __launch_bounds__(kWarps * 32, kHeld<T, PER, HEADS>)
   const int all_end = position + 1, all_begin = args.window > 0 && all_end > args.window ? static_cast<int>(all_end - args.window) : 0;
   const int used = min(cut.most, (all_end - all_begin + cut.share - 1) / cut.share), part = blockIdx.x / cut.cluster, rank = blockIdx.x % cut.cluster;
   if (part >= used) return;
+  const int slice = (heads * e + cut.cluster - 1) / cut.cluster, due = max(0, min(slice, heads * e - rank * slice));
+  __shared__ Inbox inbox;
+  if (threadIdx.x == 0) inbox.expect(sizeof(float) * cut.cluster * (due + 2 * HEADS));
   cluster_arrive();
   const int length = (all_end - all_begin + used - 1) / used, begin = all_begin + part * length, end = min(begin + length, all_end);
   T* keys = reinterpret_cast<T*>(args.keys) + slot * args.capacity * across + static_cast<int64_t>(kv) * e;
@@ -291,20 +294,18 @@ if (__any_sync(~0u, mate - key < kKeys)) {
     __syncwarp();
     if (threadIdx.x < HEADS * kWarps) {
       most_of[w][h] = factor;
-      if (w < cut.cluster) give(&received_most[rank][h], w, larger), give(&received_weight[rank][h], w, all);
+      if (w < cut.cluster) give(&received_most[rank][h], w, larger, inbox), give(&received_weight[rank][h], w, all, inbox);
     }
   }
   __syncthreads();
-  const int slice = (heads * e + cut.cluster - 1) / cut.cluster;
   for (int at = threadIdx.x; at < heads * e; at += blockDim.x) {
     const int h = at / e, l = at % e;
     float all = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) all = fmaf(most_of[w][h], sums[w][h][l], all);
-    give(&received[rank * slice + at % slice], at / slice, all);
+    give(&received[rank * slice + at % slice], at / slice, all, inbox);
   }
-  cluster_arrive();
-  cluster_wait();
+  inbox.wait();
 #if __CUDA_ARCH__ < 900
   __syncthreads();
 #endif
@@ -312,7 +313,7 @@ if (__any_sync(~0u, mate - key < kKeys)) {
   // Blocks of the cluster, and parts: [most, weight, sum] of each element of the slice.
   const int wide = (HEADS * e + cut.cluster - 1) / cut.cluster;  // a slice where all heads are there
   float* const all_parts = parts + ((i * gridDim.y + blockIdx.y) * cut.cluster + rank) * cut.most * 3 * wide;
-  for (int at = threadIdx.x; at < slice && rank * slice + at < heads * e; at += blockDim.x) {
+  for (int at = threadIdx.x; at < due; at += blockDim.x) {
     const int h = (rank * slice + at) / e;
     float larger = kLeast, all = 0, total = 0;
     for (int c = 0; c < cut.cluster; ++c) larger = fmaxf(larger, received_most[c][h]);
@@ -337,7 +338,7 @@ if (__any_sync(~0u, mate - key < kKeys)) {
   }
   __syncthreads();
   if (!is_last) return;
-  for (int at = threadIdx.x; at < slice && rank * slice + at < heads * e; at += blockDim.x) {
+  for (int at = threadIdx.x; at < due; at += blockDim.x) {
     float larger = kLeast, all = 0, total = 0;
     for (int p = 0; p < used; ++p) larger = fmaxf(larger, __ldcg(all_parts + p * 3 * slice + at));
     for (int p = 0; p < used; ++p) {
@@ -384,9 +385,8 @@ template <class T, int PER>
 void attend(const AttendCacheArgs& args) {
   const int64_t each = args.heads / args.kv_heads;
   if (each == 1) return attend<T, PER, true, 1>(args);
-  if (each == 2) return attend<T, PER, true, 2>(args);
-  // Up to one part more blocks take less time than fewer reads.
-  each <= 4 || args.capacity <= kShare ? attend<T, PER, true, 4>(args) : attend<T, PER, true, 8>(args);
+  if (each == 2 || args.capacity <= kShare) return attend<T, PER, true, 2>(args);  // more blocks take less time there than fewer reads
+  each <= 4 ? attend<T, PER, true, 4>(args) : attend<T, PER, true, 8>(args);
 }
 
 template <class T>
