@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { openBackend } from '../../native/index.js'
 import { addBiasReference } from '../../native/ops/add-bias/reference.js'
 import { attentionReference } from '../../native/ops/attention/reference.js'
+import { embedReference } from '../../native/ops/embed/reference.js'
 import { gemmReference } from '../../native/ops/gemm/reference.js'
 import { gramReference } from '../../native/ops/gram/reference.js'
 import { mirrorReference } from '../../native/ops/mirror/reference.js'
@@ -56,6 +57,10 @@ t.test('matmul: both transposes, results in bf16 and in f32', async t => {
     [64, 33, 100],
     [16, 128, 264],
     [70, 130, 313],
+    // One row by whole runs of eight, as a GPU multiplies in a step of decoding: less than it takes at once, as much, and more.
+    [1, 5, 8],
+    [1, 16, 1024],
+    [1, 37, 2200],
   ] as const) {
     for (const [transposeA, transposeB] of [
       [false, true],
@@ -105,6 +110,43 @@ t.test('gemm: windows, beta, both types of c, an empty sum, and nothing written 
         `k=${k}, ${dtype}: sentinels`,
       )
     }
+  }
+})
+
+t.test('gemm: one row of a window, added', async t => {
+  const [x, y, z] = [rounded(gaussian(3 * 64, 1)), rounded(gaussian(20 * 96, 2)), rounded(gaussian(4 * 30, 3))]
+  using a = bf16(x, [3, 64])
+  using b = bf16(y, [20, 96])
+  const [n, k] = [17, 40]
+  const product = gemmReference(x.subarray(64 + 8), y.subarray(96 + 16), 1, n, k, { lda: 64, ldb: 96, transposeB: true, alpha: 3 })
+  const expected = Float64Array.from(z, (old, i) => (i >= 2 * 30 + 4 && i < 2 * 30 + 4 + n ? product[i - 64]! - old : old))
+  for (const dtype of ['f32', 'bf16'] as const) {
+    using c = dtype === 'f32' ? ops.tensor(z, [4, 30]) : bf16(z, [4, 30])
+    ops.gemm(c, a, b, {
+      window: { rows: [2, 3], columns: [4, 4 + n] },
+      aWindow: { rows: [1, 2], columns: [8, 8 + k] },
+      bWindow: { rows: [1, 1 + n], columns: [16, 16 + k] },
+      transposeB: true,
+      alpha: 3,
+      beta: -1,
+    })
+    const error = nmse(await numbers(c), expected)
+    t.ok(error <= (dtype === 'f32' ? 1e-11 : rounding), `${dtype}: ${error}`)
+  }
+})
+
+t.test('embed: rows of bf16 are widened', async t => {
+  for (const [v, d] of [
+    [5, 3],
+    [7, 20],
+    [9, 64],
+  ] as const) {
+    const table = rounded(gaussian(v * d, 1))
+    const ids = Int32Array.from({ length: 11 }, (_, i) => (i * 7) % v)
+    using held = bf16(table, [v, d])
+    using at = ops.tensor(ids, [11])
+    using rows = ops.embed(held, at)
+    t.strictSame(await numbers(rows), Float32Array.from(embedReference(table, ids, d)), `[${v}, ${d}]`)
   }
 })
 
