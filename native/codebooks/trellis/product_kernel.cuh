@@ -113,8 +113,8 @@ __host__ __device__ constexpr int padded(int n) { return (n + 63) / 64 * 64; }
 
 // ── the product ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-constexpr int kRows = 32;  // of a chunk
-constexpr int kStrips = 48;  // of a block at most; a matrix that has more takes more blocks than are there at a time
+constexpr int kRows = 32;    // of a chunk
+constexpr int kStrips = 40;  // of a block at most; a matrix that has more takes more blocks than are there at a time
 
 // Columns of B, and how many sums a vector is added up in.
 template <class Code>
