@@ -107,9 +107,10 @@ export class PackedLinears implements Disposable {
     const { x, norm, gate } = input
     if (x.rows <= packed.most) {
       const rows = members.reduce((sum, { m }) => sum + m, 0)
+      const given = x.input
       const keep = x.isAwaited && gate === undefined
       const o = { rows, columns: n, su, block: transform.n, norm, gate: gate?.input, keep, precision: this.#int8 }
-      const { z, kept } = packed.linear(x.input, arranged, o)
+      const { z, kept } = packed.linear(given, arranged, o)
       if (kept) x.finished(kept)
       const outputs = members.map(({ m: rows, sv, transform: { m: block } }, i) => ({
         rows,
