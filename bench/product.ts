@@ -18,10 +18,13 @@ const repeats = 9
 const turns = 160e6
 const codes: readonly (readonly [name: string, code: string, params: Record<string, unknown>, precision?: 'int8'])[] = [
   ['hyb', 'trellis/hyb', { Q: 9 }],
+  ['hyb, int8', 'trellis/hyb', { Q: 9 }, 'int8'],
   ['hyb, tensor-core', 'trellis/hyb', { Q: 9, order: 'tensor-core' }],
+  ['hyb, tensor-core, int8', 'trellis/hyb', { Q: 9, order: 'tensor-core' }, 'int8'],
   ['1mad', 'trellis/1mad', {}],
   ['1mad, int8', 'trellis/1mad', {}, 'int8'],
   ['3inst', 'trellis/3inst', {}],
+  ['3inst, int8', 'trellis/3inst', {}, 'int8'],
   ['mul1', 'trellis/mul1', {}],
   ['mul1, int8', 'trellis/mul1', {}, 'int8'],
   ['mcg', 'trellis/mcg', {}],
@@ -132,7 +135,7 @@ export async function run(options: Options): Promise<Figures> {
             packed.product(input, matrices[turn % matrices.length]!, { rows: m, columns: n, ...(precision && { precision }) }),
           )
           const whole = await least(ops, ['trellis_linear', 'trellis_finish'], matrices.length, turn => {
-            const o = { rows: m, columns: n, su, block: hadamardBlock(n) }
+            const o = { rows: m, columns: n, su, block: hadamardBlock(n), precision }
             using z = packed.linear(input, matrices[turn % matrices.length]!, o).z
             return packed.finish([{ z, first: 0, rows: m, sv, block: hadamardBlock(m) }])[0]!
           })
@@ -143,7 +146,7 @@ export async function run(options: Options): Promise<Figures> {
             n,
             t,
             µs: seconds * 1e6,
-            ...(precision === undefined && { 'with Hadamards, µs': whole * 1e6 }),
+            'with Hadamards, µs': whole * 1e6,
             'GB/s': bytes / seconds / 1e9,
             ...(GHz && { 'cycles a weight': (seconds * GHz * 1e9 * threads) / (m * n) }),
             '× bf16': dense.get(t)! / seconds,

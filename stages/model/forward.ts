@@ -243,15 +243,16 @@ export class Head implements Disposable {
     private readonly config: ModelConfig,
     private readonly opened: Opened,
     private readonly matrix: Tensor,
+    private readonly precision: Precision,
   ) {}
 
-  /** embedding: open in this precision; a tied head is its matrix, which stays the caller's. */
+  /** embedding: open; a tied head is its matrix, which stays the caller's, and any other is held in what it is. */
   static async open(ops: Ops, weights: Weights, precision: Precision = 'f32', embedding?: Opened): Promise<Head> {
     const { config } = weights.checkpoint
     const name = Head.head(config)
     const shared = config.tied ? embedding : undefined
-    const opened = await Opened.open(ops, weights, [Head.norm(config), ...(shared ? [] : [name])], precision)
-    return new Head(ops, config, opened, (shared ?? opened).get(name))
+    const opened = await Opened.open(ops, weights, [Head.norm(config), ...(shared ? [] : [name])], embedding?.precision ?? precision)
+    return new Head(ops, config, opened, (shared ?? opened).get(name), precision)
   }
 
   /** Bytes of norm and head. */
@@ -260,7 +261,7 @@ export class Head implements Disposable {
   }
 
   normed(x: Tensor): Tensor {
-    return this.ops.rmsnorm(x, this.opened.get(Head.norm(this.config)), { eps: this.config.eps, dtype: this.opened.precision })
+    return this.ops.rmsnorm(x, this.opened.get(Head.norm(this.config)), { eps: this.config.eps, dtype: this.precision })
   }
 
   logits(x: Tensor): Tensor {

@@ -9,7 +9,7 @@ import type { ModelConfig } from './config.js'
 import { type Block, forwardBlock, Head, Opened, openBlock } from './forward.js'
 import { expectInt8, forwardPacked, PackedBlock } from './packed-block.js'
 import type { Activations } from './linear.js'
-import { type Precision, precisionOf } from './precision.js'
+import { type Precision, precisionOf, precisionOfHead } from './precision.js'
 import type { Weights } from './quantized.js'
 import { Value } from './value.js'
 
@@ -45,7 +45,7 @@ export class OpenModel implements Disposable {
       return part
     }
     try {
-      const embedding = keep(await Opened.open(ops, weights, [embeddingOf(config)], precision))
+      const embedding = keep(await Opened.open(ops, weights, [embeddingOf(config)], precisionOfHead(precision, ops, weights.checkpoint)))
       const blocks: Block[] = []
       const isPacked = o.weights !== 'dense' && weights.packed !== undefined && weights.checkpoint.quantization !== undefined
       for (let layer = 0; layer < config.sizes.layers; layer++)

@@ -2,6 +2,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { Ops } from '../../native/ops.js'
 import { elements } from '../../native/tensor.js'
+import { headName } from './architecture.js'
 import type { Checkpoint } from './checkpoint.js'
 
 export type Precision = 'f32' | 'bf16'
@@ -25,6 +26,16 @@ export function precisionOf(asked: Static<typeof precisionParameter>, ops: Ops, 
   const dtype = tensors.get(`${config.architecture.embed}.weight`)?.dtype
   const weights = expected.reduce((sum, { role, shape }) => (role === 'linear' ? sum + elements(shape) : sum), 0)
   return ops.device.kind === 'cuda' && (dtype === 'bf16' || dtype === 'f16') && weights >= large ? 'bf16' : 'f32'
+}
+
+/**
+ * What embedding and head are held in where text is made. On a CPU bf16 stays bf16: the same numbers in half the bytes, and reading a head
+ * takes most of the time of its product with a row.
+ */
+export const precisionOfHead = (precision: Precision, ops: Ops, { config, tensors }: Checkpoint): Precision => {
+  const names = [config.architecture.embed, headName(config.architecture, config.tied)]
+  const isStoredSo = names.every(name => tensors.get(`${name}.weight`)?.dtype === 'bf16')
+  return ops.device.kind === 'cpu' && isStoredSo ? 'bf16' : precision
 }
 
 /** The parameter of stages that train. Validation, by which states are kept, is in f32 whatever it says. */

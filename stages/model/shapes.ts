@@ -11,7 +11,7 @@ import { hadamardBlock } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
 import { elements, type Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
-import { expectedTensors, root } from './architecture.js'
+import { expectedTensors, headName, root } from './architecture.js'
 import { type ModelConfig, readConfig } from './config.js'
 import type { PackedWeights } from './linear.js'
 import type { Weights } from './quantized.js'
@@ -36,8 +36,10 @@ export function shapeOf(name: string): ModelConfig {
 export function randomWeights(ops: Ops, config: ModelConfig, name: string, code: Settings | undefined): Weights {
   const expected = expectedTensors(config.architecture, config.sizes, config.steps, config.tied)
   const shapes = new Map(expected.map(tensor => [tensor.name, tensor.shape]))
-  const embedding = `${config.architecture.embed}.weight`
-  const stored = { name: embedding, path: '', offset: 0, bytes: 0, dtype: 'bf16', shape: shapes.get(embedding) ?? [] } as const
+  const stored = [config.architecture.embed, headName(config.architecture, config.tied)].map(name => {
+    const tensor = `${name}.weight`
+    return [tensor, { name: tensor, path: '', offset: 0, bytes: 0, dtype: 'bf16', shape: shapes.get(tensor) ?? [] }] as const
+  })
   let codec: Codec | undefined
   if (code !== undefined) {
     const { codebook, params } = codebookOf(code)
@@ -55,7 +57,7 @@ export function randomWeights(ops: Ops, config: ModelConfig, name: string, code:
       path: name,
       config,
       expected,
-      tensors: new Map([[embedding, stored]]),
+      tensors: new Map(stored),
       unused: [],
       ref,
       ...(code && { quantization: { quant_method: 'pipe', version: 1, codebook: code, modules: {} } }),

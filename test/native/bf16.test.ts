@@ -85,6 +85,21 @@ t.test('matmul: both transposes, results in bf16 and in f32', async t => {
   }
 })
 
+t.test('matmul: f32 times bf16, of any number of rows', { skip: ops.device.kind !== 'cpu' && 'the CPU only' }, async t => {
+  for (const [m, n, k] of [
+    [1, 33, 70],
+    [16, 48, 64],
+    [37, 5, 129],
+  ] as const) {
+    const [x, y] = [gaussian(m * k, 1), rounded(gaussian(n * k, 2))]
+    using a = ops.tensor(x, [m, k])
+    using b = bf16(y, [n, k])
+    const expected = gemmReference(x, y, m, n, k, { lda: k, ldb: k, transposeB: true })
+    await check(t, `[${m}, ${n}, ${k}]`, () => ops.matmul(a, b, { transposeB: true }), expected, 1e-12)
+    t.throws(() => ops.matmul(a, b), { message: /^matmul: b must be f32/ }, 'as it lies')
+  }
+})
+
 t.test('gemm: windows, beta, both types of c, an empty sum, and nothing written outside', async t => {
   const [x, y, z] = [rounded(gaussian(40 * 50, 1)), rounded(gaussian(60 * 45, 2)), rounded(gaussian(37 * 70, 3))]
   using a = bf16(x, [40, 50])

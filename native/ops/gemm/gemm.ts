@@ -12,17 +12,22 @@ export interface GemmOptions {
   beta?: number
 }
 
+/** Whether a·bᵀ is a product of f32 and bf16, which there is on the CPU alone. */
+export const isMixed = (device: Device, a: Tensor, b: Tensor, o: GemmOptions): boolean =>
+  device.kind === 'cpu' && a.dtype === 'f32' && b.dtype === 'bf16' && !o.transposeA && o.transposeB === true
+
 /**
  * c[window] = alpha · op(a[aWindow]) · op(b[bWindow]) + beta · c[window], in place; c is neither a nor b. All f32, or a and
- * b bf16 and c either, with sums in f32.
+ * b bf16 and c either, with sums in f32; or, of a·bᵀ on the CPU, b alone bf16.
  */
 export const gemm =
   (device: Device) =>
   (c: Tensor, a: Tensor, b: Tensor, o: GemmOptions): void => {
     const { transposeA = false, transposeB = false, alpha = 1, beta = 0 } = o
+    const mixed = isMixed(device, a, b, o)
     const [lda, ldb, ldc] = [
       expectMatrix('gemm', 'a', a, ['f32', 'bf16'])[1],
-      expectMatrix('gemm', 'b', b, [a.dtype])[1],
+      expectMatrix('gemm', 'b', b, [mixed ? 'bf16' : a.dtype])[1],
       expectMatrix('gemm', 'c', c, a.dtype === 'bf16' ? ['f32', 'bf16'] : ['f32'])[1],
     ]
     const aw = expectWindow('gemm', 'aWindow', o.aWindow, a.shape[0]!, lda)
@@ -51,6 +56,7 @@ export const gemm =
       transposeB,
       bf16: a.dtype === 'bf16',
       cBf16: c.dtype === 'bf16',
+      bBf16: mixed,
       alpha,
       beta,
     })

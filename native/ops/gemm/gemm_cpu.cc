@@ -1,5 +1,6 @@
 #include "gemm.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "../../core/blas.h"
@@ -43,6 +44,15 @@ void gemm_few(const GemmArgs& args) {
   narrow(c, m, n, into, args.ldc);
 }
 
+// The same for any number of rows of f32.
+void gemm_mixed(const GemmArgs& args) {
+  for (int64_t i = 0; i < args.m; i += kFewRows) {
+    gemm_few_rows(std::min<int64_t>(kFewRows, args.m - i), args.n, args.k, args.alpha, reinterpret_cast<const float*>(args.a) + args.a_offset + i * args.lda,
+                  args.lda, reinterpret_cast<const uint16_t*>(args.b) + args.b_offset, args.ldb, args.beta,
+                  reinterpret_cast<float*>(args.c) + args.c_offset + i * args.ldc, args.ldc);
+  }
+}
+
 // Operands widened, and the product in f32: what tensor cores compute, but for the order of the sum.
 void gemm_bf16(const GemmArgs& args) {
   const auto [m, n, k] = std::tuple{args.m, args.n, args.k};
@@ -65,6 +75,7 @@ void gemm_bf16(const GemmArgs& args) {
 
 void gemm(const GemmArgs& args) {
   if (args.bf16) return args.m <= kFewRows && !args.transpose_a && args.transpose_b ? gemm_few(args) : gemm_bf16(args);
+  if (args.b_bf16) return gemm_mixed(args);
   blas_gemm(args.transpose_a, args.transpose_b, args.m, args.n, args.k, args.alpha, reinterpret_cast<const float*>(args.a) + args.a_offset,
             args.lda, reinterpret_cast<const float*>(args.b) + args.b_offset, args.ldb, args.beta,
             reinterpret_cast<float*>(args.c) + args.c_offset, args.ldc);

@@ -3,8 +3,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../../native/index.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { readConfig } from '../../../stages/model/config.js'
 import { Decoder } from '../../../stages/model/decoder.js'
+import { OpenModel } from '../../../stages/model/open-model.js'
 import { openWeights } from '../../../stages/model/quantized.js'
+import { randomWeights } from '../../../stages/model/shapes.js'
 import { nmse, root, testDevice } from '../../helpers.js'
 
 const ops = await openBackend(testDevice)
@@ -111,3 +114,27 @@ t.test('what does not fit is refused, and nothing changes', async t => {
   await ops.finish()
   t.equal(ops.device.liveBytes, 0)
 })
+
+t.test(
+  'a head that is stored in bf16 is held so on a CPU: the logits of one in f32',
+  { skip: ops.device.kind !== 'cpu' && 'the CPU only' },
+  async t => {
+    const sizes = { hidden_size: 64, intermediate_size: 96, num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 2 }
+    for (const tied of [false, true]) {
+      const config = readConfig(
+        { architectures: ['LlamaForCausalLM'], ...sizes, vocab_size: 128, rms_norm_eps: 1e-5, tie_word_embeddings: tied },
+        'llama',
+      )
+      using random = randomWeights(ops, config, 'llama', undefined)
+      const run = async (weights: typeof random): Promise<{ logits: Float32Array; bytes: number }> => {
+        using model = await OpenModel.open(ops, weights)
+        using decoder = Decoder.over(model, { slots: 1, positions: 8 })
+        return { logits: await decoder.prefill(0, [1, 2, 3]), bytes: model.bytes }
+      }
+      const held = await run(random)
+      const widened = await run({ ...random, checkpoint: { ...random.checkpoint, tensors: new Map() } })
+      t.equal(widened.bytes - held.bytes, 2 * 64 * 128)
+      t.ok(nmse(held.logits, widened.logits) < 1e-12)
+    }
+  },
+)
