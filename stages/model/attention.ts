@@ -38,8 +38,8 @@ export function attendTurned(
   const o = { heads, kvHeads, length, window: config.windows[layer], scale: 1 / Math.sqrt(e) }
   if (precision === 'f32' || q.dtype === precision) return ops.attention(q, k, v, o)
   using narrowQ = ops.cast(q, precision)
-  using narrowK = ops.cast(k, precision)
-  using narrowV = ops.cast(v, precision)
-  using out = ops.attention(narrowQ, narrowK, narrowV, o)
+  using narrowK = k.dtype === precision ? undefined : ops.cast(k, precision)
+  using narrowV = v.dtype === precision ? undefined : ops.cast(v, precision)
+  using out = ops.attention(narrowQ, narrowK ?? k, narrowV ?? v, o)
   return ops.cast(out, q.dtype as 'f32')
 }

@@ -66,14 +66,12 @@ export class KvCache implements Disposable {
       const [keys, values] = this.#of(layer)
       using turned = ops.rope(q, cos, sin, undefined, { heads })
       using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
-      for (const [into, x] of [
-        [keys, key],
-        [values, v],
-      ] as const) {
-        using kept = ops.cast(x, into.dtype)
-        ops.paste(into, kept, { row: slot * this.o.capacity })
-      }
-      return attendTurned(ops, this.config, layer, [turned, key, v], length, this.o.precision)
+      using keptKey = ops.cast(key, keys.dtype)
+      using keptValue = ops.cast(v, values.dtype)
+      ops.paste(keys, keptKey, { row: slot * this.o.capacity })
+      ops.paste(values, keptValue, { row: slot * this.o.capacity })
+      const seen = keys.dtype === this.o.precision ? ([keptKey, keptValue] as const) : ([key, v] as const)
+      return attendTurned(ops, this.config, layer, [turned, ...seen], length, this.o.precision)
     }
   }
 
