@@ -39,12 +39,16 @@ __device__ inline void push(uint32_t there, float v) {
 // What blocks of a cluster push into one's shared memory, by bytes: nobody waits for all, as at a barrier, but for what is his.
 struct Inbox {
   uint64_t state;
-  // By one thread; then all blocks begin and wait before the first push.
+  // Both by the same thread; then all blocks begin and wait before the first push.
+  __device__ void open() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(&state))) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+  }
   __device__ void expect(uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
     const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(&state));
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(here) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(here), "r"(bytes) : "memory");
 #endif
   }

@@ -66,6 +66,8 @@ __device__ void run_chain(const Chain& c) {
   const Room room(cut, N, share, all);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = (share * S::quads + 31) / 32;  // warps: that make runs
   if constexpr (finish || all) {
+    if (threadIdx.x == 0) inbox[0].open(), inbox[1].open();
+    __syncwarp();
     if (threadIdx.x == 0) {
       if constexpr (finish) inbox[0].expect(N * share * W * 4);
       if constexpr (all) inbox[1].expect(c.runs * S::columns * 4 + kCluster * warps * 8);

@@ -149,8 +149,10 @@ __global__ void __launch_bounds__(kWarps * 32, kHeld<T, PER, HEADS>)
   if (part >= used) return;
   const int slice = (heads * e + cut.cluster - 1) / cut.cluster, due = max(0, min(slice, heads * e - rank * slice));
   __shared__ Inbox inbox;
+  if (threadIdx.x == 0) inbox.open();
+  __syncwarp();
   if (threadIdx.x == 0) inbox.expect(sizeof(float) * cut.cluster * (due + 2 * HEADS));
-  cluster_arrive();
+  cluster_begin();
   const int length = (all_end - all_begin + used - 1) / used, begin = all_begin + part * length, end = min(begin + length, all_end);
   T* keys = reinterpret_cast<T*>(args.keys) + slot * args.capacity * across + static_cast<int64_t>(kv) * e;
   T* values = reinterpret_cast<T*>(args.values) + slot * args.capacity * across + static_cast<int64_t>(kv) * e;
