@@ -3,7 +3,6 @@
 #include "prompt.h"
 
 #include <string>
-#include <type_traits>
 
 #include "../../core/cublas.h"
 #include "../../core/shared_memory.cuh"
@@ -98,31 +97,29 @@ void trellis_prompt(const TrellisPromptArgs& a) {
     kernel<<<static_cast<unsigned>(a.t), kRowThreads, row_bytes(a.columns), stream()>>>(in, x, units, !a.rounded);
     launched();
   };
-  const auto choose = [&]<Input kInput>(std::integral_constant<Input, kInput>) {
-    const int tiles = tiles_of(a.factor);
-    begin(tiles == 0 ? incoherent_rows_kernel<kInput, 0> : tiles == 1 ? incoherent_rows_kernel<kInput, 1> : incoherent_rows_kernel<kInput, kMostTiles>);
-  };
-  if (a.weight) choose(std::integral_constant<Input, Input::normed>{});
-  else if (a.gate) choose(std::integral_constant<Input, Input::gated>{});
-  else choose(std::integral_constant<Input, Input::scaled>{});
+  const bool mixes = a.factor > 1;
+  if (a.weight) begin(mixes ? incoherent_rows_kernel<Input::normed, true> : incoherent_rows_kernel<Input::normed, false>);
+  else if (a.gate) begin(mixes ? incoherent_rows_kernel<Input::gated, true> : incoherent_rows_kernel<Input::gated, false>);
+  else begin(mixes ? incoherent_rows_kernel<Input::scaled, true> : incoherent_rows_kernel<Input::scaled, false>);
 
   if (pieces > 0) prompt_product(a, x, vectors, z, pieces);
   else multiply(a, x, vectors, z);
 
-  for (const int tiles : {0, 1, kMostTiles}) {
+  // Those with a factor, and those without.
+  for (const bool mixed : {false, true}) {
     RowTransforms after{};
     unsigned count = 0;
     int bytes = 0;
     const float* from = z;
     for (const TrellisPromptArgs::Linear& to : a.linears) {
       from += to.rows;
-      if (to.rows == 0 || tiles != tiles_of(to.factor)) continue;
+      if (to.rows == 0 || mixed != to.factor > 1) continue;
       RowTransform& out = after.of[count++] = transform_of(to.rows, to.block, to.factor, true);
       out.x = from - to.rows, out.stride = rows, out.after = to.sv, out.add = to.add, out.y = to.y;
       bytes = std::max(bytes, row_bytes(to.rows));
     }
     if (count == 0) continue;
-    const auto kernel = tiles == 0 ? coherent_rows_kernel<0> : tiles == 1 ? coherent_rows_kernel<1> : coherent_rows_kernel<kMostTiles>;
+    const auto kernel = mixed ? coherent_rows_kernel<true> : coherent_rows_kernel<false>;
     allow_shared(kernel, bytes);
     kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, std::max(pieces, 1) * static_cast<int>(parts));
     launched();

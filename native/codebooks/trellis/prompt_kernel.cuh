@@ -16,8 +16,6 @@ namespace ops::prompt {
 
 constexpr int kRowThreads = 512;
 constexpr int kMostTiles = 6;  // of 16 runs, of a warp: M is of order 172 at most, and two warps share it
-// Tiles of a warp for M of this order, as kernels are made for; 0: there is no M.
-inline int tiles_of(int64_t factor) { return factor == 1 ? 0 : factor <= 32 ? 1 : kMostTiles; }
 
 // What prompt.h has before and after a transform, or null.
 struct RowTransform {
@@ -84,19 +82,15 @@ __device__ inline void halve(float a, float b, uint32_t& high, uint32_t& low) {
   low = bf16_pair(a - low_of(high), b - high_of(high));
 }
 
-// M across runs: two warps have eight columns of all runs. Tiles that there are not are the last once more, so that no load waits behind a branch.
-template <int kTiles>
-__device__ void mix(const RowTransform& t, float* row) {
+// M across runs: two warps have eight columns of all runs.
+__device__ inline void mix(const RowTransform& t, float* row) {
   constexpr int kPairs = kRowThreads / 64;
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, tiles = (t.factor + 15) / 16, first = threadIdx.x / 32 % 2 * ((tiles + 1) / 2);
   const int mine = threadIdx.x / 32 % 2 ? tiles / 2 : (tiles + 1) / 2;
   for (int base = 0; base < t.w; base += kPairs * 8) {
-    float d[kTiles][4] = {};
+    float d[kMostTiles][4] = {};
     const int left = base + threadIdx.x / 64 * 8, column = left + g;
     for (int k = 0; k < tiles; ++k) {
-      uint4 of[kTiles];
-#pragma unroll
-      for (int m = 0; m < kTiles; ++m) of[m] = __ldg(t.mix + (min(first + m, tiles - 1) * tiles + k) * 32 + lane);
       float v[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -106,14 +100,16 @@ __device__ void mix(const RowTransform& t, float* row) {
       uint32_t high[2], low[2];
       halve(v[0], v[1], high[0], low[0]), halve(v[2], v[3], high[1], low[1]);
 #pragma unroll
-      for (int m = 0; m < kTiles; ++m) {
-        const uint32_t a[4] = {of[m].x, of[m].y, of[m].z, of[m].w};
+      for (int m = 0; m < kMostTiles; ++m) {
+        if (m >= mine) break;
+        const uint4 of = __ldg(t.mix + ((first + m) * tiles + k) * 32 + lane);
+        const uint32_t a[4] = {of.x, of.y, of.z, of.w};
         multiply(d[m], a, low[0], low[1]), multiply(d[m], a, high[0], high[1]);
       }
     }
     __syncthreads();
 #pragma unroll
-    for (int m = 0; m < kTiles; ++m) {
+    for (int m = 0; m < kMostTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int run = (first + m) * 16 + g + i / 2 * 8, to = left + c * 2 + i % 2;
@@ -124,7 +120,7 @@ __device__ void mix(const RowTransform& t, float* row) {
   __syncthreads();
 }
 
-template <int kTiles>
+template <bool mixes>
 __device__ void transform(const RowTransform& t, float* row) {
   __syncthreads();
   for (int h = 1; h < t.w;) {
@@ -134,7 +130,7 @@ __device__ void transform(const RowTransform& t, float* row) {
     else if (left == 4) stages<4>(row, t.n, h), h *= 4;
     else stages<2>(row, t.n, h), h *= 2;
   }
-  if constexpr (kTiles > 0) mix<kTiles>(t, row);
+  if constexpr (mixes) mix(t, row);
 }
 
 __device__ inline float4 four(const float* from, int at) { return reinterpret_cast<const float4*>(from)[at]; }
@@ -152,7 +148,7 @@ constexpr float kMostHalf = 32768.0f;
 constexpr int kAhead = 4;  // loads of a thread on their way
 
 // (x ⊙ before)·H as f16, in units of each row: one number or, exact, two whose sum it is. Grid t; parts [1 or 2][t][n].
-template <Input kInput, int kTiles>
+template <Input kInput, bool mixes>
 __global__ void __launch_bounds__(kRowThreads, 2) incoherent_rows_kernel(const RowTransform t, __half* parts, float* units, bool exact) {
   extern __shared__ float row[];
   const int64_t b = blockIdx.x;
@@ -185,7 +181,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) incoherent_rows_kernel(const R
   // rmsnorm's factor is one of the whole row, so it can be left to the unit.
   const float factor = kInput == Input::normed ? 1.0f / sqrtf(block_sum(raw) / static_cast<float>(t.n) + t.eps) : 1;
   if (threadIdx.x == 0) units[b] = unit * factor;
-  transform<kTiles>(t, row);
+  transform<mixes>(t, row);
   __half2* const high = reinterpret_cast<__half2*>(parts + b * t.n);
   __half2* const low = high + static_cast<int64_t>(gridDim.x) * t.n / 2;
   for (int i = threadIdx.x; i < t.n / 2; i += kRowThreads) {
@@ -197,7 +193,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) incoherent_rows_kernel(const R
 }
 
 // y = (x·Hᵀ) ⊙ after + add of several outputs; x in units of each row, the sum of `pieces` [t, stride] of it. Grid [t, outputs].
-template <int kTiles>
+template <bool mixes>
 __global__ void __launch_bounds__(kRowThreads, 2) coherent_rows_kernel(const RowTransforms transforms, const float* units, int pieces) {
   extern __shared__ float row[];
   const RowTransform& t = transforms.of[blockIdx.y];
@@ -219,7 +215,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) coherent_rows_kernel(const Row
       if (at < t.n / 4) keep(row, at, times(sum[i], {scale, scale, scale, scale}));
     }
   }
-  transform<kTiles>(t, row);
+  transform<mixes>(t, row);
   const int64_t place = b * t.n;
   for (int i = threadIdx.x; i < t.n / 2; i += kRowThreads) {
     float2 v{row[spot(2 * i)], row[spot(2 * i + 1)]};
