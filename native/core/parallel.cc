@@ -1,6 +1,6 @@
 #include "parallel.h"
 
-#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +23,24 @@ int quota() {
   const int read = std::fscanf(file, "%lf %lf", &limit, &period);
   std::fclose(file);
   return read == 2 && period > 0 ? std::max(1, static_cast<int>(std::lround(limit / period))) : 0;
+}
+// Whether it came true while looked at for a moment. A step of decoding is hundreds of loops one right after the other, and to sleep and be
+// woken takes longer than what is between two of them.
+template <class F>
+bool soon(const F& came) {
+  constexpr auto moment = std::chrono::microseconds(50);
+  const auto until = std::chrono::steady_clock::now() + moment;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (came()) return true;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
+#endif
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  return false;
 }
 }  // namespace
 
@@ -51,7 +69,7 @@ struct Pool::Job {
   const void* body;
   Context context;
   std::atomic<int64_t> next{0};
-  int active = 0;  // workers inside, under the pool's mutex
+  std::atomic<int> active = 0;  // workers inside; changed under the pool's mutex
   std::mutex mutex{};
   std::exception_ptr failure{};
 };
@@ -83,8 +101,9 @@ void Pool::take(Job& job) {
 
 void Pool::work() {
   uint64_t seen = 0;
-  std::unique_lock lock(mutex_);
   while (true) {
+    soon([&] { return job_.load(std::memory_order_relaxed) && round_.load(std::memory_order_relaxed) != seen; });
+    std::unique_lock lock(mutex_);
     wake_.wait(lock, [&] { return stop_ || (job_ && round_ != seen); });
     if (stop_) return;
     seen = round_;
@@ -112,8 +131,12 @@ void Pool::run(int64_t count, Piece piece, const void* body) {
   set_context(inner);
   take(job);
   set_context(outer);
+  {
+    std::lock_guard lock(mutex_);
+    job_ = nullptr;  // whoever wakes only now finds nothing
+  }
+  soon([&] { return job.active.load(std::memory_order_relaxed) == 0; });
   std::unique_lock lock(mutex_);
-  job_ = nullptr;  // whoever wakes only now finds nothing
   idle_.wait(lock, [&] { return job.active == 0; });
   lock.unlock();
   if (job.failure) std::rethrow_exception(job.failure);

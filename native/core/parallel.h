@@ -1,6 +1,7 @@
 // defines: ops::parallel_for, and the settings of the device whose queue runs the calling op.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -30,8 +31,8 @@ class Pool {
   static void take(Job& job);
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
-  Job* job_ = nullptr;
-  uint64_t round_ = 0;  // counts jobs: a worker enters each once
+  std::atomic<Job*> job_ = nullptr;
+  std::atomic<uint64_t> round_ = 0;  // counts jobs: a worker enters each once
   bool stop_ = false;
   std::vector<std::thread> workers_;
 };
