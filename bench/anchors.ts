@@ -27,9 +27,8 @@ const round = (value: number): string => (value >= 100 ? value.toFixed(0) : `${N
 /** Markdown. */
 export function anchorsTable(): string {
   const [trellis, ldlq, seven] = [results('trellis-cuda'), results('ldlq'), results('seven-b')]
-  const [product, generation] = [results('product-cuda'), results('generation')]
-  const times = (code: string, column: string, shapes: readonly Measured[]): string =>
-    shapes.map(shape => round(figure(product, column, { code, t: 1, ...shape }))).join(' / ')
+  const [product, generation] = [results('product-kernels-cuda'), results('generation')]
+  const times = (code: string): string => sizes.map(size => round(figure(product, 'µs', { code, t: 1, ...size }))).join(' / ')
   const sizes = [
     { K: 2, m: 4096, n: 4096 },
     { K: 2, m: 11008, n: 4096 },
@@ -50,13 +49,11 @@ export function anchorsTable(): string {
       'QTIP, from its 1.8 Mweights/s of LDLQ',
     ],
     [
-      'one vector times packed weights, hyb, 2 bits, 4096 × 4096 / 11008 × 4096 / 8192 × 28672, µs (x in f32, its splitting included)',
-      times('hyb', 'µs', sizes),
+      'one vector times packed weights, hyb, 2 bits, 4096 × 4096 / 11008 × 4096 / 8192 × 28672, µs',
+      times('hyb'),
       '5.5 / 13.5 / 49.5',
-      'QTIP (x in f16)',
+      'QTIP',
     ],
-    ['the same with both transforms', times('hyb', 'with Hadamards, µs', sizes), '–', ''],
-    ['the same, mul1', times('mul1', 'with Hadamards, µs', sizes), '13.2 / 23.2 / 71', 'EXL3'],
     [
       'tokens/s, 2 bits, one text: shapes of Llama-2-7B / Llama-3-8B / Llama-2-70B',
       ['llama-2-7b', 'llama-3-8b', 'llama-2-70b'].map(model => rate({ model })).join(' / '),
