@@ -6,12 +6,7 @@
 #include <optional>
 
 #include "../../core/error.h"
-#include "../../ops/add-bias/add_bias.h"
-#include "../../ops/add/add.h"
-#include "../../ops/hadamard/hadamard.h"
-#include "../../ops/rmsnorm/rmsnorm.h"
-#include "../../ops/silu-mul/silu_mul.h"
-#include "product.h"
+#include "linear_by_ops.h"
 #include "product_launch.cuh"
 #include "runs_launch.cuh"
 #include "transform_kernel.cuh"
@@ -49,23 +44,6 @@ void enqueue(Kernel kernel, const Transforms& transforms, int blocks, int64_t t,
   check(ops::launch(kernel, dim3(blocks, static_cast<unsigned>(t)), kTransformThreads, bytes, stream(), overlap, transforms, rest...));
 }
 
-// What kernels of one part each would do, where the fused ones do not fit.
-void compose(const Output& o, int64_t t) {
-  for (int64_t b = 0; b < t; ++b) hadamard({o.z + b * o.stride, o.sv, o.y + b * o.rows, 1, o.rows, o.block, o.factor, false, true});
-  auto* const y = reinterpret_cast<uint8_t*>(o.y);
-  if (o.bias) add_bias({y, o.bias, y, t, o.rows, false});
-  if (o.add) add({o.y, o.add, o.y, t * o.rows, 1, 1});
-}
-void compose(const TrellisLinearArgs& a, const float* x, const float* gate) {
-  Scratch<float> incoherent(a.t * a.columns), made(a.weight || gate ? a.t * a.columns : 1);
-  const auto* from = reinterpret_cast<const uint8_t*>(x);
-  auto* const into = reinterpret_cast<uint8_t*>(static_cast<float*>(made));
-  if (a.weight) rmsnorm({from, a.weight, into, a.t, a.columns, a.eps, false, false});
-  if (gate) silu_mul({reinterpret_cast<const uint8_t*>(gate), from, into, a.t * a.columns, false});
-  hadamard({a.weight || gate ? static_cast<const float*>(made) : x, a.su, incoherent, a.t, a.columns, a.block, a.factor, false, false});
-  trellis_product({incoherent, a.arranged, a.entries, a.z, a.t, a.rows, a.columns, a.K, a.code, a.tensor_core, false});
-}
-
 // Those of the outputs that there are, each with its y.
 template <size_t count>
 void finish(const std::array<Output, count>& outputs, int64_t t, const Card& here) {
@@ -76,7 +54,7 @@ void finish(const std::array<Output, count>& outputs, int64_t t, const Card& her
   int blocks = 0;
   for (const Output& o : all) {
     if (!fits(o.rows, o.block, o.factor, here)) {
-      compose(o, t);
+      finish_by_ops(o, t);
       continue;
     }
     Transform& out = after.of[after.count++] = Transform::of(o.rows, o.block, o.factor);
@@ -85,8 +63,7 @@ void finish(const std::array<Output, count>& outputs, int64_t t, const Card& her
   }
   if (after.count > 0) enqueue(coherent_kernel, after, blocks, t, here.overlaps);
   for (const Output& o : all) {
-    auto* const y = reinterpret_cast<uint8_t*>(o.y);
-    if (o.norm) rmsnorm({y, o.norm, y, t * o.rows / o.head, o.head, o.eps, false, false});
+    if (fits(o.rows, o.block, o.factor, here)) norm_heads(o, t);
   }
 }
 
@@ -117,7 +94,10 @@ void trellis_linear(const TrellisLinearArgs& a) {
   }
   finish(unfinished, a.t, here);
   const float *x = unfinished[0].z ? unfinished[0].y : a.x, *gate = unfinished[1].z ? unfinished[1].y : a.gate;
-  if (!fits(a.columns, a.block, a.factor, here)) return compose(a, x, gate);
+  if (!fits(a.columns, a.block, a.factor, here)) {
+    Scratch<float> incoherent(a.t * a.columns), made(a.weight || gate ? a.t * a.columns : 1);
+    return linear_by_ops(a, x, gate, made, incoherent);
+  }
 
   Transforms before{};
   before.count = 1;

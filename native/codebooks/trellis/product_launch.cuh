@@ -1,6 +1,6 @@
 // defines: Card, Parts, for_code, multiply: what the ops over packed matrices share on their way to a kernel.
 #pragma once
-#include "../../core/cuda.cuh"
+#include "../../core/shared_memory.cuh"
 #include "product_code.h"
 #include "product_cuda.h"
 
@@ -10,12 +10,7 @@ struct Card {
   int most_shared;  // bytes of a block
   bool overlaps;    // kernels with the one before
 };
-inline Card card() {
-  int device, shared;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return {shared, card_overlaps()};
-}
+inline Card card() { return {static_cast<int>(ops::most_shared()), card_overlaps()}; }
 
 // What becomes of t vectors of n numbers before a product. slots: in how many pieces Σx is left.
 template <class Code>

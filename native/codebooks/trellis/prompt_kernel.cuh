@@ -5,12 +5,13 @@
 #pragma once
 #include <cuda_fp16.h>
 
-#include <bit>
 #include <vector>
 
 #include "../../core/cuda.cuh"
 #include "../../core/tensor_core.cuh"
 #include "../../ops/hadamard/hadamard_matrix.h"
+#include "../../ops/silu-mul/fast_silu.cuh"
+#include "butterflies.cuh"
 
 namespace ops::prompt {
 
@@ -30,50 +31,16 @@ struct RowTransforms {
   RowTransform of[4];
 };
 
-// Numbers in shared memory, one place left out after 32: neither neighbours nor powers of two apart meet in a bank.
-__host__ __device__ constexpr int spot(int i) { return i + i / 32; }
 inline int row_bytes(int64_t n) { return (spot(static_cast<int>(n)) + 1) * 4; }
 
-// M, or its transpose, as the A operands of m16n8k16: [tiles][tiles][32 lanes][4 words], zeros around. out[r] = Σ_k of[r, k]·x[k].
+// M, or its transpose, as A operands, zeros around. out[r] = Σ_k of[r, k]·x[k].
 inline std::vector<float> operands(int factor, bool transposed) {
   const std::vector<float> matrix = hadamard_matrix(factor);
   const int tiles = (factor + 15) / 16;
-  std::vector<float> words;
-  for (int at = 0; at < tiles * tiles * 128; ++at) {
-    const int word = at % 4, lane = at / 4 % 32, row = at / 128 / tiles * 16 + lane / 4 + word % 2 * 8;
-    const int first = at / 128 % tiles * 16 + lane % 4 * 2 + word / 2 * 8;
-    uint32_t bits = 0;
-    for (int i = 0; i < 2; ++i) {
-      const int k = first + i;
-      const float v = row < factor && k < factor ? matrix[transposed ? row * factor + k : k * factor + row] : 0;
-      bits |= std::bit_cast<uint32_t>(v) >> 16 << 16 * i;
-    }
-    words.push_back(std::bit_cast<float>(bits));
-  }
-  return words;
-}
-
-// S along runs of w: strides h, 2h, … < R·h.
-template <int R>
-__device__ void stages(float* row, int n, int h) {
-  for (int g = threadIdx.x; g < n / R; g += kRowThreads) {
-    const int first = g / h * h * R + g % h;
-    float v[R];
-#pragma unroll
-    for (int i = 0; i < R; ++i) v[i] = row[spot(first + i * h)];
-#pragma unroll
-    for (int s = 1; s < R; s *= 2) {
-#pragma unroll
-      for (int i = 0; i < R; ++i) {
-        if (i & s) continue;
-        const float a = v[i], b = v[i + s];
-        v[i] = a + b, v[i + s] = a - b;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < R; ++i) row[spot(first + i * h)] = v[i];
-  }
-  __syncthreads();
+  return a_operands(tiles, tiles, [&](int tile, int i, int k) {
+    const int row = tile * 16 + i;
+    return row < factor && k < factor ? matrix[transposed ? row * factor + k : k * factor + row] : 0.0f;
+  });
 }
 
 // Two numbers as the sum of two pairs of bf16.
@@ -122,14 +89,7 @@ __device__ inline void mix(const RowTransform& t, float* row) {
 
 template <bool mixes>
 __device__ void transform(const RowTransform& t, float* row) {
-  __syncthreads();
-  for (int h = 1; h < t.w;) {
-    const int left = t.w / h;
-    if (left >= 16) stages<16>(row, t.n, h), h *= 16;
-    else if (left == 8) stages<8>(row, t.n, h), h *= 8;
-    else if (left == 4) stages<4>(row, t.n, h), h *= 4;
-    else stages<2>(row, t.n, h), h *= 2;
-  }
+  along_runs<kRowThreads>(row, t.n, t.w);
   if constexpr (mixes) mix(t, row);
 }
 
@@ -169,8 +129,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) incoherent_rows_kernel(const R
       if (at >= t.n / 4) break;
       if constexpr (kInput == Input::normed) raw = squared(v[i], raw), v[i] = times(v[i], by[i]);
       if constexpr (kInput == Input::gated) {
-        const auto gated = [](float gate) { return __fdividef(gate, 1.0f + __expf(-gate)); };
-        v[i] = times(v[i], {gated(by[i].x), gated(by[i].y), gated(by[i].z), gated(by[i].w)});
+        v[i] = times(v[i], {fast_silu(by[i].x), fast_silu(by[i].y), fast_silu(by[i].z), fast_silu(by[i].w)});
       }
       v[i] = times(v[i], four(t.before, at));
       squares = squared(v[i], squares);

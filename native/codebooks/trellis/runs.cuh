@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../../core/tensor_core.cuh"
 #include "../../ops/hadamard/hadamard_matrix.h"
 
 namespace ops::product {
@@ -111,7 +112,7 @@ inline void adopt(Chain& c, const Plan& plan) {
   c.by_share = reciprocal(plan.share), c.by_splits = reciprocal(plan.cut.splits()), c.by_tiles = reciprocal((plan.share * kCluster + 15) / 16);
 }
 
-// Y or its transpose as A operands of m16n8k16, rows in tiles of 16 that begin anew after `share`: [tiles][steps][32 lanes][4 words].
+// Y or its transpose as A operands, rows in tiles of 16 that begin anew after `share`.
 inline std::vector<float> operands(int64_t block, int64_t factor, Cut cut, int share, bool transposed) {
   const std::vector<float> m = hadamard_matrix(factor);
   const int high = static_cast<int>(block / factor / cut.w), order = static_cast<int>(factor) * high;  // S's part of Y, and a block's order
@@ -122,27 +123,11 @@ inline std::vector<float> operands(int64_t block, int64_t factor, Cut cut, int s
     const float value = m[(i / high) * factor + j / high];
     return minus ? -value : value;
   };
-  const int tiles_of_share = (share + 15) / 16, shares = (cut.runs + share - 1) / share, steps = cut.steps();
-  std::vector<float> words;
-  words.reserve(static_cast<size_t>(shares) * tiles_of_share * steps * 128);
-  for (int tile = 0; tile < shares * tiles_of_share; ++tile) {
-    const int first = tile / tiles_of_share * share + tile % tiles_of_share * 16;
-    const int end = tile / tiles_of_share * share + share;
-    for (int step = 0; step < steps; ++step) {
-      for (int lane = 0; lane < 32; ++lane) {
-        for (int word = 0; word < 4; ++word) {
-          const int row = first + lane / 4 + word % 2 * 8, k = step * 16 + lane % 4 * 2 + word / 2 * 8;
-          uint32_t bits = 0;
-          for (int i = 0; i < 2; ++i) {
-            const float v = row >= end ? 0 : transposed ? at(k + i, row) : at(row, k + i);
-            bits |= (std::bit_cast<uint32_t>(v) >> 16) << 16 * i;
-          }
-          words.push_back(std::bit_cast<float>(bits));
-        }
-      }
-    }
-  }
-  return words;
+  const int tiles_of_share = (share + 15) / 16, shares = (cut.runs + share - 1) / share;
+  return a_operands(shares * tiles_of_share, cut.steps(), [&](int tile, int i, int k) {
+    const int first = tile / tiles_of_share * share, row = first + tile % tiles_of_share * 16 + i;
+    return row >= first + share ? 0.0f : transposed ? at(k, row) : at(row, k);
+  });
 }
 
 }  // namespace ops::product

@@ -10,6 +10,7 @@
 // Everything that is a constant of the model (su, sv, weight, Y) is read before the kernel waits for the one before it. Who writes those must
 // not let its successor begin before it has ended, and no kernel here does.
 #pragma once
+#include "../../ops/silu-mul/fast_silu.cuh"
 #include "runs_steps.cuh"
 
 namespace ops::product {
@@ -207,8 +208,7 @@ __device__ void run_chain(const Chain& c) {
   for (int i = 0; i < 4; ++i) {
     float x = v[0][i];
     if (N == 1 && active) sums.y = fmaf(x, x, sums.y);
-    // The exact quotient has a branch, behind which everything waits.
-    if constexpr (N == 2) x *= __fdividef(v[1][i], 1.0f + __expf(-v[1][i]));
+    if constexpr (N == 2) x *= fast_silu(v[1][i]);
     u[0][i] = x * factors[i];
     if (active) sums.x = fmaf(u[0][i], u[0][i], sums.x);
   }

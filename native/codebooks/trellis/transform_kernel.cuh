@@ -4,6 +4,8 @@
 // A block makes a slice: up to kSlice runs of F, or so many as are 4096 numbers.
 #pragma once
 #include "../../ops/hadamard/hadamard_matrix.h"
+#include "../../ops/silu-mul/fast_silu.cuh"
+#include "butterflies.cuh"
 #include "product_operands.cuh"
 
 namespace ops::product {
@@ -34,34 +36,9 @@ struct Transforms {
   int count;
 };
 
-// Numbers in shared memory, one place left out after 32: neither neighbours nor powers of two apart meet in a bank.
-__host__ __device__ constexpr int spot(int i) { return i + i / 32; }
-
 // A slice, and where terms of sums over k are spread over threads, those.
 inline int transform_bytes(const Transform& t) {
   return (spot(t.runs * t.w) + 1 + (t.factor > 1 && t.w < kTransformThreads ? kTransformThreads * kSlice : 0)) * 4;
-}
-
-// S along runs of w: strides h, 2h, … < R·h.
-template <int R>
-__device__ void stages(float* x, int size, int h) {
-  for (int g = threadIdx.x; g < size / R; g += kTransformThreads) {
-    const int first = g / h * h * R + g % h;
-    float v[R];
-#pragma unroll
-    for (int i = 0; i < R; ++i) v[i] = x[spot(first + i * h)];
-#pragma unroll
-    for (int s = 1; s < R; s *= 2) {
-#pragma unroll
-      for (int i = 0; i < R; ++i) {
-        if (i & s) continue;
-        const float a = v[i], b = v[i + s];
-        v[i] = a + b, v[i + s] = a - b;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < R; ++i) x[spot(first + i * h)] = v[i];
-  }
 }
 
 // What is transformed: x; x ⊙ before; and x ⊙ weight or silu(gate) ⊙ x in place of x. Known to the compiler, so that loads are on their way together.
@@ -79,8 +56,7 @@ __device__ float transform(const Transform& t, int row, int slice, float* tile, 
   const auto read = [&](int at) {
     float v = x[at];
     if constexpr (kInput == Input::normed) raw = fmaf(v, v, raw), v *= t.weight[at];
-    // The exact quotient has a branch, behind which loads would wait one after the other.
-    if constexpr (kInput == Input::gated) v *= __fdividef(gate[at], 1.0f + __expf(-gate[at]));
+    if constexpr (kInput == Input::gated) v *= fast_silu(gate[at]);
     if constexpr (kInput != Input::plain) v *= t.before[at];
     return v;
   };
@@ -128,15 +104,7 @@ __device__ float transform(const Transform& t, int row, int slice, float* tile, 
       }
     }
   }
-  __syncthreads();
-  for (int h = 1; h < t.w;) {
-    const int left = t.w / h;
-    if (left >= 16) stages<16>(tile, size, h), h *= 16;
-    else if (left == 8) stages<8>(tile, size, h), h *= 8;
-    else if (left == 4) stages<4>(tile, size, h), h *= 4;
-    else stages<2>(tile, size, h), h *= 2;
-    __syncthreads();
-  }
+  along_runs<kTransformThreads>(tile, size, t.w);
   return squares;
 }
 
