@@ -51,22 +51,12 @@
 
 #include "../native/codebooks/trellis/product_code.h"
 #include "../native/codebooks/trellis/transform_kernel.cuh"
+#include "replays.cuh"
 
 using namespace ops::product;
 
 namespace {
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-}
-
-uint32_t hashed(uint64_t i) {
-  uint64_t z = (i + 1) * 0x9E3779B97F4A7C15;
-  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9, z = (z ^ z >> 27) * 0x94D049BB133111EB;
-  return static_cast<uint32_t>((z ^ z >> 31) >> 16);
-}
-double uniform(uint64_t i) { return (hashed(i) + 0.5) / 4294967296.0; }
-double gaussian(uint64_t i) { return std::sqrt(-2 * std::log(uniform(2 * i))) * std::cos(2 * M_PI * uniform(2 * i + 1)); }
 struct Case {
   const char *name, *variant;
   ops::ProductCode code;
@@ -123,13 +113,6 @@ double reference(const Case& c, const std::vector<int16_t>& stored, const std::v
   return sum;
 }
 
-template <class T> T* upload(const std::vector<T>& from) {
-  T* at;
-  check(cudaMalloc(&at, from.size() * sizeof(T)), "cudaMalloc");
-  check(cudaMemcpy(at, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "copy");
-  return at;
-}
-
 std::vector<uint16_t> pairs() {
   std::vector<uint16_t> table(1024);
   for (int i = 0; i < 1024; ++i) table[i] = __half_raw(__float2half(static_cast<float>(gaussian(i)))).x;
@@ -177,32 +160,6 @@ int check_all(int sm) {
   }
   std::printf("%d bad\n", bad);
   return bad;
-}
-
-// Of one of `nodes`, by replays of a graph of them.
-template <class F>
-float microseconds(cudaStream_t stream, int nodes, F enqueue) {
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin), cudaEventCreate(&end);
-  cudaGraph_t graph;
-  cudaGraphExec_t replay;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < nodes; ++i) enqueue(i);
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&replay, graph, 0), "graph");
-  std::vector<float> times;
-  for (int i = 0; i < 12; ++i) {
-    cudaEventRecord(begin, stream);
-    cudaGraphLaunch(replay, stream);
-    cudaEventRecord(end, stream);
-    check(cudaEventSynchronize(end), "replay");
-    float ms;
-    cudaEventElapsedTime(&ms, begin, end);
-    if (i > 1) times.push_back(ms * 1000 / nodes);
-  }
-  std::sort(times.begin(), times.end());
-  cudaGraphExecDestroy(replay), cudaGraphDestroy(graph);
-  return times[times.size() / 2];
 }
 
 void time_all(int sm, const char* only) {
