@@ -50,7 +50,12 @@ interface Result {
   readonly proxyError: { readonly mean: number }
 }
 
-interface Theirs extends Readonly<Record<string, unknown>> {
+/** The machine of the other side; a CPU has no card to name. */
+interface Machine extends Readonly<Partial<Record<'gpu' | 'driver' | 'cuda', string>>> {
+  readonly torch: string
+}
+
+interface Theirs extends Machine {
   readonly original: number
   readonly runs: readonly {
     readonly seed: number
@@ -58,6 +63,11 @@ interface Theirs extends Readonly<Record<string, unknown>> {
     readonly proxyErrorMean: number
     readonly seconds: number
   }[]
+}
+
+interface Earlier extends Machine {
+  readonly commit: string
+  readonly rows: readonly Row[]
 }
 
 export async function run({
@@ -73,7 +83,7 @@ export async function run({
   const texts = { text: join(model, 'calibration.jsonl'), test: join(model, 'test.jsonl') }
   const out = mkdtempSync(join(tmpdir(), 'pipe-original-'))
   const rows: Row[] = []
-  const earlier = from === undefined ? undefined : (JSON.parse(readFileSync(from, 'utf8')) as Figures)
+  const earlier = from === undefined ? undefined : (JSON.parse(readFileSync(from, 'utf8')) as Earlier)
   let machine: Readonly<Record<string, unknown>> = {}
   try {
     for (const { tuning, graph, told, draws } of recipes) {
@@ -82,45 +92,22 @@ export async function run({
         for (let seed = 0; seed < count; seed++)
           rows.push(await ours(join(out, 'ours'), { graph, tuning, scales, seed, bits, model, ...texts, device }))
       if (earlier !== undefined) {
-        const {
-          date: _,
-          cpu: __,
-          cores: ___,
-          node: ____,
-          command: _____,
-          model: ______,
-          rows: theirs,
-          commit: theirCommit,
-          ...where
-        } = earlier
-        machine = { ...where, theirCommit }
-        rows.push(...theirs.filter(row => row.method === theirMethod && row[columns.tuning] === tuning))
+        const { gpu, driver, cuda, torch, commit } = earlier
+        machine = { gpu, driver, cuda, torch, theirCommit: commit }
+        rows.push(...earlier.rows.filter(row => row.method === theirMethod && row[columns.tuning] === tuning))
         continue
       }
       const each = Math.ceil(count / Number(parallel))
       const firsts = Array.from({ length: Math.ceil(count / each) }, (_, i) => i * each)
-      const theirs = await Promise.all(
-        firsts.map(async first => {
-          const file = join(out, `theirs-${first}.json`)
-          const said = {
-            model,
-            quantized: join(out, 'ours/model'),
-            ...texts,
-            bits,
-            first: `${first}`,
-            seeds: `${Math.min(each, count - first)}`,
-            sequences: '128',
-            length: '256',
-            measured: '64',
-            out: file,
-          }
-          const words = Object.entries(said).flatMap(([name, value]) => [`--${name}`, value])
-          await ended(python, [join(root, 'bench/original/original.py'), ...words, ...told])
-          return JSON.parse(readFileSync(file, 'utf8')) as Theirs
-        }),
-      )
-      for (const { original, runs, about: _, bits: __, epochs: ___, rate: ____, ...where } of theirs) {
-        machine = where
+      const same = { model, quantized: join(out, 'ours/model'), ...texts, bits, sequences: '128', length: '256', measured: '64' }
+      const said = firsts.map(first => ({
+        ...same,
+        first: `${first}`,
+        seeds: `${Math.min(each, count - first)}`,
+        out: join(out, `theirs-${first}.json`),
+      }))
+      for (const { original, runs, gpu, driver, cuda, torch } of await Promise.all(said.map(one => theirs(python, one, told)))) {
+        machine = { gpu, driver, cuda, torch }
         for (const { seed, perplexity, proxyErrorMean, seconds } of runs) {
           const figures = { before: original, after: perplexity, error: proxyErrorMean, seconds }
           rows.push(rowOf(theirMethod, { bits, tuning, scales: 'no', seed, ...figures }))
@@ -131,6 +118,12 @@ export async function run({
     rmSync(out, { recursive: true, force: true })
   }
   return { model: 'fixtures/tiny-llama', ...machine, rows }
+}
+
+async function theirs(python: string, said: Readonly<Record<'out', string>>, told: readonly string[]): Promise<Theirs> {
+  const words = Object.entries(said).flatMap(([name, value]) => [`--${name}`, value])
+  await ended(python, [join(root, 'bench/original/original.py'), ...words, ...told])
+  return JSON.parse(readFileSync(said.out, 'utf8')) as Theirs
 }
 
 interface Job extends Readonly<Record<'graph' | 'tuning' | 'scales' | 'bits' | 'model' | 'text' | 'test', string>> {

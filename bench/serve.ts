@@ -89,6 +89,7 @@ async function measured(url: string, clients: number, o: { requests: number; tok
   ).flat()
   const seconds = (performance.now() - begun) / 1000
   const tokens = seen.reduce((sum, one) => sum + one.tokens, 0)
+  const [firsts, gaps] = [seen.map(({ first }) => first), seen.flatMap(({ gaps }) => gaps)]
   return {
     clients,
     requests: seen.length,
@@ -96,22 +97,10 @@ async function measured(url: string, clients: number, o: { requests: number; tok
     'tokens made': tokens,
     'tokens/s, all': tokens / seconds,
     'tokens/s, each': tokens / seconds / clients,
-    'first text ms, 50 %': percentile(
-      seen.map(one => one.first),
-      0.5,
-    ),
-    'first text ms, most': percentile(
-      seen.map(one => one.first),
-      1,
-    ),
-    'between pieces ms, 50 %': percentile(
-      seen.flatMap(one => one.gaps),
-      0.5,
-    ),
-    'between pieces ms, 99 %': percentile(
-      seen.flatMap(one => one.gaps),
-      0.99,
-    ),
+    'first text ms, 50 %': percentile(firsts, 0.5),
+    'first text ms, most': percentile(firsts, 1),
+    'between pieces ms, 50 %': percentile(gaps, 0.5),
+    'between pieces ms, 99 %': percentile(gaps, 0.99),
   }
 }
 

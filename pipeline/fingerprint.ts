@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { basename } from 'node:path'
 import type { Contents } from './contents.js'
 import type { Graph, GraphStage } from './graph.js'
-import { pathParams, type Schema } from './params.js'
+import { pathParams, placeOf, type Schema } from './params.js'
 
 /** Flat: 'version', 'seed', 'backend', 'params.codebook.K', … → value. */
 export type Parts = Readonly<Record<string, string | number | boolean | null>>
@@ -39,11 +39,7 @@ export async function fingerprint(
   const inner = Object.entries(stage.inner ?? {}).flatMap(([parameter, list]) => list.map((one, i) => ({ one, at: [parameter, i] })))
   const within = inner.flatMap(({ one, at }) => [...pathParams(one.stage.params as Schema, one.params, at)])
   for (const { path, kind } of [...pathParams(stage.stage.params as Schema, params), ...within]) {
-    const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<
-      string | number,
-      unknown
-    >
-    const key = path.at(-1) as string | number
+    const { holder, key } = placeOf(params, path)
     const file = holder[key] as string
     paths[path.join('.')] = file
     holder[key] = { sha256: await contents.hash(file, kind, `${stage.where}  ${path.join('.')}`) }

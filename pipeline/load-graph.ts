@@ -5,7 +5,7 @@ import { didYouMean, type Mistake, PipeError } from './error.js'
 import type { BuiltInStages, Graph, GraphStage } from './graph.js'
 import { type GraphInput, isObject, readGraph, readInputs } from './graph-file.js'
 import { checkInner } from './inner.js'
-import { checkParams, pathParams, type Schema } from './params.js'
+import { checkParams, pathParams, placeOf, type Schema } from './params.js'
 import { type Resolved, resolveStage } from './resolve.js'
 import { applySettings, parseSettings } from './settings.js'
 
@@ -251,11 +251,7 @@ function fill(
     mistakes.push({ where, message: first, ...(rest.length > 0 ? { hint: rest.join('\n') } : {}) })
   }
   for (const { path } of pathParams(schema, params)) {
-    const holder = path.slice(0, -1).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], params) as Record<
-      string | number,
-      unknown
-    >
-    const key = path.at(-1) as string | number
+    const { holder, key } = placeOf(params, path)
     const base = path.map((_, i) => directories.get(path.slice(0, path.length - i).join('.'))).find(directory => directory !== undefined)
     holder[key] = resolve(base ?? graphFolder, holder[key] as string)
   }

@@ -99,6 +99,15 @@ const within = (schema: Schema, instancePath: string): Schema | undefined =>
     .slice(1)
     .reduce<Schema | undefined>((at, name) => at?.properties?.[name] ?? at?.items, schema)
 
+/** Where the parameter of a path stands: holder[key]. */
+export function placeOf(
+  params: unknown,
+  path: readonly (string | number)[],
+): { holder: Record<string | number, unknown>; key: string | number } {
+  const holder = path.slice(0, -1).reduce((at, key) => (at as Record<string | number, unknown>)[key], params)
+  return { holder: holder as Record<string | number, unknown>, key: path.at(-1) as string | number }
+}
+
 /** The parameters that are paths: 'text', 'inner.file'; with their kind. */
 export function* pathParams(
   schema: Schema,

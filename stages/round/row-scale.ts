@@ -30,9 +30,10 @@ export async function rowScaled(
     const rows = rowsOf(k, hs.length, m)
     ops.gemm(product, outputs, h, { window: { rows }, aWindow: { rows } })
   }
+  using others = ops.transpose(product)
+  product[Symbol.dispose]()
   const dots = async (x: Tensor): Promise<Float32Array> => {
     using columns = ops.transpose(x)
-    using others = ops.transpose(product)
     using into = ops.zeros('f32', [m])
     ops.addColumnDots(into, columns, others)
     return new Float32Array((await into.read()).slice().buffer)

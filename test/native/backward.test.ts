@@ -20,41 +20,9 @@ import { tableGradientReference } from '../../native/ops/table-gradient/referenc
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { testDevice } from '../helpers.js'
-import { affordable, everyDevice, gaussian, nmse, same, uniform, values } from './devices.js'
+import { affordable, checkAll, everyDevice, gaussian, nmse, uniform, values, withTensors } from './devices.js'
 
 const devices = await everyDevice()
-
-/** Runs a case on every device: each output within the bound, equal to the bit on a second run and for any number of threads. */
-const check = async (t: Test, label: string, run: (ops: Ops) => readonly Tensor[], expected: readonly Float64Array[], bound: number) => {
-  const seen = new Map<string, Uint8Array>()
-  for (const [name, ops] of devices) {
-    for (let again = 0; again < 2; again++) {
-      const outputs = run(ops)
-      for (const [i, output] of outputs.entries()) {
-        using out = output
-        const error = nmse(await values(out), expected[i]!)
-        if (!(error <= bound)) t.fail(`${label}, ${name}, output ${i}: NMSE ${error}, allowed ${bound}`)
-        const level = `${name.split(' ')[0]} ${i}`
-        const bytes = await out.read()
-        if (!same(seen.get(level) ?? bytes, bytes)) t.fail(`${label}, ${name}, output ${i}: not the same bits`)
-        seen.set(level, bytes)
-      }
-    }
-    await ops.finish()
-    if (ops.device.liveBytes !== 0) t.fail(`${label}, ${name}: ${ops.device.liveBytes} bytes are left`)
-  }
-  t.ok(seen.size > 0, label)
-}
-
-/** A tensor of these numbers that lasts as long as f's enqueueing. */
-const opened = <T>(ops: Ops, inputs: readonly (readonly [Float32Array | Int32Array, readonly number[]])[], f: (...x: Tensor[]) => T): T => {
-  const tensors = inputs.map(([data, shape]) => ops.tensor(data, shape))
-  try {
-    return f(...tensors)
-  } finally {
-    for (const tensor of tensors) tensor[Symbol.dispose]()
-  }
-}
 
 /** ∂f/∂x by central differences. */
 const slopes = (x: ArrayLike<number>, f: (x: Float64Array) => number): Float64Array => {
@@ -110,9 +78,9 @@ t.test('rmsnormBackward', async t => {
         [weight, [w]],
         [dy, [rows, n]],
       ] as const
-      return opened(ops, inputs, (a, b, c) => [ops.rmsnormBackward(a!, b!, c!, into, { eps: 1e-5 }), into])
+      return withTensors(ops, inputs, (a, b, c) => [ops.rmsnormBackward(a!, b!, c!, into, { eps: 1e-5 }), into])
     }
-    await check(t, `[${rows}, ${n}] by ${w}`, run, [dx, gradient.map((g, j) => g + before[j]!)], 1e-12)
+    await checkAll(t, `[${rows}, ${n}] by ${w}`, run, [dx, gradient.map((g, j) => g + before[j]!)], 1e-12)
   }
 })
 
@@ -139,10 +107,10 @@ t.test('siluMulBackward', async t => {
     const { dGate, dUp } = siluMulBackwardReference(gate, up, dy)
     const inputs = [gate, up, dy].map(x => [x, [n]] as const)
     const run = (ops: Ops) => {
-      const out = opened(ops, inputs, (a, b, c) => ops.siluMulBackward(a!, b!, c!))
+      const out = withTensors(ops, inputs, (a, b, c) => ops.siluMulBackward(a!, b!, c!))
       return [out.dGate, out.dUp]
     }
-    await check(t, `n=${n}`, run, [dGate, dUp], 1e-12)
+    await checkAll(t, `n=${n}`, run, [dGate, dUp], 1e-12)
   }
 })
 
@@ -197,12 +165,12 @@ t.test('attentionBackward: lengths around the blocks, groups, windows, several s
       [dy, wide],
     ] as const
     const run = (ops: Ops) => {
-      const out = opened(ops, inputs, (a, b, c, d) => ops.attentionBackward(a!, b!, c!, d!, whole))
+      const out = withTensors(ops, inputs, (a, b, c, d) => ops.attentionBackward(a!, b!, c!, d!, whole))
       return [out.dq, out.dk, out.dv]
     }
     // One key in reach: its probability is 1, and the gradients by q and k are 0 but for rounding.
     const alone = length === 1 || shape.window === 1
-    if (!alone) await check(t, JSON.stringify({ sequences, ...shape }), run, [dq, dk, dv], 1e-11)
+    if (!alone) await checkAll(t, JSON.stringify({ sequences, ...shape }), run, [dq, dk, dv], 1e-11)
     for (const [name, ops] of alone ? devices : []) {
       const outputs = run(ops)
       const [q0, k0, v0] = await Promise.all(outputs.map(values))
@@ -245,7 +213,7 @@ t.test('attentionBackward of bf16: f32 sums of rounded inputs', async t => {
     const { dq, dk, dv } = attentionBackwardReference(q, k, v, dy, whole)
     const inputs = [q, k, v, dy].map(x => [x, [rows, x.length / rows]] as const)
     const run = (ops: Ops) => {
-      const out = opened(ops, inputs, (...wide) => {
+      const out = withTensors(ops, inputs, (...wide) => {
         const [a, b, c, d] = wide.map(x => ops.cast(x, 'bf16')) as [Tensor, Tensor, Tensor, Tensor]
         const gradients = ops.attentionBackward(a, b, c, d, whole)
         for (const x of [a, b, c, d]) x[Symbol.dispose]()
@@ -254,7 +222,7 @@ t.test('attentionBackward of bf16: f32 sums of rounded inputs', async t => {
       return [out.dq, out.dk, out.dv]
     }
     // On a GPU P and S have 8 bits: their rounding errors are 2⁻⁹ of them, independent.
-    await check(t, JSON.stringify({ sequences, ...shape }), run, [dq, dk, dv], testDevice === 'cpu' ? 1e-11 : 2e-5)
+    await checkAll(t, JSON.stringify({ sequences, ...shape }), run, [dq, dk, dv], testDevice === 'cpu' ? 1e-11 : 2e-5)
   }
 })
 
@@ -269,10 +237,10 @@ t.test('attentionBackward: large scores do not overflow', async t => {
   const { dq, dk, dv } = attentionBackwardReference(q, k, v, dy, { ...shape })
   const run = (ops: Ops) => {
     const inputs = [q, k, v, dy].map(x => [x, [40, 8]] as const)
-    const out = opened(ops, inputs, (a, b, c, d) => ops.attentionBackward(a!, b!, c!, d!, shape))
+    const out = withTensors(ops, inputs, (a, b, c, d) => ops.attentionBackward(a!, b!, c!, d!, shape))
     return [out.dq, out.dk, out.dv]
   }
-  await check(t, 'scores of hundreds', run, [dq, dk, dv], 1e-8) // f32 scores of hundreds are good to 1e-5
+  await checkAll(t, 'scores of hundreds', run, [dq, dk, dv], 1e-8) // f32 scores of hundreds are good to 1e-5
 })
 
 t.test('addColumnDots: gradients of a bias and of a scale', async t => {
@@ -289,11 +257,11 @@ t.test('addColumnDots: gradients of a bias and of a scale', async t => {
     const run = (both: boolean) => (ops: Ops) => {
       const into = ops.tensor(before, [n])
       const inputs = [x, y].map(z => [z, [rows, n]] as const)
-      opened(ops, inputs, (a, b) => ops.addColumnDots(into, a!, both ? b : undefined))
+      withTensors(ops, inputs, (a, b) => ops.addColumnDots(into, a!, both ? b : undefined))
       return [into]
     }
-    await check(t, `sums [${rows}, ${n}]`, run(false), [columnDotsReference(before, x)], 1e-12)
-    await check(t, `dots [${rows}, ${n}]`, run(true), [columnDotsReference(before, x, y)], 1e-12)
+    await checkAll(t, `sums [${rows}, ${n}]`, run(false), [columnDotsReference(before, x)], 1e-12)
+    await checkAll(t, `dots [${rows}, ${n}]`, run(true), [columnDotsReference(before, x, y)], 1e-12)
   }
 })
 
@@ -339,10 +307,10 @@ t.test('crossEntropyGradient: hard labels, and the top k of a teacher', async t 
         [targets, [n, k]],
         [weights, [n, k]],
       ] as const
-      const out = opened(ops, inputs, (a, b, c) => ops.crossEntropyGradient(a!, b!, { factor: 0.25, ...(k > 1 && { weights: c! }) }))
+      const out = withTensors(ops, inputs, (a, b, c) => ops.crossEntropyGradient(a!, b!, { factor: 0.25, ...(k > 1 && { weights: c! }) }))
       return [out.loss, out.gradient]
     }
-    await check(t, `[${n}, ${v}], ${k} labels`, run, [loss, gradient], 1e-12)
+    await checkAll(t, `[${n}, ${v}], ${k} labels`, run, [loss, gradient], 1e-12)
   }
 })
 
@@ -375,10 +343,10 @@ t.test('klGradient: divergence and soft cross-entropy, whose gradient is one', a
     const { divergence, crossEntropy, gradient } = klGradientReference(p, q, v, 0.5)
     const run = (ops: Ops) => {
       const inputs = [p, q].map(x => [x, [n, v]] as const)
-      const out = opened(ops, inputs, (a, b) => ops.klGradient(a!, b!, { factor: 0.5 }))
+      const out = withTensors(ops, inputs, (a, b) => ops.klGradient(a!, b!, { factor: 0.5 }))
       return [out.divergence, out.crossEntropy, out.gradient]
     }
-    await check(t, `[${n}, ${v}]`, run, [divergence, crossEntropy, gradient], 1e-12)
+    await checkAll(t, `[${n}, ${v}]`, run, [divergence, crossEntropy, gradient], 1e-12)
   }
 })
 
@@ -388,10 +356,10 @@ t.test('meanSquaredError', async t => {
   const gradient = slopes(y, z => (3 * sum(z)) / 77)
   const run = (ops: Ops) => {
     const inputs = [y, target].map(x => [x, [7, 11]] as const)
-    const out = opened(ops, inputs, (a, b) => ops.meanSquaredError(a!, b!, { factor: 3 }))
+    const out = withTensors(ops, inputs, (a, b) => ops.meanSquaredError(a!, b!, { factor: 3 }))
     return [out.sum, out.gradient]
   }
-  await check(t, '[7, 11]', run, [Float64Array.of(sum(y)), gradient], 1e-13)
+  await checkAll(t, '[7, 11]', run, [Float64Array.of(sum(y)), gradient], 1e-13)
 })
 
 t.test('adam: three steps', async t => {
@@ -409,10 +377,11 @@ t.test('adam: three steps', async t => {
     expected = adamReference(expected.value, gradient, expected.m, expected.v, { ...o, step: i + 1 })
   const run = (ops: Ops) => {
     const [value, m, v] = [ops.tensor(start, [n]), ops.tensor(zeros, [n]), ops.tensor(zeros, [n])]
-    for (const [i, gradient] of gradients.entries()) opened(ops, [[gradient, [n]]], g => ops.adam(value, g!, m, v, { ...o, step: i + 1 }))
+    for (const [i, gradient] of gradients.entries())
+      withTensors(ops, [[gradient, [n]]], g => ops.adam(value, g!, m, v, { ...o, step: i + 1 }))
     return [value, m, v]
   }
-  await check(t, `n=${n}`, run, [expected.value, expected.m, expected.v], 1e-12)
+  await checkAll(t, `n=${n}`, run, [expected.value, expected.m, expected.v], 1e-12)
 })
 
 t.test('addTableGradient: signs, tiles cut off at the edges, tables small and large', async t => {
@@ -440,10 +409,10 @@ t.test('addTableGradient: signs, tiles cut off at the edges, tables small and la
         [slope, [m, n]],
       ] as const
       using walked = order && ops.tensor(order, [Tx * Ty])
-      opened(ops, inputs, (a, b) => ops.addTableGradient(into, coded, a!, b!, { tile, order: walked }))
+      withTensors(ops, inputs, (a, b) => ops.addTableGradient(into, coded, a!, b!, { tile, order: walked }))
       return [into]
     }
-    await check(t, `[${m}, ${n}] in ${tile} of ${rows}`, run, [expected.map((x, i) => x + before[i]!)], 1e-13)
+    await checkAll(t, `[${m}, ${n}] in ${tile} of ${rows}`, run, [expected.map((x, i) => x + before[i]!)], 1e-13)
   }
 })
 

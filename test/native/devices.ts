@@ -96,18 +96,27 @@ export const nmse = (x: ArrayLike<number>, y: ArrayLike<number>): number => {
 export const same = (x: NodeJS.ArrayBufferView, y: NodeJS.ArrayBufferView): boolean =>
   Buffer.compare(Buffer.from(x.buffer, x.byteOffset, x.byteLength), Buffer.from(y.buffer, y.byteOffset, y.byteLength)) === 0
 
-/** Runs a case on every device: error below the bound, equal to the bit on a second run and for any number of threads. */
-export const check = async (t: Test, label: string, run: (ops: Ops) => Tensor, expected: Float64Array, bound: number) => {
+/** Runs a case on every device: each output within the bound, equal to the bit on a second run and for any number of threads. */
+export const checkAll = async (
+  t: Test,
+  label: string,
+  run: (ops: Ops) => readonly Tensor[],
+  expected: readonly Float64Array[],
+  bound: number,
+) => {
   const seen = new Map<string, Uint8Array>()
   for (const [name, ops] of await everyDevice()) {
     for (let again = 0; again < 2; again++) {
-      using out = run(ops)
-      const error = nmse(await values(out), expected)
-      if (!(error <= bound)) t.fail(`${label}, ${name}: NMSE ${error}, allowed ${bound}`)
-      const level = name.split(' ')[0] ?? ''
-      const bytes = await out.read()
-      if (!same(seen.get(level) ?? bytes, bytes)) t.fail(`${label}, ${name}: not the same bits`)
-      seen.set(level, bytes)
+      const outputs = run(ops)
+      for (const [i, output] of outputs.entries()) {
+        using out = output
+        const error = nmse(await values(out), expected[i]!)
+        if (!(error <= bound)) t.fail(`${label}, ${name}, output ${i}: NMSE ${error}, allowed ${bound}`)
+        const level = `${name.split(' ')[0]} ${i}`
+        const bytes = await out.read()
+        if (!same(seen.get(level) ?? bytes, bytes)) t.fail(`${label}, ${name}, output ${i}: not the same bits`)
+        seen.set(level, bytes)
+      }
     }
     await ops.finish()
     if (ops.device.liveBytes !== 0) t.fail(`${label}, ${name}: ${ops.device.liveBytes} bytes are left`)
@@ -115,12 +124,16 @@ export const check = async (t: Test, label: string, run: (ops: Ops) => Tensor, e
   t.ok(seen.size > 0, label)
 }
 
-/** Opens arrays, runs f on the tensors, and lets them go. */
-export const withTensors = (
+/** The same of a case with one output. */
+export const check = (t: Test, label: string, run: (ops: Ops) => Tensor, expected: Float64Array, bound: number) =>
+  checkAll(t, label, ops => [run(ops)], [expected], bound)
+
+/** Opens arrays, runs f on the tensors, and lets them go once its ops are enqueued. */
+export const withTensors = <T>(
   ops: Ops,
   inputs: readonly (readonly [Float32Array | Int32Array, readonly number[]])[],
-  f: (...tensors: Tensor[]) => Tensor,
-): Tensor => {
+  f: (...tensors: Tensor[]) => T,
+): T => {
   const tensors = inputs.map(([data, shape]) => ops.tensor(data, shape))
   try {
     return f(...tensors)
