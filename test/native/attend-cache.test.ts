@@ -32,6 +32,9 @@ t.test('attendCache: slots, positions, groups, windows, several rows, heads of e
       kvHeads: 2,
       e: 32,
     },
+    // So many rows and heads that a GPU has one block for each.
+    { rows: [...run(0, 20, 6), ...run(1, 3, 6)], slots: 2, capacity: 26, heads: 36, kvHeads: 36, e: 8 },
+    { rows: [...run(0, 20, 8), ...run(1, 3, 8)], slots: 2, capacity: 28, heads: 32, kvHeads: 32, e: 64 },
   ]
   for (const { rows, slots, ...shape } of affordable(cases, ({ rows, capacity, heads, e }) => (rows.length * capacity * heads * e) / 20))
     for (const bf16 of [false, true]) {

@@ -76,13 +76,10 @@ __device__ float sums_of_lanes(float (&x)[SIZE], int lane) {
   }
 }
 
-// To where the cluster's block `rank` has `here`, and its inbox; before clusters, to the block itself.
-__device__ inline void give(float* here, int rank, float value, const Inbox& inbox) {
-#if __CUDA_ARCH__ >= 900
-  push(place_at(here, rank), value, place_at(&inbox, rank));
-#else
-  *here = value;
-#endif
+// To where the cluster's block `rank` has `here`, and its inbox. A block that is alone was not launched as a cluster, and then cannot push.
+__device__ inline void give(float* here, int rank, float value, const Inbox& inbox, bool is_alone) {
+  if (is_alone) *here = value;
+  else push(place_at(here, rank), value, place_at(&inbox, rank));
 }
 
 // Element `at` of a head, turned.
@@ -284,6 +281,7 @@ if (__any_sync(~0u, mate - key < kKeys)) {
   }
   __syncthreads();
   cluster_wait();  // the others run, and can be written to
+  const bool is_alone = cut.cluster == 1;
   if (threadIdx.x < max(32, HEADS * kWarps)) {
     const int h = threadIdx.x / kWarps % HEADS, w = threadIdx.x % kWarps;
     float larger = most_of[w][h];
@@ -296,7 +294,7 @@ if (__any_sync(~0u, mate - key < kKeys)) {
     __syncwarp();
     if (threadIdx.x < HEADS * kWarps) {
       most_of[w][h] = factor;
-      if (w < cut.cluster) give(&received_most[rank][h], w, larger, inbox), give(&received_weight[rank][h], w, all, inbox);
+      if (w < cut.cluster) give(&received_most[rank][h], w, larger, inbox, is_alone), give(&received_weight[rank][h], w, all, inbox, is_alone);
     }
   }
   __syncthreads();
@@ -305,12 +303,10 @@ if (__any_sync(~0u, mate - key < kKeys)) {
     float all = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) all = fmaf(most_of[w][h], sums[w][h][l], all);
-    give(&received[rank * slice + at % slice], at / slice, all, inbox);
+    give(&received[rank * slice + at % slice], at / slice, all, inbox, is_alone);
   }
-  inbox.wait();
-#if __CUDA_ARCH__ < 900
-  __syncthreads();
-#endif
+  if (is_alone) __syncthreads();
+  else inbox.wait();
 
   // Blocks of the cluster, and parts: [most, weight, sum] of each element of the slice.
   const int wide = (HEADS * e + cut.cluster - 1) / cut.cluster;  // a slice where all heads are there
