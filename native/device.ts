@@ -2,7 +2,7 @@
  * A device is an in-order queue of ops. `run` checks nothing but hands the op over and returns at once; one
  * native thread (CPU) or one stream (CUDA) runs the queue in order, never on the event loop. Only reading waits.
  */
-import type { DType, Handle, Tensor } from './tensor.js'
+import type { DType, Holder, Tensor } from './tensor.js'
 
 /** What an op takes: tensors, numbers, flags. Names as in the op's Args struct (C++). */
 export type OpArgs = Readonly<Record<string, Tensor | number | boolean | undefined>>
@@ -87,7 +87,7 @@ export interface Program extends Disposable {
   form(): string
 }
 
-export interface Device {
+export interface Device extends Holder {
   /** The backend's kind: part of cache keys, because results may differ in the last place between kinds. */
   readonly kind: 'cpu' | 'cuda'
   /** 'cpu', 'cuda:0', … */
@@ -119,8 +119,6 @@ export interface Device {
   record(f: () => void): Program
   /** Waits until the queue is empty. Rejects with the first failure since the last wait. */
   finish(): Promise<void>
-  read(tensor: Tensor): Promise<Uint8Array>
-  release(handle: Handle): void
   info(): DeviceInfo
   /** Calls and seconds per op since the start. */
   stats(): Readonly<Record<string, OpStats>>

@@ -3,8 +3,6 @@
  * operators, no autograd. It owns its bytes until it is disposed; an op that was enqueued keeps them
  * alive until it has run, so disposing right after enqueueing is safe and usual.
  */
-import type { Device } from './device.js'
-
 /** Element types. f16, bf16 and the integers are stored as they are; arithmetic is in f32 and f64. */
 export type DType = 'f64' | 'f32' | 'f16' | 'bf16' | 'i64' | 'i32' | 'i16' | 'u16' | 'i8' | 'u8'
 
@@ -35,12 +33,18 @@ export type TypedArray = Float64Array | Float32Array | Int32Array | Int16Array |
 /** Opaque to TypeScript: the addon's reference to a buffer. */
 export type Handle = object
 
+/** Where a tensor's bytes are, as far as it asks. */
+export interface Holder {
+  read(tensor: Tensor): Promise<Uint8Array>
+  release(handle: Handle): void
+}
+
 export class Tensor {
   #handle: Handle | undefined
 
   /** For devices; everybody else gets tensors from ops. Takes over `handle`. */
   constructor(
-    readonly device: Device,
+    readonly device: Holder,
     readonly dtype: DType,
     readonly shape: readonly number[],
     handle: Handle,
@@ -79,25 +83,4 @@ export class Tensor {
     this.device.release(this.#handle)
     this.#handle = undefined
   }
-}
-
-/** What opening a tensor takes; every Ops is one. */
-export interface Opener {
-  readonly device: Device
-  cast(x: Tensor, dtype: DType): Tensor
-  copy(x: Tensor): Tensor
-}
-
-/**
- * A tensor that is somewhere: in a batch, in a file, or live on a device. What a stage finds in a tensor
- * column. Costs a few hundred bytes until it is opened, and can be opened any number of times.
- */
-export interface TensorRef {
-  readonly dtype: DType
-  readonly shape: readonly number[]
-  readonly bytes: number
-  /** A tensor on the device of `ops`, converted to `dtype` if given (float types only). The caller disposes it, and may change it. */
-  open(ops: Opener, dtype?: DType): Promise<Tensor>
-  /** The stored bytes on the host, not converted. */
-  read(): Promise<Uint8Array>
 }

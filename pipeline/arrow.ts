@@ -21,7 +21,8 @@ import {
   Utf8,
   vectorFromArray,
 } from 'apache-arrow'
-import { bytesPerElement, type DType, Tensor, type TensorRef } from '../native/tensor.js'
+import { bytesPerElement, type DType, Tensor } from '../native/tensor.js'
+import type { TensorRef } from '../native/tensor-ref.js'
 import type { Column, Table } from './define.js'
 import { bytesTensor, checkShape, LazyTensor } from './lazy.js'
 

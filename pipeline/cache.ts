@@ -4,7 +4,8 @@
  */
 import { mkdir, readdir, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { bytesPerElement, type DType, elements, type TensorRef } from '../native/tensor.js'
+import { bytesPerElement, type DType, elements } from '../native/tensor.js'
+import type { TensorRef } from '../native/tensor-ref.js'
 import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalarsOf } from './arrow.js'
 import type { Table } from './define.js'
 import { readJson, writeJson, writing } from './disk.js'

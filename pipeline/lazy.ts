@@ -5,7 +5,8 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import type { Device } from '../native/device.js'
-import { bytesPerElement, type DType, elements, type Opener, type Tensor, type TensorRef } from '../native/tensor.js'
+import { bytesPerElement, type DType, elements, type Tensor } from '../native/tensor.js'
+import type { Opener, TensorRef } from '../native/tensor-ref.js'
 import { PipeError } from './error.js'
 
 /** A reference by its place: what is stored of it, when its bytes are not. */

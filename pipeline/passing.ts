@@ -1,6 +1,7 @@
 /** Rows on their way from one stage to the next: which batch they belong to, and where their tensors go. */
 import { map, type OperatorFunction } from 'rxjs'
-import { Tensor, type TensorRef } from '../native/tensor.js'
+import { Tensor } from '../native/tensor.js'
+import type { TensorRef } from '../native/tensor-ref.js'
 import { type AnyRow, checkRow } from './arrow.js'
 import type { AnyStage, Table } from './define.js'
 import { bytesTensor, type HeldTensors, type LiveTensors } from './lazy.js'

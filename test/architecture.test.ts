@@ -90,7 +90,7 @@ t.test('imports go one way', async t => {
       if (from === 'pipeline/cli.ts') return true // the one wiring place
       if (/^pipeline\/commands\/(bench|chat|eval|export|generate|serve|talk)\.ts$/.test(from))
         return inRoom('native')(to) || library(to) || inRoom('stages/evaluate')(to) || inRoom('stages/tasks')(to)
-      return to === 'native/tensor.ts' || (typeOnly && /^native\/(device|ops)\.ts$/.test(to))
+      return to === 'native/tensor.ts' || (typeOnly && /^native\/(device|ops|tensor-ref)\.ts$/.test(to))
     },
   )
 })

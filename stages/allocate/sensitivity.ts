@@ -1,7 +1,8 @@
 /** How much a linear's output suffers from rounding: its relative proxy error where the code's mean squared error is 1. */
 import { hadamardBlock } from '../../native/ops/hadamard/hadamard.js'
 import type { Ops } from '../../native/ops.js'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { type Context, PipeError, type Row } from '../../pipeline/define.js'
 import type { linears } from '../../schemas/tables/linears.js'
 import { hessianGroups } from '../model/groups.js'

@@ -13,7 +13,8 @@
  * GuidedQuant (arXiv:2505.07004) section 3.
  */
 import type { Ops } from '../../native/ops.js'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { bytesTensor, type Context, PipeError } from '../../pipeline/define.js'
 import { blockName, headName } from '../model/architecture.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape } from '../model/backward.js'

@@ -1,5 +1,6 @@
 /** The two models: what the original gives, run once; then the student's epochs, which a killed run goes on with. */
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import type { Context, NewRow } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'

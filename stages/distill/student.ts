@@ -1,5 +1,6 @@
 /** The rounded model as it is trained: all its blocks with their parameters on the device, forward and back. */
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { type Context, PipeError, type Row } from '../../pipeline/define.js'
 import type { rounded } from '../../schemas/tables/rounded.js'
 import { blockName, headName } from '../model/architecture.js'

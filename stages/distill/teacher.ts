@@ -5,7 +5,8 @@
  *
  *   P of k + 1 classes, the others being one:  KL = Σ_k P·log(P/Q) + P_rest·log(P_rest/Q_rest)
  */
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { type Context, PipeError } from '../../pipeline/define.js'
 import { embed, forwardBlock, Head, openBlock, type Rotary } from '../model/forward.js'
 import type { Weights } from '../model/quantized.js'

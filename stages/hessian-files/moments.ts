@@ -1,6 +1,7 @@
 /** A file with the moments of one input: flatH, and the mean mu where the program subtracted it. */
 import type { Ops } from '../../native/ops.js'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { fileTensor, PipeError } from '../../pipeline/define.js'
 import { readSafetensors } from '../model/safetensors.js'
 import { readTorchFile, TorchTensor } from '../model/torch-file.js'

@@ -4,7 +4,7 @@
  */
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { TensorRef } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { fileTensor, PipeError } from '../../pipeline/define.js'
 import { type ExpectedTensor, expectedTensors, headName } from './architecture.js'
 import { type ModelConfig, readConfig } from './config.js'

@@ -1,5 +1,5 @@
 /** Groups of a linear's outputs, equal in size and one after the other, that may have an H each. */
-import type { TensorRef } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { PipeError } from '../../pipeline/define.js'
 
 /** The most groups that m outputs can be cut into: 8, 4, 2 or 1. Squared gradients are averaged over these, so that any coarser ones can be made of them. */

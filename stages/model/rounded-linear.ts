@@ -2,7 +2,8 @@
 import type { Codec } from '../../native/codebook.js'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import type { Ops } from '../../native/ops.js'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { PipeError } from '../../pipeline/define.js'
 import { Parameter, QuantizedLinear } from './trainable.js'
 

@@ -4,7 +4,8 @@
  * is read back from where it was saved.
  */
 import { totalmem } from 'node:os'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import type { Context } from '../../pipeline/define.js'
 
 /** Share of the device's memory that the two sides of a block may take. */

@@ -1,5 +1,5 @@
 /** What estimates are made from: the sizes of a model's linears, before anything has run. */
-import type { TensorRef } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import type { KnownRow } from '../../pipeline/define.js'
 import { tokensAtOnce } from './streams.js'
 

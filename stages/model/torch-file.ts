@@ -6,7 +6,8 @@
  * see pickle.ts. Sizes, strides and offsets are checked against the bytes that are there.
  */
 import { open } from 'node:fs/promises'
-import { bytesPerElement, type DType, elements, type Opener, type Tensor, type TensorRef } from '../../native/tensor.js'
+import { bytesPerElement, type DType, elements, type Tensor } from '../../native/tensor.js'
+import type { Opener, TensorRef } from '../../native/tensor-ref.js'
 import { bytesTensor, fileTensor, PipeError } from '../../pipeline/define.js'
 import { type Known, unpickle, type Value } from './pickle.js'
 import { readZip, type ZipEntry } from './zip.js'

@@ -6,7 +6,7 @@
  * refused with a sentence: other codes, padded linears, transforms in blocks, other architectures than Llama.
  */
 import { hadamardText } from '../../native/ops/hadamard/hadamard.js'
-import type { TensorRef } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { codebookOf } from '../../native/codebooks/settings.js'
 import { toKernelLayout } from '../../native/codebooks/trellis/kernel-layout.js'
 import { contradiction, type DecodeMode, hasKernel, hasTable, type PublishedCode } from '../../native/codebooks/trellis/published.js'

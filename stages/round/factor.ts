@@ -4,7 +4,8 @@
  *   H̃ + damp·mean(diag H̃)·I = (L + I)·D·(L + I)ᵀ
  */
 import type { Ops } from '../../native/ops.js'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { type Context, PipeError } from '../../pipeline/define.js'
 import { hessianGroups } from '../model/groups.js'
 import { number } from './scale.js'

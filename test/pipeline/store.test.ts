@@ -10,7 +10,8 @@ import { writing } from '../../pipeline/disk.js'
 import { deleteEntries, listCache, usedKeys, verifyEntry } from '../../pipeline/inventory.js'
 import { LiveTensors } from '../../pipeline/lazy.js'
 import type { Plan } from '../../pipeline/plan.js'
-import type { Tensor, TensorRef } from '../../native/tensor.js'
+import type { Tensor } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { FakeDevice, fakeOps } from './fake.js'
 
 const folder = await mkdtemp(join(tmpdir(), 'pipe-store-'))

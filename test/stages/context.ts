@@ -1,6 +1,6 @@
 /** What the tests of calibrate and model run a stage with: everything is wanted, there is room, checkpoints are in memory. */
 import type { Ops } from '../../native/ops.js'
-import type { TensorRef } from '../../native/tensor.js'
+import type { TensorRef } from '../../native/tensor-ref.js'
 import { bytesTensor, type Checkpoint, type Context } from '../../pipeline/define.js'
 import { contextOf } from './run-stage.js'
 
