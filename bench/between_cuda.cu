@@ -80,10 +80,17 @@ struct Format {
 };
 const Format formats[] = {{"f16", false}, {"bytes", true}};
 
+enum class Form { row, cluster, two };  // one block; one cluster where that can be; always two kernels
+
+bool plan_of(Plan& plan, const Size& s, Form form, int inputs, bool finish, bool begin) {
+  if (form == Form::row) return plan.of_row(s.n, s.block, s.factor, inputs);
+  return plan.of(cut_into(s.n, wished_run(s.n, s.block, s.factor)), inputs, finish, begin, form == Form::cluster);
+}
+
 // One kind of chain at one size, on t rows; gives the worst NMSE of all it leaves.
-double check_one(const Size& s, const Format& f, int inputs, bool finish, bool begin, bool norm, int t) {
+double check_one(const Size& s, Form form, const Format& f, int inputs, bool finish, bool begin, bool norm, int t) {
   Plan plan;
-  if (!plan.of(cut_into(s.n, wished_run(s.n, s.block, s.factor)), inputs, finish, begin)) return -1;
+  if (!plan_of(plan, s, form, inputs, finish, begin)) return -1;
   const int n = s.n, stride = 2 * n + 32;
   const auto x = numbers(static_cast<size_t>(t) * stride, 1), sv = numbers(2 * n, 2), add = numbers(static_cast<size_t>(t) * n, 3), su = numbers(n, 4),
              weight = numbers(n, 5);
@@ -141,7 +148,7 @@ double check_one(const Size& s, const Format& f, int inputs, bool finish, bool b
       made[j] = u[0][j] * factor * (norm ? weight[j] : 1) * su[j] * (inputs == 2 ? u[1][j] / (1 + std::exp(-u[1][j])) : 1);
     }
     transform(made, s, false);
-    const int slots = plan.all ? kCluster : plan.slots;
+    const int slots = plan.slots;
     const float* const unit = &units[b * (1 + slots)];
     double sum = 0, slot_sum = 0;
     for (int j = 0; j < n; ++j) {
@@ -179,15 +186,19 @@ int check_all(int only) {
       if (error >= 0) bad += !ok;
       std::printf(error < 0 ? "  %s none" : ok ? "  %s %.0e" : "  %s %.1e BAD", what, error);
     };
-    double worst = 0;
-    for (const Format& f : formats) worst = std::max(worst, check_one(s, f, 1, true, true, true, 1));
-    note("finish, norm, begin", worst);
-    note("3 rows", check_one(s, formats[0], 1, true, true, false, 3));
-    worst = -1;
-    for (const Format& f : formats) worst = std::max(worst, check_one(s, f, 2, true, true, false, 1));
-    note("gated", worst), note("2 rows", check_one(s, formats[1], 2, true, true, false, 2));
-    note("finished, norm", check_one(s, formats[0], 1, false, true, true, 2)), note("finished, gated", check_one(s, formats[1], 2, false, true, false, 1));
-    note("finish", check_one(s, formats[0], 1, true, false, false, 2));
+    for (const Form form : {Form::row, Form::cluster}) {
+      const auto worst = [&](int inputs, bool norm) {
+        double of_both = -1;
+        for (const Format& f : formats) of_both = std::max(of_both, check_one(s, form, f, inputs, true, true, norm, 1));
+        return of_both;
+      };
+      std::printf(form == Form::row ? "\n        one block:" : "\n        clusters: ");
+      note("finish, norm, begin", worst(1, true)), note("3 rows", check_one(s, form, formats[0], 1, true, true, false, 3));
+      note("gated", worst(2, false)), note("9 rows", check_one(s, form, formats[1], 2, true, true, false, 9));
+      note("finished, norm", check_one(s, form, formats[0], 1, false, true, true, 2));
+      note("finished, gated", check_one(s, form, formats[1], 2, false, true, false, 1));
+      note("finish", check_one(s, form, formats[0], 1, true, false, false, 2));
+    }
     std::printf("\n");
   }
   std::printf("%d bad\n", bad);
@@ -195,9 +206,9 @@ int check_all(int only) {
 }
 
 // µs of one kind; the constants of each node are elsewhere.
-float time_one(cudaStream_t stream, const Size& s, int inputs, bool finish, bool begin, bool all, int t, float* pool, size_t size) {
+float time_one(cudaStream_t stream, const Size& s, Form form, int inputs, bool finish, bool begin, int t, float* pool, size_t size) {
   Plan plan;
-  if (!plan.of(cut_into(s.n, wished_run(s.n, s.block, s.factor)), inputs, finish, begin, all)) return NAN;
+  if (!plan_of(plan, s, form, inputs, finish, begin)) return NAN;
   static float* const d_x = upload(numbers(1 << 20, 1));
   static float* const d_y = upload(numbers(1 << 20, 1));
   static float* const d_v = upload(numbers(1 << 20, 1));
@@ -216,7 +227,7 @@ float time_one(cudaStream_t stream, const Size& s, int inputs, bool finish, bool
       if (finish) c.of[k] = {nullptr, d_x + k * s.n, at + k * s.n, stream_of_model ? d_x : nullptr, stream_of_model ? d_y : nullptr, inputs * s.n, mix, 0.01f};
       else c.of[k].x = d_x + k * s.n;
     }
-    c.su = at + 2 * s.n, c.weight = inputs == 1 ? at + 3 * s.n : nullptr, c.v = d_v, c.sums = d_sums;
+    c.su = at + 2 * s.n, c.weight = begin && inputs == 1 ? at + 3 * s.n : nullptr, c.v = d_v, c.sums = d_sums;
     adopt(c, plan);
     c.to = {next, d_parts, d_units, 0.01f, 32768.0f, 1e-5f, false, inputs == 1};
     check(begin ? enqueue_chain(c, plan, inputs, t, stream) : enqueue_finish(chains, &plan, 1, t, stream), "chain");
@@ -231,7 +242,7 @@ void time_all() {
   float* pool;
   check(cudaMalloc(&pool, size), "cudaMalloc");
   check(cudaMemset(pool, 0x3c, size), "fill");
-  std::printf("us, one cluster / two kernels: finish + norm + begin, gated, begin alone, finish alone; 8 rows: the first, gated\n");
+  std::printf("us, one block / one cluster / two kernels: finish + norm + begin, gated, begin alone, finish alone; 8 rows: the first, gated\n");
   for (const Size& s : sizes) {
     std::printf("%6d", s.n);
     struct Kind {
@@ -241,8 +252,11 @@ void time_all() {
     };
     const Kind kinds[] = {{1, true, true, 1}, {2, true, true, 1}, {1, false, true, 1}, {1, true, false, 1}, {1, true, true, 8}, {2, true, true, 8}};
     for (const Kind& k : kinds) {
-      std::printf("  %5.2f / %5.2f", time_one(stream, s, k.inputs, k.finish, k.begin, true, k.t, pool, size),
-                  time_one(stream, s, k.inputs, k.finish, k.begin, false, k.t, pool, size));
+      std::printf(" ");
+      for (const Form form : {Form::row, Form::cluster, Form::two}) {
+        const float us = time_one(stream, s, form, k.inputs, k.finish, k.begin, k.t, pool, size);
+        std::printf(std::isnan(us) ? "%s    -" : "%s %4.1f", form == Form::row ? "" : " /", us);
+      }
     }
     std::printf("\n");
   }

@@ -2,7 +2,6 @@
 //
 //   nvcc -std=c++20 -O3 -arch=sm_90 --expt-relaxed-constexpr bench/product_cuda.cu -o product-bench
 //   product-bench check | time
-//   product-bench linear               µs a linear with its transforms, and a layer of Llama-2-7B
 //   product-bench once CODE K m n      one launch of each variant, for a profiler
 //
 // time: µs a product, replays of a CUDA graph over buffers larger than the level-2 cache, beside the copy bandwidth of the card.
@@ -50,7 +49,7 @@
 #include <vector>
 
 #include "../native/codebooks/trellis/product_code.h"
-#include "../native/codebooks/trellis/transform_kernel.cuh"
+#include "../native/codebooks/trellis/product_operands.cuh"
 #include "replays.cuh"
 
 using namespace ops::product;
@@ -203,102 +202,6 @@ void time_all(int sm, const char* only) {
   std::printf("\n]}\n");
 }
 
-struct Linear {
-  int n, factor;
-  std::vector<std::pair<int, int>> outputs;  // rows and factor
-  int m() const {
-    int sum = 0;
-    for (const auto& [rows, factor] : outputs) sum += rows;
-    return sum;
-  }
-};
-
-float* upload_mixer(int factor) {
-  if (factor == 1) return nullptr;
-  const int across = (factor + kSlice - 1) / kSlice * kSlice;
-  const std::vector<float> matrix = ops::hadamard_matrix(factor);
-  std::vector<float> mix(factor * across);
-  for (int i = 0; i < factor * factor; ++i) mix[i / factor * across + i % factor] = matrix[i];
-  return upload(mix);
-}
-
-// Times chains of linears with their transforms; the weights of each are elsewhere.
-template <class Code, int K>
-float time_linears(cudaStream_t stream, int sm, ops::ProductCode code, const std::vector<Linear>& linears) {
-  const size_t pool = size_t{600} << 20;
-  std::vector<uint32_t> random(1 << 20);
-  for (size_t i = 0; i < random.size(); ++i) random[i] = hashed(i);
-  static unsigned char* d_pool = nullptr;
-  if (d_pool == nullptr) {
-    check(cudaMalloc(&d_pool, pool), "cudaMalloc");
-    for (size_t at = 0; at + (4 << 20) <= pool; at += 4 << 20) check(cudaMemcpy(d_pool + at, random.data(), 4 << 20, cudaMemcpyHostToDevice), "fill");
-  }
-  std::vector<float> numbers(65536);
-  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = gaussian(i);
-  float *const d_x = upload(numbers), *const d_signs = upload(numbers), *const d_z = upload(numbers), *const d_y = upload(numbers);
-  float* const d_units = upload(numbers);
-  uint16_t* const d_table = upload(pairs());
-  unsigned char* const d_parts = upload(std::vector<unsigned char>(1 << 20));
-  struct Step {
-    Transforms before{}, after{};
-    int blocks = 0;
-    Linear linear;
-  };
-  std::vector<Step> steps;
-  size_t bytes = 0;
-  const auto transform_of = [&](int n, int factor, const float* x) {
-    Transform t = Transform::of(n, n, factor);
-    t.x = x, t.stride = n, t.mix = upload_mixer(factor);
-    return t;
-  };
-  for (const Linear& linear : linears) {
-    Step step;
-    step.linear = linear;
-    step.before.of[0] = transform_of(linear.n, linear.factor, d_x), step.before.of[0].before = d_signs, step.before.count = 1;
-    const float* z = d_z;
-    for (const auto& [rows, factor] : linear.outputs) {
-      Transform& out = step.after.of[step.after.count++] = transform_of(rows, factor, z);
-      out.after = d_signs, out.y = d_y, z += rows, step.blocks += out.slices;
-    }
-    steps.push_back(step);
-    bytes += static_cast<size_t>(linear.m()) * linear.n * K / 8;
-  }
-  const auto enqueue = [&](auto kernel, const Transforms& transforms, int blocks, bool overlap, auto... rest) {
-    int shared = 0;
-    for (int i = 0; i < transforms.count; ++i) shared = std::max(shared, transform_bytes(transforms.of[i]));
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "shared");
-    check(ops::launch(kernel, blocks, kTransformThreads, shared, stream, overlap, transforms, rest...), "transform");
-  };
-  const int copies = static_cast<int>(std::max<size_t>(1, pool / bytes)), nodes = std::clamp(copies, 4, 60);
-  return microseconds(stream, nodes, [&](int i) {
-    const unsigned char* packed = d_pool + i % copies * bytes;
-    for (const Step& step : steps) {
-      const int m = step.linear.m(), n = step.linear.n;
-      enqueue(incoherent_kernel<Code, Input::scaled>, step.before, step.before.of[0].slices, true, d_parts, d_units);
-      const Args args{reinterpret_cast<const uint32_t*>(packed), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_z, m, n, 1,
-                      step.before.of[0].slices};
-      check(launch<Code, K, true, 1, 24, 2>(with_code(args, code), sm, true, stream), "product");
-      enqueue(coherent_kernel, step.after, step.blocks, true);
-      packed += static_cast<size_t>(m) * n * K / 8;
-    }
-  });
-}
-
-void time_linear(int sm) {
-  cudaStream_t stream;
-  check(cudaStreamCreate(&stream), "stream");
-  const Linear square{4096, 1, {{4096, 1}}}, qkv{4096, 1, {{4096, 1}, {4096, 1}, {4096, 1}}};
-  const Linear up{4096, 1, {{11008, 172}, {11008, 172}}}, down{11008, 172, {{4096, 1}}};
-  const std::vector<std::pair<const char*, std::vector<Linear>>> chains{
-      {"4096 x 4096", {square}}, {"q, k, v", {qkv}}, {"gate, up", {up}}, {"down", {down}}, {"layer", {qkv, square, up, down}}};
-  for (const auto& [name, chain] : chains) {
-    std::printf("%-12s hyb %6.1f %6.1f %6.1f   mul1 %6.1f %6.1f %6.1f   us at 2, 3, 4 bits\n", name, time_linears<Hyb<true>, 2>(stream, sm, hyb, chain),
-                time_linears<Hyb<true>, 3>(stream, sm, hyb, chain), time_linears<Hyb<true>, 4>(stream, sm, hyb, chain),
-                time_linears<Bytes, 2>(stream, sm, mul1, chain), time_linears<Bytes, 3>(stream, sm, mul1, chain),
-                time_linears<Bytes, 4>(stream, sm, mul1, chain));
-  }
-}
-
 // One launch of every variant of a code and rate, for a profiler.
 void launch_once(int sm, const char* code, int K, int m, int n) {
   uint16_t* const d_table = upload(pairs());
@@ -326,12 +229,11 @@ int main(int count, char** arguments) {
     const std::string what = count > 1 ? arguments[1] : "";
     if (what == "check") return check_all(card.multiProcessorCount);
     if (what == "time") return time_all(card.multiProcessorCount, count > 2 ? arguments[2] : nullptr), 0;
-    if (what == "linear") return time_linear(card.multiProcessorCount), 0;
     if (what == "once" && count == 6) {
       launch_once(card.multiProcessorCount, arguments[2], std::atoi(arguments[3]), std::atoi(arguments[4]), std::atoi(arguments[5]));
       return 0;
     }
-    std::fprintf(stderr, "usage: product-bench check | time [code] | linear\n");
+    std::fprintf(stderr, "usage: product-bench check | time [code] | once CODE K m n\n");
     return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -11,7 +11,7 @@
 // not let its successor begin before it has ended, and no kernel here does.
 #pragma once
 #include "../../ops/silu-mul/fast_silu.cuh"
-#include "runs_steps.cuh"
+#include "row_kernel.cuh"
 
 namespace ops::product {
 
@@ -38,8 +38,6 @@ struct Room {
 
 inline int digits_bytes(Cut cut, int groups) { return (kMostThreads / 32 + (cut.splits() > 1 ? cut.splits() * 16 * (groups * 32 + 4) : 0)) * 4; }
 
-__device__ inline float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
-
 // Four of the numbers of a head, which is head/4 neighbouring lanes: ⊙ weight/√(mean of its squares + eps).
 __device__ inline void norm_heads(float (&v)[4], float4 weight, int head, float eps) {
   float squares = 0;
@@ -49,9 +47,6 @@ __device__ inline void norm_heads(float (&v)[4], float4 weight, int head, float 
   const float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + eps);
   v[0] *= factor * weight.x, v[1] *= factor * weight.y, v[2] *= factor * weight.z, v[3] *= factor * weight.w;
 }
-
-// What a chain ends with: finished outputs; v; or, where a cluster has all runs, digits.
-enum class End { finished, along, digits };
 
 // Blocks [clusters · 8, t], of N inputs. finish: they are not finished.
 template <int W, int N, bool finish, End end>
@@ -314,12 +309,14 @@ cudaError_t for_run(int w, auto f) {
 }
 
 inline cudaError_t enqueue_chain(const Chain& c, const Plan& plan, int inputs, int64_t t, cudaStream_t stream) {
+  if (plan.row) return enqueue_row(c, c.of[0].x == nullptr, t, stream);
   const dim3 grid(plan.clusters * kCluster, static_cast<unsigned>(t));
   return for_run(plan.cut.w, [&]<int W>(std::integral_constant<int, W>) { return enqueue_run<W>(c, plan, inputs, c.of[0].x == nullptr, grid, stream); });
 }
 
-// Several that are finished only, all of runs of one length.
+// Several that are finished only, all of runs of one length, or rows of one.
 inline cudaError_t enqueue_finish(const Chains& chains, const Plan* plans, int count, int64_t t, cudaStream_t stream) {
+  if (plans[0].row) return enqueue_finish_rows(chains, count, t, stream);
   int threads = 0, clusters = 0, bytes = 0;
   for (int i = 0; i < count; ++i) {
     threads = std::max(threads, plans[i].threads), clusters = std::max(clusters, plans[i].clusters);

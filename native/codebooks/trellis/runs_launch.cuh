@@ -29,7 +29,8 @@ inline bool by_lanes(int64_t head, int w) { return head >= 4 && head <= std::min
 
 inline Source source_of(const Output& o, const Plan& plan) {
   const float norm = static_cast<float>(1 / std::sqrt(static_cast<double>(o.block)));
-  return {nullptr, o.z, o.sv, o.add, o.y, o.stride, mixing(o.block, o.factor, plan.cut, plan.share * kCluster, false), norm, o.bias};
+  const uint4* const mix = plan.row ? nullptr : mixing(o.block, o.factor, plan.cut, plan.share * kCluster, false);
+  return {nullptr, o.z, o.sv, o.add, o.y, o.stride, mix, norm, o.bias};
 }
 
 // Finishes up to four outputs by one kernel; false: it cannot.
@@ -44,9 +45,14 @@ inline bool finish_runs(std::span<const Output> outputs, int64_t t, const Card& 
   w = std::min(w, wished_run(most->rows, most->block, most->factor));
   Chains chains{};
   std::array<Plan, 4> plans{};
+  bool rows = true;  // all of one length, each for a block
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Output& o = outputs[i];
-    if (!by_fours(o) || (o.norm && !by_lanes(o.head, w)) || !plans[i].of(cut_into(o.rows, w), 1, true, false)) return false;
+    rows = plans[i].of_row(o.rows, o.block, o.factor, 1) && o.rows == outputs[0].rows && !o.norm && rows;
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const Output& o = outputs[i];
+    if (!by_fours(o) || (o.norm && !by_lanes(o.head, w)) || (!rows && !plans[i].of(cut_into(o.rows, w), 1, true, false))) return false;
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     Chain& c = chains.of[i];
@@ -67,6 +73,7 @@ inline std::optional<Plan> plan_of(const TrellisLinearArgs& a, const Card& here)
     if (o.z && (o.block != a.block || o.factor != a.factor)) return {};
   }
   Plan plan;
+  if (plan.of_row(a.columns, a.block, a.factor, gated ? 2 : 1)) return plan;
   if (!plan.of(cut_into(a.columns, wished_run(a.columns, a.block, a.factor)), gated ? 2 : 1, finish, true)) return {};
   return plan;
 }
@@ -83,7 +90,8 @@ void begin_runs(const TrellisLinearArgs& a, const Plan& plan, const Parts<Code>&
   if (finish && gated) c.of[1] = source_of(a.unfinished_gate, plan);
   c.su = a.su, c.weight = a.weight, c.v = v, c.sums = sums;
   adopt(c, plan);
-  c.to.mix = mixing(a.block, a.factor, plan.cut, 16, true), c.to.parts = parts.digits, c.to.units = parts.units;
+  if (!plan.row) c.to.mix = mixing(a.block, a.factor, plan.cut, 16, true);
+  c.to.parts = parts.digits, c.to.units = parts.units;
   c.to.norm = static_cast<float>(1 / std::sqrt(static_cast<double>(a.block))), c.to.most = most_digits<Code>, c.to.eps = a.eps;
   c.to.bytes = Code::bytes, c.to.normed = a.weight != nullptr;
   check(enqueue_chain(c, plan, gated ? 2 : 1, a.t, stream()));

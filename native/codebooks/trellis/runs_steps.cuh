@@ -7,6 +7,11 @@
 
 namespace ops::product {
 
+// What a chain ends with: finished outputs; v; or, where a block or cluster has all of the row, digits.
+enum class End { finished, along, digits };
+
+__device__ inline float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
 // ── Y across runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 template <int V> struct Several { float of[V]; };

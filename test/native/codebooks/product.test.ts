@@ -335,6 +335,9 @@ t.test('outputs that the next linear finishes: as if they had been finished befo
     ['hyb', 688, 1],
     ['mul1', 1024, 3],
     ['3inst', 96, 16],
+    ['hyb', 2048, 2],
+    ['mul1', 4096, 1],
+    ['hyb', 8192, 1],
     ['mul1', 11008, 1],
   ] as const) {
     const [shape, ops] = [shapeOf(code, 2, false), devices.at(-1)![1]]
