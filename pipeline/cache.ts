@@ -147,8 +147,9 @@ export class Cache {
   }
 
   /** Manifest of a stream: the ids of its batches, written when it was complete. */
-  manifest(key: string): Promise<string[] | undefined> {
-    return readJson<string[]>(this.#manifestPath(key))
+  async manifest(key: string): Promise<string[] | undefined> {
+    const ids = await readJson<unknown>(this.#manifestPath(key))
+    return Array.isArray(ids) && ids.every(id => typeof id === 'string') ? ids : undefined
   }
 
   async complete(key: string, ids: readonly string[]): Promise<void> {

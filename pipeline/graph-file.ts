@@ -1,7 +1,8 @@
 /** The graph file as JSON, and its inputs: what stands in it is told by name, line and place. */
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { didYouMean, type Mistake, PipeError, sentence } from './error.js'
+import { didYouMean, type Mistake, PipeError } from './error.js'
+import { jsonMistake } from './json.js'
 import type { Setting } from './settings.js'
 
 export interface GraphInput {
@@ -26,7 +27,7 @@ const keys = ['$schema', 'name', 'about', 'inputs', 'seed', 'stages']
 export async function readGraph(file: string, shown: string, mistakes: Mistake[]): Promise<GraphJson> {
   let text: string
   try {
-    text = await readFile(file, 'utf8')
+    text = (await readFile(file, 'utf8')).replace(/^\uFEFF/, '') // which some editors put there
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'EISDIR') {
@@ -48,12 +49,12 @@ export async function readGraph(file: string, shown: string, mistakes: Mistake[]
   let json: unknown
   try {
     json = JSON.parse(text)
-  } catch (error) {
-    const position = /position (\d+)/.exec(sentence(error))?.[1]
-    const before = text.slice(0, Number(position ?? 0)).split('\n')
-    const line = position === undefined ? '' : `  line ${before.length}, column ${(before.at(-1)?.length ?? 0) + 1}`
-    throw new PipeError('graph', { where: `${shown}${line}`, message: `This is no JSON: ${sentence(error)}.` })
+  } catch {
+    const { line, column, message } = jsonMistake(text)
+    throw new PipeError('graph', { where: `${shown}  line ${line}, column ${column}`, message: `This is no JSON: ${message}.` })
   }
+  if (isTooDeep(json))
+    throw new PipeError('graph', { where: shown, message: `It is nested deeper than ${mostDeep} levels, which no graph is.` })
   if (!isObject(json)) throw new PipeError('graph', { where: shown, message: 'A graph is a JSON object with "name" and "stages".' })
   for (const key of Object.keys(json)) {
     if (!keys.includes(key))
@@ -66,12 +67,27 @@ export async function readGraph(file: string, shown: string, mistakes: Mistake[]
   if (typeof json.name !== 'string' || !/^[\w.-]+$/.test(json.name) || json.name.startsWith('.')) {
     mistakes.push({
       where: shown,
-      message: `"name" is a word of letters, digits, dots and dashes (the output folder is called so), and ${JSON.stringify(json.name)} came.`,
+      message: `"name" is a word of letters, digits, dots and dashes (the output folder is called so), and ${JSON.stringify(json.name) ?? 'none'} came.`,
     })
   }
   if (!Array.isArray(json.stages) || json.stages.length === 0)
     mistakes.push({ where: shown, message: '"stages" is a list with at least one stage.' })
+  else if (json.stages.length > mostStages)
+    throw new PipeError('graph', { where: shown, message: `"stages" has ${json.stages.length} entries; ${mostStages} is the most.` })
   return json
+}
+
+/** Far above what any graph needs, and within what its readers' recursion bears. */
+const mostDeep = 64
+const mostStages = 200
+
+function isTooDeep(json: unknown): boolean {
+  let level: unknown[] = [json]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > mostDeep) return true
+    level = level.flatMap(value => (typeof value === 'object' && value !== null ? Object.values(value) : []))
+  }
+  return false
 }
 
 /** "name": "text", or "name": { about, default?, follows? }. A default is relative to the graph; follows: takes that input's value when it alone is set. */

@@ -84,7 +84,7 @@ async function readStage(
   const name = resolved?.stage.name ?? (use as string)
   const where = `${at} ${typeof id === 'string' ? id : name}`
   if (!('stage' in found)) mistakes.push({ ...found, where: at })
-  if (id !== undefined && (typeof id !== 'string' || !/^[\w-]+$/.test(id)))
+  if (id !== undefined && (typeof id !== 'string' || !/^[a-zA-Z\d][\w-]*$/.test(id)))
     mistakes.push({ where, message: `"id" is a word of letters, digits and dashes, and ${JSON.stringify(id)} came.` })
   const list = typeof from === 'string' ? [from] : from
   if (list !== undefined && !(Array.isArray(list) && list.every(item => typeof item === 'string'))) {

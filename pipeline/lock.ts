@@ -63,7 +63,10 @@ const busy = async (path: string, folder: string): Promise<PipeError> => {
 
 async function read(path: string): Promise<Owner | undefined> {
   try {
-    return JSON.parse(await readFile(path, 'utf8')) as Owner
+    const { pid, started, since } = JSON.parse(await readFile(path, 'utf8')) as Partial<Record<keyof Owner, unknown>>
+    return Number.isSafeInteger(pid) && typeof started === 'string' && typeof since === 'string'
+      ? { pid: pid as number, started, since }
+      : undefined
   } catch {
     return undefined // cut short by a crash: stale
   }

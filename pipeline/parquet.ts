@@ -73,7 +73,9 @@ export class ParquetFile {
     const thrift = await loadThrift()
     const file = await open(path, 'r')
     try {
-      const { size } = await file.stat()
+      const found = await file.stat()
+      if (!found.isFile()) throw new Damaged(path, 'it is no file')
+      const { size } = found
       if (size < 12) throw new Damaged(path, `it has ${size} bytes`)
       const end = await readBytes(file, path, size - 8, 8)
       const length = end.readUInt32LE(0)

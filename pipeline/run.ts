@@ -1,6 +1,22 @@
 /** Plan → one RxJS chain of segments, and the only subscribe() to it. */
 import { join } from 'node:path'
-import { concat, concatMap, defer, EMPTY, from, ignoreElements, interval, merge, NEVER, Observable, of, retry, tap, throwError } from 'rxjs'
+import {
+  concat,
+  concatMap,
+  defer,
+  EMPTY,
+  from,
+  ignoreElements,
+  interval,
+  merge,
+  NEVER,
+  Observable,
+  of,
+  retry,
+  take,
+  tap,
+  throwError,
+} from 'rxjs'
 import { writeJson, writing } from './disk.js'
 import { type OpenEngine, openEngine, type RunOptions } from './engine.js'
 import { PipeError, sentence } from './error.js'
@@ -82,13 +98,9 @@ async function chain(engine: OpenEngine, signal: AbortSignal | undefined): Promi
   )
   const done = concat(segments.pipe(ignoreElements()), of(true))
   await new Promise<void>((resolve, reject) => {
-    const running = merge(done, signal === undefined ? NEVER : aborted(signal), from(engine.failure), samples(engine)).subscribe({
-      next: () => {
-        running.unsubscribe()
-        resolve()
-      },
-      error: reject,
-    })
+    merge(done, signal === undefined ? NEVER : aborted(signal), from(engine.failure), samples(engine))
+      .pipe(take(1)) // at once, where there is nothing to do
+      .subscribe({ next: () => resolve(), error: reject })
   })
 }
 

@@ -12,7 +12,7 @@ export function parseSettings(set: readonly string[], mistakes: Mistake[]): Sett
   return set.flatMap(argument => {
     const [, name, text] = /^([^=]+)=(.*)$/s.exec(argument) ?? []
     const path = name?.trim().split('.')
-    if (path === undefined || text === undefined || path.includes('')) {
+    if (path === undefined || text === undefined || path.includes('') || path.includes('__proto__')) {
       mistakes.push({
         where: `--set ${argument}`,
         message: 'Expected name=value: an input (model=DIR) or a parameter (round.codebook.K=3).',

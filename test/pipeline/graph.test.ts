@@ -153,6 +153,18 @@ t.test('mistakes', async t => {
   t.matchOnly(await refused({ name: 'a', seeed: 1, stages: [numbers] }), /"seeed" is nothing a graph has\. Did you mean "seed"\?/)
   t.matchOnly(await refused('{ "name": "a"\n  "stages": [] }'), /^2 GRAPH {2}line 2, column 3\n {2}This is no JSON/)
   t.matchOnly(
+    await refused('{ "name": "a",\n  "stages": [\n  { "use": "numbers" },\n] }'),
+    /^2 GRAPH {2}line 4, column 1\n {2}This is no JSON: expected a value and found "]": the comma before "]" is one too many\.$/,
+  )
+  t.matchOnly(await refused(`{ "name": "a", "stages": ${'['.repeat(1e5)}${']'.repeat(1e5)} }`), /nested deeper than 64 levels/)
+  t.matchOnly(await refused(line(...Array(200).fill({ use: 'scale' }))), /"stages" has 201 entries; 200 is the most\.$/)
+  t.matchOnly(
+    await refused(line({ use: 'scale', id: '__proto__' })),
+    /"id" is a word of letters, digits and dashes, and "__proto__" came\.$/,
+  )
+  t.matchOnly(await refused(line({ use: 'scale' }), ['scale.__proto__.by=1']), /^2 --set scale\.__proto__\.by=1\n {2}Expected name=value/)
+  t.equal((Object.prototype as { by?: unknown }).by, undefined, 'and nothing else was set')
+  t.matchOnly(
     await refused(line({ use: './gone.js' })),
     /"\.\/gone\.js" is not there: .*gone\.js\n {2}The path is relative to the graph file\./,
   )

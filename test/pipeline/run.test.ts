@@ -125,7 +125,15 @@ t.test('a second run in the same folder is told who is there', async t => {
   await t.rejects(access(join(out, '.lock')), 'the lock is gone afterwards')
   await writeFile(join(out, '.lock'), JSON.stringify({ pid: process.pid, started: 'another boot', since: '2020-01-01T00:00:00' }))
   await run(line, out)
-  t.pass('a lock left by a dead process is taken over')
+  await writeFile(join(out, '.lock'), '999999')
+  await run(line, out)
+  t.pass('a lock left by a dead process is taken over, and one that is none')
+})
+
+t.test('a graph of nothing but its source runs, and ends', async t => {
+  const source = { ...(await stages.numbers?.())?.default, name: 'source', cache: false } as AnyStage
+  const { events } = await run([{ use: 'source', count: 4, size: 2 }], newOut(), { stages: withStages(source) })
+  t.equal(events.at(-1)?.kind, 'result')
 })
 
 t.test('events tell the whole story, also in events.jsonl', async t => {
