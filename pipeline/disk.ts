@@ -82,11 +82,11 @@ const refusals: Readonly<Record<string, string>> = {
 }
 
 /** Does something that writes; a refusal of the file system becomes a sentence with what was written and what is free. */
-export async function writing<T>(what: string, path: string, act: () => Promise<T>): Promise<T> {
+export async function writing<T>(what: string, path: string, act: () => Promise<T>, goOn?: string): Promise<T> {
   try {
     return await act()
   } catch (error) {
-    throw refused(what, path, error) ?? error
+    throw refused(what, path, error, goOn) ?? error
   }
 }
 
@@ -94,7 +94,12 @@ export async function writing<T>(what: string, path: string, act: () => Promise<
 export const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(codeOf(error) ?? '')
 
 /** A file system's refusal to write as a sentence; undefined for any other error. */
-export function refused(what: string, path: string, error: unknown): PipeError | undefined {
+export function refused(
+  what: string,
+  path: string,
+  error: unknown,
+  goOn = 'What is finished is kept; the same command goes on from here.',
+): PipeError | undefined {
   const refusal = refusals[codeOf(error) ?? '']
   if (refusal === undefined) return undefined
   const free = freeBytes(path)
@@ -104,7 +109,7 @@ export function refused(what: string, path: string, error: unknown): PipeError |
       where: path,
       message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
       hint: isFull(error) ? 'Free space there, or write elsewhere with --out.' : 'Make the folder writable, or write elsewhere with --out.',
-      goOn: 'What is finished is kept; the same command goes on from here.',
+      goOn,
     },
     { cause: error },
   )

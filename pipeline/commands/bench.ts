@@ -1,10 +1,12 @@
 /** pipe bench: how fast a checkpoint, or a model of a known shape with random weights, makes text here. */
-import { writeFile } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
 import { Option } from 'commander'
 import { type BenchResult, measure } from '../../stages/model/bench.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { randomWeights, shapeNames, shapeOf } from '../../stages/model/shapes.js'
+import { writeJson, writing } from '../disk.js'
 import { PipeError } from '../error.js'
 import { bytes, duration } from '../text.js'
 import { deviceOption, examples, type HoldingOptions, holdingOptions, number, openDevice, type Register } from './wiring.js'
@@ -58,6 +60,7 @@ export const register: Register = (program, wiring) => {
           message: `the model was made for ${positions} positions, and five are needed besides.`,
           hint: 'Give fewer.',
         })
+      if (o.json !== undefined) await expectPlace(o.json)
       const ops = await openDevice(wiring, o.device)
       const code = { use: `trellis/${o.code}`, K: o.bits }
       using weights = config
@@ -66,8 +69,9 @@ export const register: Register = (program, wiring) => {
       const { precision, ...rest } = o
       const result = await measure(ops, weights, precision === 'auto' ? rest : { ...rest, precision })
       const named = { model: o.shape ?? dir, ...(o.shape !== undefined && o.weights === 'packed' && { code: o.code, bits: o.bits }) }
-      const { batch, prompt, tokens, cache, activations } = o
-      if (o.json !== undefined) {
+      const { batch, prompt, tokens, cache, activations, json } = o
+      wiring.print(said(result, o)) // first: it has been measured, whatever the disk says
+      if (json !== undefined) {
         const info = ops.device.info()
         const device = {
           name: ops.device.name,
@@ -75,10 +79,20 @@ export const register: Register = (program, wiring) => {
           isa: info.isa,
         }
         const whole = { ...named, weights: o.weights, batch, prompt, tokens, cache, activations, device, ...result }
-        await writeFile(o.json, `${JSON.stringify(whole, null, 2)}\n`)
+        await writing('the result', json, () => writeJson(resolve(json), whole, 2), 'It is printed above.')
       }
-      wiring.print(said(result, o))
     })
+}
+
+/** A file can be made there: told before minutes of measuring. */
+async function expectPlace(path: string): Promise<void> {
+  const [folder, there] = await Promise.all([dirname(resolve(path)), path].map(name => stat(name).catch(() => undefined)))
+  if (folder?.isDirectory() && !there?.isDirectory()) return
+  throw new PipeError('input', {
+    where: '--json',
+    message: there?.isDirectory() ? `"${path}" is a folder, not the name of a file.` : `there is no folder for "${path}".`,
+    hint: 'Give a file in a folder that is there.',
+  })
 }
 
 const rate = (n: number): string => (n < 10 ? n.toFixed(2) : n < 100 ? n.toFixed(1) : n.toFixed(0))

@@ -7,6 +7,7 @@ import { type DenseType, denseTypes, writeDense } from '../../stages/model/dense
 import { holdsLayers, writeLayers } from '../../stages/model/qtip-layers.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { writeQtip } from '../../stages/model/write-qtip.js'
+import { writing } from '../disk.js'
 import { PipeError } from '../error.js'
 import { deviceOption, examples, openDevice, type Register } from './wiring.js'
 
@@ -54,7 +55,8 @@ export const register: Register = (program: Command, wiring) => {
             message: "holds the .pt files of QTIP's quantizer, a linear each.",
             hint: 'Make a checkpoint of them with --to qtip-hf --model DIR --quip-params FILE; that can be measured, or exported to dense.',
           })
-        return say(await writeLayers(dir, await openCheckpoint(o.model), o.quipParams, o.out))
+        const [model, params] = [await openCheckpoint(o.model), o.quipParams]
+        return say(await whole(o.out, () => writeLayers(dir, model, params, o.out)))
       }
       const checkpoint = await openCheckpoint(await modelOf(dir))
       if (o.to === 'qtip-hf') {
@@ -63,14 +65,19 @@ export const register: Register = (program: Command, wiring) => {
             message: `--dtype ${o.dtype} has no meaning with --to qtip-hf: bits are bits.`,
             hint: 'Leave it out.',
           })
-        return say(await writeQtip(checkpoint, o.out, { signal: wiring.signal }))
+        return say(await whole(o.out, () => writeQtip(checkpoint, o.out, { signal: wiring.signal })))
       }
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
-      const { files, bytes, dtype } = await writeDense(ops, weights, o.out, { dtype: o.dtype, signal: wiring.signal })
+      const { dtype: type, out } = o
+      const { files, bytes, dtype } = await whole(out, () => writeDense(ops, weights, out, { dtype: type, signal: wiring.signal }))
       wiring.print(`${o.out}: ${files.length} files, ${(bytes / 1e6).toFixed(1)} MB of ${dtype} tensors\n`)
     })
 }
+
+/** All of it is written, or none. */
+const whole = <T>(out: string, write: () => Promise<T>): Promise<T> =>
+  writing('the checkpoint', out, write, 'Nothing is left half made; give the same command again.')
 
 /** A model's folder, or the one inside a folder that a run wrote. */
 async function modelOf(dir: string): Promise<string> {

@@ -1,5 +1,5 @@
 /** A checkpoint's folder in another form: safetensors, config.json and the files that go with a model, whole or not at all. */
-import { copyFile, mkdir, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import { copyFile, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
@@ -22,10 +22,12 @@ export async function writeFolder(
   most = shardBytes,
 ): Promise<{ files: string[]; bytes: number }> {
   const target = resolve(folder)
-  if ((await readdir(target).catch(() => [])).length > 0) {
+  const there = await stat(target).catch(() => undefined)
+  const isFree = there === undefined || (there.isDirectory() && (await readdir(target)).length === 0)
+  if (!isFree) {
     throw new PipeError('input', {
-      where: folder,
-      message: 'expected a new or an empty folder and found files in it.',
+      where: folder === '' ? '--out' : folder,
+      message: `expected a new or an empty folder and found ${there.isDirectory() ? 'files in it' : 'a file'}.`,
       hint: 'Give another --out.',
     })
   }
