@@ -118,8 +118,7 @@ export class Server {
     try {
       counts = await this.#route(path, request, response, abort.signal)
     } catch (error) {
-      if (!(error instanceof Refusal) && !(error instanceof PipeError) && !response.destroyed)
-        this.o.log(`failed: ${(error as Error).stack}`)
+      if (!(error instanceof Refusal) && !response.destroyed) this.#tell(error)
       refuse(response, refusalOf(error))
     }
     if (!response.writableFinished && !response.destroyed) await once(response, 'close').catch(() => {})
@@ -129,6 +128,12 @@ export class Server {
     const status = response.destroyed && !response.writableFinished ? 'left' : response.statusCode
     const seconds = ((performance.now() - started) / 1000).toFixed(2)
     this.o.log(`${new Date().toISOString()} ${request.method} ${known} ${status}${counts} ${seconds} s`)
+  }
+
+  /** What failed in here; what is the client's to mend it is told. */
+  #tell(error: unknown): void {
+    if (!(error instanceof PipeError)) this.o.log(`failed: ${(error as Error).stack}`)
+    else if (error.code !== 'input' && error.code !== 'busy') this.o.log(`failed: ${error.message}`)
   }
 
   /** Returns what to log of the tokens. */

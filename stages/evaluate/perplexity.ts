@@ -11,6 +11,7 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
+import { overflown } from '../model/finite.js'
 import { Head } from '../model/forward.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
@@ -57,7 +58,7 @@ export interface ScoreOptions extends RunAs {
   progress?(done: number, total: number): void
 }
 
-/** Scores one model, or two side by side, on windows of token ids; every token of a window but its first is predicted. */
+/** Scores one model, or two side by side, on windows of token ids; every token of a window but its first is predicted. Raises PipeError where one predicts NaN. */
 export async function score(ops: Ops, models: readonly Weights[], windows: readonly Int32Array[], o: ScoreOptions = {}): Promise<Score> {
   const width = Math.max(...models.map(({ checkpoint }) => checkpoint.config.sizes.d))
   const chunks = stack(windows, Math.min(tokensAtOnce, residualBytes / (4 * width * models.length)))
@@ -79,7 +80,10 @@ export async function score(ops: Ops, models: readonly Weights[], windows: reado
       progress: share => o.progress?.(done + Math.floor(share * tokens), total),
     })
     const result = await scorePass(ops, models, pass, streams, o.precision)
-    for (const [i, value] of result.nll.entries()) nll[i] = (nll[i] ?? 0) + value
+    for (const [i, value] of result.nll.entries()) {
+      if (!Number.isFinite(value)) throw overflown(models[i]?.checkpoint.path ?? '')
+      nll[i] = (nll[i] ?? 0) + value
+    }
     kl.push(...result.kl)
     agreed += result.agreed
     predictions += result.predictions

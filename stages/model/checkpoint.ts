@@ -9,7 +9,7 @@ import { fileTensor, PipeError } from '../../pipeline/define.js'
 import { type ExpectedTensor, expectedTensors, headName } from './architecture.js'
 import { type ModelConfig, readConfig } from './config.js'
 import { expectedQuantized, type Quantization, readQuantization } from './quantization.js'
-import type { StoredTensor } from './qtip-config.js'
+import { type StoredTensor, weightTypes } from './qtip-config.js'
 import { type Entry, readSafetensors } from './safetensors.js'
 
 export interface Checkpoint {
@@ -42,7 +42,10 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
   const tensors = await readTensors(path)
   const expected = expectedTensors(config.architecture, config.sizes, config.steps, config.tied)
   const quantization = readQuantization(config, expected, join(path, 'config.json'))
-  const stored = quantization === undefined ? expected : expectedQuantized(quantization, expected, tensors, path)
+  const stored =
+    quantization === undefined
+      ? expected.map(tensor => ({ ...tensor, dtypes: weightTypes }))
+      : expectedQuantized(quantization, expected, tensors, path)
   const unused = checkTensors(path, config, stored, tensors)
   return {
     path,
@@ -69,7 +72,7 @@ async function readJson(path: string): Promise<unknown> {
     })
   })
   try {
-    return JSON.parse(text)
+    return JSON.parse(text.replace(/^\uFEFF/, '')) // which some editors put there
   } catch (error) {
     throw new PipeError('input', { where: path, message: `is not valid JSON: ${(error as Error).message}.` })
   }
@@ -96,7 +99,7 @@ async function readTensors(path: string): Promise<Map<string, Entry>> {
   const shards = [...new Set(Object.values(listed as Record<string, string>))].sort()
   const tensors = new Map<string, Entry>()
   for (const shard of shards) {
-    if (/[/\\]/.test(shard))
+    if (/[/\\]|^\.{0,2}$/.test(shard))
       throw new PipeError('input', { where, message: `names the file "${shard}", which is not in the folder itself.` })
     if (!(await exists(shard))) {
       const count = Object.values(listed).filter(file => file === shard).length
@@ -130,7 +133,7 @@ function checkTensors(path: string, config: ModelConfig, expected: readonly Stor
   const mistakes: string[] = []
   for (const { name, shape, dtypes } of expected) {
     const entry = tensors.get(name)
-    if (entry === undefined) mistakes.push(`"${name}" [${shape}] is missing`)
+    if (entry === undefined) mistakes.push(`"${name}"${shape.length > 0 ? ` [${shape}]` : ''} is missing`)
     else if (String(entry.shape) !== String(shape)) mistakes.push(`"${name}" is [${entry.shape}], not [${shape}]`)
     else if (dtypes?.includes(entry.dtype) === false) mistakes.push(`"${name}" is ${entry.dtype}, not ${dtypes.join(' or ')}`)
   }

@@ -41,7 +41,8 @@ export function readConfig(raw: unknown, where: string): ModelConfig {
   const number = (key: string): number | undefined => {
     const value = raw[key]
     if (value === undefined || value === null) return undefined
-    if (typeof value !== 'number' || !Number.isFinite(value)) fail(`expected a number under "${key}" and found ${JSON.stringify(value)}.`)
+    if (typeof value !== 'number' || !Number.isFinite(value))
+      fail(`expected a number under "${key}" and found ${typeof value === 'number' ? value : JSON.stringify(value)}.`)
     return value as number
   }
   const flag = (key: string): boolean => {
@@ -55,11 +56,15 @@ export function readConfig(raw: unknown, where: string): ModelConfig {
   const sizes = readSizes(architecture, number, fail)
 
   const activation = raw.hidden_act ?? 'silu'
-  if (activation !== 'silu') fail(`expected the activation "silu" and found "${activation}".`, 'Other activations are not supported yet.')
+  if (activation !== 'silu')
+    fail(`expected the activation "silu" and found ${JSON.stringify(activation)}.`, 'Other activations are not supported yet.')
   const rotated = number('partial_rotary_factor') ?? 1
   if (rotated !== 1) fail(`expected all of a head to be rotated and found partial_rotary_factor ${rotated}.`)
   const eps = number('rms_norm_eps') ?? 1e-6
-  if (!(eps > 0)) fail(`expected rms_norm_eps above 0 and found ${eps}.`)
+  if (!(eps > 0 && eps < 1)) fail(`expected rms_norm_eps above 0 and below 1 and found ${eps}.`)
+  const positions = number('max_position_embeddings')
+  if (positions !== undefined && !(Number.isSafeInteger(positions) && positions > 0))
+    fail(`expected a whole number above 0 under "max_position_embeddings" and found ${positions}.`)
 
   return {
     architecture,
@@ -69,7 +74,7 @@ export function readConfig(raw: unknown, where: string): ModelConfig {
     tied: flag('tie_word_embeddings'),
     rope: readRope(raw, number, fail),
     windows: readWindows(architecture, raw, sizes.layers, number, flag, fail),
-    positions: number('max_position_embeddings'),
+    positions,
     raw,
   }
 }
@@ -84,7 +89,7 @@ function readSizes(architecture: Architecture, number: Get<number | undefined>, 
     if (value === undefined) fail(`expected "${expression.split('??')[0]?.trim()}" and found none.`)
     // 2²⁴ is far above any real size and keeps every product of two exact.
     else if (!Number.isInteger(value) || value < 1 || value > 2 ** 24)
-      fail(`expected a whole number above 0 for ${expression} and found ${value}.`)
+      fail(`expected a whole number from 1 to 2^24 for "${expression.split('??')[0]?.trim()}" and found ${value}.`)
     else sizes[letter] = value
   }
   const result = sizes as Sizes

@@ -10,10 +10,10 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { PipeError } from '../../pipeline/define.js'
 import { blockName, headName, type Step } from './architecture.js'
 import { type Attend, type Positions, within } from './attention.js'
 import type { ModelConfig, Rope } from './config.js'
+import { expectFinite } from './finite.js'
 import type { Precision } from './precision.js'
 import type { Weights } from './quantized.js'
 
@@ -25,22 +25,6 @@ export interface Block extends Disposable {
   readonly bytes: number
   /** A dense tensor by its full name. Throws when it is none of those that are open. */
   get(name: string): Tensor
-}
-
-/** Makes sure that no element is NaN or infinite. Raises PipeError naming the first tensor that has such, and how many. */
-export async function expectFinite(ops: Ops, where: string, tensors: readonly (readonly [name: string, tensor: Tensor])[]): Promise<void> {
-  const counts = tensors.map(([, tensor]) => ops.countNonFinite(tensor))
-  const reads = counts.map(count => count.read())
-  for (const count of counts) count[Symbol.dispose]()
-  for (const [i, read] of (await Promise.all(reads)).entries()) {
-    const [bad] = new Float64Array(read.slice().buffer)
-    if (bad === 0) continue
-    throw new PipeError('input', {
-      where,
-      message: `"${tensors[i]?.[0]}" has ${bad} elements that are NaN or infinite, of ${tensors[i]?.[1].size}.`,
-      hint: 'The model itself is damaged: download it again, or ask who made it.',
-    })
-  }
 }
 
 /** Tensors by name, all let go together. */

@@ -55,7 +55,10 @@ export interface StoredTensor {
   readonly dtypes?: readonly DType[]
 }
 
-const floats: readonly DType[] = ['f32', 'f16', 'bf16']
+/** Of scales and tables. */
+export const floats: readonly DType[] = ['f32', 'f16', 'bf16']
+/** Of dense weights. */
+export const weightTypes: readonly DType[] = ['f64', ...floats]
 const i64: readonly DType[] = ['i64']
 
 /** How the published programs call a linear: 'q' … 'down'. */
@@ -110,7 +113,7 @@ export function expectedQtip(
   where: string,
 ): StoredTensor[] {
   return expected.flatMap((tensor): StoredTensor[] => {
-    if (tensor.role !== 'linear' || !isCoded(quantization, tensor, tensors)) return [tensor]
+    if (tensor.role !== 'linear' || !isCoded(quantization, tensor, tensors)) return [{ ...tensor, dtypes: weightTypes }]
     const linear = tensor.name.replace(/\.weight$/, '')
     const [m = 0, n = 0] = tensor.shape
     const code = codeOf(quantization, linear)

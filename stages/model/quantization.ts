@@ -15,9 +15,10 @@ import { hadamardFactor } from '../../native/ops/hadamard/hadamard.js'
 import { PipeError } from '../../pipeline/define.js'
 import { type ExpectedTensor, headName } from './architecture.js'
 import type { ModelConfig } from './config.js'
-import { expectedQtip, type QtipQuantization, readQtip, type StoredTensor } from './qtip-config.js'
+import { expectedQtip, floats, type QtipQuantization, readQtip, type StoredTensor, weightTypes } from './qtip-config.js'
 import type { Entry } from './safetensors.js'
 
+const versions = [1, 2, 3] as const
 const size = Type.Integer({ minimum: 1 })
 const code = Type.Object({ use: Type.String() })
 const transformed = Type.Object({
@@ -29,7 +30,7 @@ const transformed = Type.Object({
 })
 const schema = Type.Object({
   quant_method: Type.Literal('pipe'),
-  version: Type.Union([Type.Literal(1), Type.Literal(2), Type.Literal(3)]),
+  version: Type.Union(versions.map(version => Type.Literal(version))),
   codebook: code,
   more: Type.Optional(Type.Array(code, { maxItems: 1000 })),
   modules: Type.Record(Type.String(), transformed),
@@ -52,7 +53,14 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
     throw new PipeError('input', { where, message, hint })
   }
   const method = (value as { quant_method?: unknown }).quant_method
+  if (typeof method !== 'string') fail(`"quantization_config" has no "quant_method" that says by what the model is quantized.`)
   if (method !== 'pipe') fail(`the model is quantized by ${JSON.stringify(method)} already.`, 'Give the model it was made from.')
+  const { version } = value as { version?: unknown }
+  if (!versions.some(known => known === version))
+    fail(
+      `"quantization_config" is of version ${JSON.stringify(version) ?? '(none)'}; read are ${versions.join(', ')}.`,
+      'If a newer pipe has made the model, take that.',
+    )
   if (!Value.Check(schema, value)) {
     const first = Value.Errors(schema, value).First()
     return fail(`"quantization_config"${first?.path ?? ''}: ${first?.message ?? 'malformed'}.`)
@@ -90,12 +98,12 @@ export function expectedQuantized(
     ...expected.flatMap(({ name, shape }) => {
       const linear = name.replace(/\.weight$/, '')
       const module = Object.hasOwn(modules, linear) ? modules[linear] : undefined
-      if (module === undefined) return [{ name, shape }]
+      if (module === undefined) return [{ name, shape, dtypes: weightTypes }]
       const table = module.table === undefined ? [] : [asStored(`${linear}.${module.table}`)]
       return [
         asStored(`${linear}.trellis`),
-        { name: `${linear}.SU`, shape: [module.n] },
-        { name: `${linear}.SV`, shape: [module.m] },
+        { name: `${linear}.SU`, shape: [module.n], dtypes: floats },
+        { name: `${linear}.SV`, shape: [module.m], dtypes: floats },
         ...table,
       ]
     }),

@@ -12,6 +12,7 @@ import type { Tensor } from '../../native/tensor.js'
 import type { TensorRef } from '../../native/tensor-ref.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
+import { expectFinite } from './finite.js'
 import { toDense } from './incoherence.js'
 import type { PackedWeights } from './linear.js'
 import { decodeQtip, openPackedQtip } from './qtip.js'
@@ -117,15 +118,28 @@ async function openCodec(
   own?: { linear: string; table: string },
 ): Promise<Codec> {
   const shared = tableNames(checkpoint, i)
+  if (own !== undefined && !shared.includes(own.table)) {
+    const known = shared.length === 0 ? 'has none' : `has ${shared.map(name => `"${name}"`).join(', ')}`
+    throw new PipeError('input', {
+      where: checkpoint.path,
+      message: `"${own.linear}" is said to have a table "${own.table}" of its own, and its code ${known}.`,
+    })
+  }
   const place = (name: string): string => (name === own?.table ? `${own.linear}.${name}` : `${tablesOf(i)}${name}`)
   const tables = await Promise.all(shared.map(async name => [name, await checkpoint.ref(place(name)).open(ops)] as const))
   try {
     const { codebook, params } = codebookOf((i === 0 ? quantization.codebook : quantization.more?.[i - 1]) ?? quantization.codebook)
+    await expectFinite(
+      ops,
+      checkpoint.path,
+      tables.filter(([, table]) => isFloat(table)).map(([name, table]) => [place(name), table]),
+    )
     const codec = codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined) // takes over its tables
     for (const [name, table] of tables) if (codec.tables[name] !== table) table[Symbol.dispose]()
     return codec
   } catch (error) {
     for (const [, table] of tables) table[Symbol.dispose]()
+    if (error instanceof PipeError) throw error
     throw new PipeError(
       'input',
       { where: checkpoint.path, message: `the codebook can't be opened: ${(error as Error).message}.` },
@@ -133,6 +147,8 @@ async function openCodec(
     )
   }
 }
+
+const isFloat = ({ dtype }: Tensor): boolean => ['f64', 'f32', 'f16', 'bf16'].includes(dtype)
 
 /** Linears that tiles do not divide are padded with zero weights. */
 const paddedShape = ({ tile: [Tx, Ty] }: Codec, m: number, n: number): [number, number] => [Math.ceil(m / Tx) * Tx, Math.ceil(n / Ty) * Ty]

@@ -5,7 +5,7 @@
  * A header is hostile until checked: its length is bounded, every tensor's bytes must equal its shape times its
  * element, and the tensors must cover the rest of the file exactly, without overlap and without a gap.
  */
-import { type FileHandle, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { bytesPerElement, type DType, elements } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
@@ -59,7 +59,10 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   const fail = (message: string): never => {
     throw new PipeError('input', { where: path, message, hint: 'Download or copy the file again.' })
   }
-  const file = await open(path, 'r').catch((error: NodeJS.ErrnoException) => fail(`could not be opened (${error.code}).`))
+  const unreadable = (error: NodeJS.ErrnoException): never => fail(`could not be opened (${error.code}).`)
+  // Asked before it is opened: opening a named pipe waits for somebody to write into it.
+  if (!(await stat(path).catch(unreadable)).isFile()) fail('is a folder, or something else that is no file.')
+  const file = await open(path, 'r').catch(unreadable)
   try {
     const { size } = await file.stat()
     if (size < 8) fail(`expected at least 8 bytes and found ${size}: the file is truncated or no safetensors file.`)
@@ -95,7 +98,9 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
     const { dtype, shape, data_offsets: offsets } = (value ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
     const type = typeof dtype === 'string' && Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined
     if (type === undefined)
-      return fail(`tensor "${name}" has the element type ${JSON.stringify(dtype)}; known are ${Object.keys(dtypes).join(', ')}.`)
+      return fail(
+        `tensor "${name}" has the element type ${JSON.stringify(dtype) ?? '(none)'}; known are ${Object.keys(dtypes).join(', ')}.`,
+      )
     if (!isCounts(shape) || !Number.isSafeInteger(elements(shape) * 8)) {
       return fail(`tensor "${name}" has the shape ${JSON.stringify(shape)}, which is no list of sizes.`)
     }

@@ -9,6 +9,8 @@
  *
  * and one is drawn from what is left, in proportion. In float64; equal logits and equal random numbers give equal tokens.
  */
+import { overflown } from './finite.js'
+
 export interface Sampling {
   /** 0: greedy. */
   readonly temperature: number
@@ -24,7 +26,7 @@ export interface Sampling {
 
 export const greedy: Sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 }
 
-/** The token. `seen`: prompt and what was generated; `uniform`: a number in [0, 1), not asked for when greedy. Throws RangeError when a logit is NaN. */
+/** The token. `seen`: prompt and what was generated; `uniform`: a number in [0, 1), not asked for when greedy. Raises PipeError when a logit is NaN. */
 export function sample(logits: Float32Array, seen: ReadonlySet<number>, o: Sampling, uniform: () => number): number {
   const z = new Float64Array(logits)
   for (const id of seen) {
@@ -46,7 +48,7 @@ function largest(z: Float64Array): number {
   let best = 0
   for (let id = 0; id < z.length; id++) {
     const x = at(z, id)
-    if (Number.isNaN(x)) throw new RangeError('a logit is not a number')
+    if (Number.isNaN(x)) throw overflown()
     if (x > at(z, best)) best = id
   }
   return best

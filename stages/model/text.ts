@@ -48,7 +48,7 @@ export const protocols = {
 export type Protocol = keyof typeof protocols
 export const protocolNames = Object.keys(protocols) as readonly Protocol[]
 
-/** The tokenizer of a model's folder. Raises PipeError when there is none, or it has more tokens than the embedding has rows. */
+/** The tokenizer of a model's folder. Raises PipeError when there is none, or the embedding has no row for one of its tokens. */
 export async function openTokenizer(folder: string, vocab: number): Promise<Tokenizer> {
   const where = join(folder, 'tokenizer.json')
   const json = await readFile(where, 'utf8').catch((error: NodeJS.ErrnoException) => {
@@ -74,6 +74,20 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
     throw new PipeError('input', {
       where,
       message: `the tokenizer has ${size} tokens but the model's embedding only ${vocab} rows.`,
+      hint: 'tokenizer.json and config.json must be of the same model.',
+    })
+  }
+  let known = 0
+  for (let id = 0; id < vocab; id++) if (tokenizer.idToToken(id) !== null) known++
+  // What it puts around every text need not be among its tokens.
+  const strange = (await tokenizer.encode('')).getIds().filter(id => id >= vocab)
+  if (known < size || strange.length > 0) {
+    throw new PipeError('input', {
+      where,
+      message:
+        known < size
+          ? `only ${known} of its ${size} tokens have ids of their own among the ${vocab} rows of the model's embedding.`
+          : `it puts token ${strange[0]} around every text, and the model's embedding has ${vocab} rows.`,
       hint: 'tokenizer.json and config.json must be of the same model.',
     })
   }
@@ -138,20 +152,31 @@ const longest = 2 ** 29 - 24
 const tooShort = (path: string, message: string): PipeError =>
   new PipeError('input', { where: path, message: `the text is too short: ${message}`, hint: 'Give a longer text, or a shorter length.' })
 
-async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<string[]> {
+/** A file of text, whole, without the byte-order mark that some editors put before it. Raises PipeError when it is none, or not UTF-8. */
+export async function readText(path: string, hint: string): Promise<string> {
   const fail = (message: string): never => {
-    throw new PipeError('input', { where: path, message, hint: 'Texts are UTF-8: .jsonl with one {"text": …} a line, or plain text.' })
+    throw new PipeError('input', { where: path, message, hint })
   }
   const file = await stat(path).catch(() => undefined)
-  if (!file?.isFile()) return fail(`expected a text file and found ${file === undefined ? 'nothing' : 'a folder'}.`)
+  if (!file?.isFile()) {
+    const found = file === undefined ? 'nothing' : file.isDirectory() ? 'a folder' : 'something that is no file'
+    return fail(`expected a text file and found ${found}.`)
+  }
   if (file.size > longest) return fail(`the file has ${file.size} bytes; ${longest} is the most that is read. Give a part of it.`)
-  let text: string
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
+    return new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
   } catch (error) {
     return fail(
       error instanceof TypeError ? 'the file is not UTF-8 text.' : `could not be read (${(error as NodeJS.ErrnoException).code}).`,
     )
+  }
+}
+
+async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<string[]> {
+  const hint = 'Texts are UTF-8: .jsonl with one {"text": …} a line, or plain text.'
+  const text = await readText(path, hint)
+  const fail = (message: string): never => {
+    throw new PipeError('input', { where: path, message, hint })
   }
   if (!path.endsWith('.jsonl')) return one === 'whole' ? [text] : text.split('\n').filter(line => line.trim() !== '')
   return text.split('\n').flatMap((line, i) => {

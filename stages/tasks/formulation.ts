@@ -9,9 +9,10 @@
  *   winogrande                sentence up to _, with each option in its place  ␣{what follows _}: scored in part
  *   lambada                   text up to its last word                         ␣{last word}
  */
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PipeError } from '../../pipeline/define.js'
+import { readText } from '../model/text.js'
 
 export interface Question {
   readonly context: string
@@ -50,7 +51,8 @@ export async function readItems(folder: string, task: TaskName, limit?: number):
   }
   const path = join(folder, name)
   const items: Item[] = []
-  for (const [i, line] of (await readFile(path, 'utf8')).split('\n').entries()) {
+  const text = await readText(path, "Items are UTF-8: an object a line, with Hugging Face's field names.")
+  for (const [i, line] of text.split('\n').entries()) {
     if (line.trim() === '') continue
     if (items.length === limit) break
     items.push(readers[task](new Fields(`${path}  line ${i + 1}`, line)))
@@ -125,8 +127,10 @@ const choose = (context: string, choices: readonly string[], gold: number): Item
 
 const arc = (fields: Fields): Item => {
   const choices = fields.texts('choices', 'text')
-  const gold = fields.texts('choices', 'label').indexOf(fields.text('answerKey'))
-  if (gold < 0 || gold >= choices.length) fields.fail('answerKey', 'one of choices.label')
+  const labels = fields.texts('choices', 'label')
+  if (labels.length !== choices.length) fields.fail('choices', 'as many labels as texts')
+  const gold = labels.indexOf(fields.text('answerKey'))
+  if (gold < 0) fields.fail('answerKey', 'one of choices.label')
   return choose(`Question: ${fields.text('question')}\nAnswer:`, choices, gold)
 }
 

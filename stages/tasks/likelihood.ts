@@ -12,6 +12,7 @@
 import type { Tokenizer } from 'tokenizers'
 import type { Ops } from '../../native/ops.js'
 import { PipeError } from '../../pipeline/define.js'
+import { overflown } from '../model/finite.js'
 import { Head } from '../model/forward.js'
 import type { Weights } from '../model/quantized.js'
 import { logitsBytes, type RunAs, residualBytes, runModels, tokensAtOnce } from '../model/streams.js'
@@ -58,7 +59,7 @@ export async function toRequests(tokenizer: Tokenizer, questions: readonly Quest
   })
 }
 
-/** Answers in the order of the requests. */
+/** Answers in the order of the requests. Raises PipeError where the model predicts NaN. */
 export async function answer(
   ops: Ops,
   weights: Weights,
@@ -127,6 +128,7 @@ export async function answer(
             logLikelihood -= loss[row] ?? Number.NaN
             greedy &&= best[row] === targets[row]
           }
+          if (!Number.isFinite(logLikelihood)) throw overflown(weights.checkpoint.path)
           answers[i] = { logLikelihood, greedy }
         }
       }

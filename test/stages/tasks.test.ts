@@ -1,5 +1,5 @@
 /** Zero-shot tasks: wording, log-likelihoods against logits of Hugging Face transformers, marks, resuming, and the command. */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../native/index.js'
@@ -179,6 +179,8 @@ t.test('tokens: cut where the context ends, spaces go to the continuation, the l
 })
 
 t.test('marks and standard errors', t => {
+  t.equal(written([0.5, 0.25]), '0.5000 ± 0.2500')
+  t.equal(written([1, Number.NaN]), '1.0000', 'of one item')
   t.equal(written([0.25, 0.0433]), '0.2500 ± 0.0433')
   t.equal(written([2272218, 1e6]), '2.272e+6 ± 1.000e+6')
   t.strictSame(measured([1, 0, 0, 1]), [0.5, Math.sqrt(1 / 3 / 4)])
@@ -261,6 +263,12 @@ t.test('mistakes are named', async t => {
     ['lambada', /./, /found a_lambada\.jsonl, b_lambada\.jsonl\./],
   ] as const)
     await t.rejects(readItems(bad, task), { where, message }, task)
+  writeFileSync(join(bad, 'hellaswag.jsonl'), Buffer.from('{"query": "\xe9"}', 'latin1'))
+  await t.rejects(readItems(bad, 'hellaswag'), { where: /hellaswag\.jsonl$/, message: 'the file is not UTF-8 text.' })
+  mkdirSync(join(bad, 'arc_challenge.jsonl'))
+  await t.rejects(readItems(bad, 'arc_challenge'), { name: 'PipeError', message: 'expected a text file and found a folder.' })
+  writeFileSync(join(bad, 'piqa.jsonl'), `\uFEFF${lines([made.piqa[0]!])}`)
+  t.equal((await readItems(bad, 'piqa')).length, 1, 'a byte-order mark is no part of the first line')
   await t.rejects(readItems(join(bad, 'none'), 'piqa'), { message: /expected a folder of tasks and found nothing\./ })
   const unknown = await pipe(['eval', model, '--tasks', 'arc_eazy', '--data', bad])
   t.equal(unknown.code, 2)

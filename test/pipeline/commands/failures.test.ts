@@ -120,9 +120,37 @@ t.test(
   },
 )
 
+t.test('predictions that are no numbers are no results', async t => {
+  const overflows = broken(folder => {
+    const path = join(folder, 'config.json')
+    const config = JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>
+    config.rope_parameters = { rope_type: 'linear', rope_theta: 10000, factor: 1e-300 }
+    writeFileSync(path, JSON.stringify(config))
+  })
+  const said = /predictions are no numbers: what flows through it overflows\./
+  const data = join(here, 'tasks')
+  mkdirSync(data)
+  writeFileSync(join(data, 'piqa.jsonl'), '{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}')
+  await fails(t, ['generate', overflows, '--prompt', 'Once upon', '--device', 'cpu'], 1, said)
+  await fails(t, ['eval', overflows, '--text', join(here, 'text.jsonl'), '--length', '32', '--device', 'cpu'], 1, said)
+  await fails(t, ['eval', overflows, '--tasks', 'piqa', '--data', data, '--device', 'cpu'], 1, said)
+})
+
+t.test('places that are taken, or are none, before any work is done', async t => {
+  const file = join(here, 'taken-file')
+  writeFileSync(file, 'mine')
+  const to = (out: string) => ['export', model, '--to', 'dense', '--out', out, '--device', 'cpu']
+  await fails(t, to(file), 1, /taken-file\n {2}expected a new or an empty folder and found a file\./)
+  t.notOk(existsSync(`${file}.part`))
+  await fails(t, to(join(file, 'below')), 1, /Can't write the checkpoint: a file is where a folder has to be/)
+  const bench = (json: string) => ['bench', model, '--prompt', '2', '--tokens', '2', '--json', json, '--device', 'cpu']
+  await fails(t, bench(join(here, 'none/at/all.json')), 1, /^--json\n {2}there is no folder for /)
+  await fails(t, bench(here), 1, /is a folder, not the name of a file\./)
+})
+
 t.test('graphs that are none', async t => {
   for (const [content, said] of [
-    ['', /\.json\n {2}This is no JSON: Unexpected end of JSON input\./],
+    ['', /\.json {2}line 1, column 1\n {2}This is no JSON: expected a value and found the end of the file\./],
     ['[]', /A graph is a JSON object with "name" and "stages"/],
     ['{"name":"g","stages":[]}', /"stages" is a list with at least one stage/],
     ['{"name":"g","stages":[{"use":"./mine.js"}]}', /"\.\/mine\.js" is not there: /],

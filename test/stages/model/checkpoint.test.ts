@@ -93,6 +93,8 @@ t.test('shards', async t => {
   await refused(t, folder, 'lists "model.norm.weight" in model-00001-of-00002.safetensors, which does not hold it.', 'listed but absent')
   writeIndex(folder, { weight_map: { ...map, x: '../../elsewhere.safetensors' } })
   await refused(t, folder, 'names the file "../../elsewhere.safetensors", which is not in the folder itself.', 'outside the folder')
+  writeIndex(folder, { weight_map: { ...map, x: '..' } })
+  await refused(t, folder, 'names the file "..", which is not in the folder itself.', 'the folder above')
   writeIndex(folder, { metadata: {} })
   await refused(t, folder, 'expected "weight_map": a map from tensor to file.', 'no map')
   writeIndex(folder, null)
@@ -120,6 +122,13 @@ t.test('tensors that do not fit', async t => {
   const other = copy(t, 'llama-gqa')
   await rewrite(other, entries => entries.map(entry => (entry.name === 'model.norm.weight' ? { ...entry, shape: [2, 48] } : entry)))
   await refused(t, other, 'the tensors do not fit config.json (llama): "model.norm.weight" is [2,48], not [96].', 'wrong shape')
+  const whole = copy(t, 'llama-gqa')
+  await rewrite(whole, entries =>
+    entries.map(entry =>
+      entry.name === 'model.norm.weight' ? { ...entry, dtype: 'i32', read: async () => new Uint8Array(4 * 96) } : entry,
+    ),
+  )
+  await refused(t, whole, /"model.norm.weight" is i32, not f64 or f32 or f16 or bf16\.$/, 'weights that are whole numbers')
   await refused(
     t,
     copy(t, 'llama-gqa', config => {
@@ -198,7 +207,7 @@ t.test('config.json', async t => {
       c => {
         c.vocab_size = 0
       },
-      'expected a whole number above 0 for vocab_size and found 0.',
+      'expected a whole number from 1 to 2^24 for "vocab_size" and found 0.',
     ],
     [
       'enormous size',
@@ -270,6 +279,27 @@ t.test('config.json', async t => {
         c.quantization_config = { quant_method: 'pipe', version: 1, codebook: { use: 'scalar' }, modules: 3 }
       },
       /^"quantization_config"\/modules: /,
+    ],
+    [
+      'our own, of a later version',
+      c => {
+        c.quantization_config = { quant_method: 'pipe', version: 9 }
+      },
+      '"quantization_config" is of version 9; read are 1, 2, 3.',
+    ],
+    [
+      'quantized by nobody',
+      c => {
+        c.quantization_config = {}
+      },
+      '"quantization_config" has no "quant_method" that says by what the model is quantized.',
+    ],
+    [
+      'positions',
+      c => {
+        c.max_position_embeddings = -1
+      },
+      'expected a whole number above 0 under "max_position_embeddings" and found -1.',
     ],
     [
       'unknown codebook',

@@ -237,6 +237,26 @@ t.test('checkpoints that contradict themselves', async t => {
     name: 'PipeError',
     message: /^the codebook can't be opened: trellis\/hyb: tlut must be/,
   })
+  const foreign = await make(t, hyb, c => {
+    const own = modules(c)
+    own[name]!.table = 'trellis'
+    Object.assign(c.quantization_config as Json, { version: 2 })
+  })
+  using others = await openWeights(ops, await openCheckpoint(foreign.folder))
+  await t.rejects(others.open(`${name}.weight`), {
+    name: 'PipeError',
+    message: `"${name}" is said to have a table "trellis" of its own, and its code has "tlut".`,
+  })
+  const broken = await make(t, hyb)
+  const file = readFileSync(join(broken.folder, 'model.safetensors'))
+  const start = 8 + Number(file.readBigUInt64LE(0))
+  const header = JSON.parse(file.subarray(8, start).toString()) as Record<string, { data_offsets: [number, number] }>
+  file.writeUInt16LE(0x7e00, start + header['codebook.tlut']!.data_offsets[0])
+  writeFileSync(join(broken.folder, 'model.safetensors'), file)
+  await t.rejects(openWeights(ops, await openCheckpoint(broken.folder)), {
+    name: 'PipeError',
+    message: /^"codebook\.tlut" has 1 elements that are NaN or infinite/,
+  })
   const several = await make(t, hyb, c => {
     const { modules, ...rest } = c.quantization_config as Json
     const coded = Object.entries(modules as Json).map(([linear, module]) => [linear, { ...(module as Json), code: 2 }])

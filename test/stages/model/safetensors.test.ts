@@ -115,7 +115,7 @@ t.test('lying and damaged files', async t => {
       'null entry',
       { a: null },
       4,
-      'tensor "a" has the element type undefined; known are F64, F32, F16, BF16, I64, I32, I16, U16, I8, U8, BOOL.',
+      'tensor "a" has the element type (none); known are F64, F32, F16, BF16, I64, I32, I16, U16, I8, U8, BOOL.',
     ],
     ['metadata', { __metadata__: { a: 1 } }, 0, 'its "__metadata__" is not a map from text to text.'],
     ['not JSON', '{"a": ', 0, 'its header is not valid JSON.'],
@@ -134,6 +134,8 @@ t.test('lying and damaged files', async t => {
     const path = fake(t, header, bytes, claimed)
     await t.rejects(readSafetensors(path), { name: 'PipeError', where: path, message }, label)
   }
+  const folder = temporary(t)
+  await t.rejects(readSafetensors(folder), { name: 'PipeError', where: folder, message: /^is a folder, or something else that is no file/ })
 })
 
 t.test('large files', async t => {

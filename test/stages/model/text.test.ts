@@ -131,6 +131,22 @@ t.test("tokenizers that can't be used", async t => {
     name: 'PipeError',
     message: `the tokenizer has ${length} tokens but the model's embedding only ${length - 1} rows.`,
   })
+  const json = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8'))
+  const vocabulary = json.model.vocab as Record<string, number>
+  const far = {
+    ...json,
+    model: { ...json.model, vocab: Object.fromEntries(Object.entries(vocabulary).map(([word, id]) => [word, id + 9000])) },
+  }
+  writeFileSync(where, JSON.stringify(far))
+  await t.rejects(openTokenizer(folder, vocab), {
+    name: 'PipeError',
+    where,
+    message: /^only \d+ of its \d+ tokens have ids of their own among/,
+  })
+  const around = structuredClone(json)
+  for (const special of Object.values(around.post_processor.special_tokens as Record<string, { ids: number[] }>)) special.ids = [99_999]
+  writeFileSync(where, JSON.stringify(around))
+  await t.rejects(openTokenizer(folder, vocab), { name: 'PipeError', where, message: /^it puts token 99999 around every text/ })
 })
 
 t.test("a tokenizer's own truncation is not applied", async t => {
