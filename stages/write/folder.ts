@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto'
 import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
-import { hashOfFile } from '../../pipeline/define.js'
-import { type NewEntry, writeSafetensors } from '../model/safetensors.js'
+import { hashOfFile, PipeError } from '../../pipeline/define.js'
+import { type NewEntry, readSafetensors, writeSafetensors } from '../model/safetensors.js'
 
 export type Entry = NewEntry
 
@@ -30,8 +30,12 @@ export interface Folder {
   progress(doneBytes: number, totalBytes: number): void
 }
 
-/** Writes the folder and returns its hash. Raises the file system's own errors (the engine words ENOSPC and its kin). */
+/**
+ * Writes the folder and returns its hash. Raises PipeError where something is there that no run has written, a model of the
+ * user's say; and the file system's own errors (the engine words ENOSPC and its kin).
+ */
 export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
+  await expectOurs(o.folder)
   const parent = dirname(o.folder)
   const partial = join(parent, `.${basename(o.folder)}.partial`)
   const old = join(parent, `.${basename(o.folder)}.old`)
@@ -51,6 +55,41 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
   } catch (error) {
     await rm(partial, { recursive: true, force: true }).catch(() => {}) // the first error is the one to tell
     throw error
+  }
+}
+
+/** A checkpoint that was written before, as it was or damaged, gives way to the new one; nothing else does. */
+async function expectOurs(folder: string): Promise<void> {
+  const refuse = (found: string): never => {
+    throw new PipeError('failed', {
+      where: folder,
+      message: `expected a checkpoint that a run has written, or nothing, and found ${found}.`,
+      hint: 'Move it away, or write elsewhere with --out.',
+    })
+  }
+  const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOTDIR') refuse('a file')
+    return []
+  })
+  const strange = names.filter(
+    name => name !== 'config.json' && !/^model[\w.-]*\.safetensors(\.index\.json)?$/.test(name) && !companions.test(name),
+  )
+  if (strange.length > 0) refuse(`"${strange[0]}" in it`)
+  if (names.length === 0 || (await methodOf(folder)) === 'pipe') return
+  for (const name of names.filter(name => name.endsWith('.safetensors'))) {
+    const file = await readSafetensors(join(folder, name)).catch(() => undefined)
+    if (file?.metadata.recipe !== undefined) return
+  }
+  refuse('another model')
+}
+
+/** By what the model of a folder is quantized, as far as that can be read. */
+async function methodOf(folder: string): Promise<unknown> {
+  try {
+    const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as { quantization_config?: { quant_method?: unknown } }
+    return config.quantization_config?.quant_method
+  } catch {
+    return undefined
   }
 }
 

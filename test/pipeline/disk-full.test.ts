@@ -1,7 +1,7 @@
 /** A disk that fills up: one sentence, what is finished is kept, nothing half-written is seen, and the same command goes on. */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, open, readdir, writeFile } from 'node:fs/promises'
+import { cp, mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import t, { type Test } from 'tap'
@@ -149,4 +149,14 @@ t.test('a checkpoint of which a part can be written: the folder that was there s
   const file = await open(join(out, 'model/model.safetensors'))
   t.equal((await file.readFile()).at(-1), 1)
   await file.close()
+  await writeFile(join(out, 'model/notes.txt'), 'mine')
+  const said = /^expected a checkpoint that a run has written, or nothing, and found /
+  await t.rejects(write(3), { name: 'PipeError', message: said, hint: /Move it away/ }, 'a file of the user in it')
+  t.equal(await readFile(join(out, 'model/notes.txt'), 'utf8'), 'mine')
+  await rm(join(out, 'model'), { recursive: true })
+  await mkdir(join(out, 'model'))
+  for (const name of ['config.json', 'model.safetensors'])
+    await cp(join(root, 'fixtures/hf-reference/llama-gqa', name), join(out, 'model', name))
+  await t.rejects(write(4), { name: 'PipeError', message: /found another model\.$/ }, 'a model of the user')
+  t.ok((await readdir(join(out, 'model'))).includes('model.safetensors'))
 })
