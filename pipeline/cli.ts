@@ -12,17 +12,21 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 const stop = new AbortController()
 /** What happens at the first signal; a command may have a sentence of its own. */
 let stopping = 'Stopping: what is under way is dropped, what is finished is kept.'
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     if (stop.signal.aborted) process.exit(130)
     process.stderr.write(`\n${stopping} Once more: stop at once.\n`)
     stop.abort()
   })
 }
-// `pipe stages | head -1`: the reader has gone, and nobody is left to tell.
+// `pipe stages | head -1`: the reader has gone, and nobody is left to tell. A disk that takes no more is another matter.
 process.stdout.on('error', error => {
   if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
+  process.stderr.write(`What is printed can't be written: ${sentence(error)}.\n`)
+  process.exit(1)
 })
+// What is said meanwhile is not worth the work under way.
+process.stderr.on('error', () => {})
 
 const wiring: Wiring = {
   version,
@@ -51,5 +55,8 @@ const wiring: Wiring = {
 const words = process.argv.slice(2)
 const [first = ''] = words
 if (Object.hasOwn(commands, first)) stopping = (await commands[first]?.())?.stopping ?? stopping
+const code = await runCommand(words, commands, wiring)
+// Behind what was printed: a write that failed is told by then.
+await new Promise(resolve => process.stdout.write('', resolve))
 // Not left to the event loop: a stopped run may have an op under way that nobody waits for.
-process.exit(await runCommand(words, commands, wiring))
+process.exit(code)

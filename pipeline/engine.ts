@@ -196,7 +196,14 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
 /** The stages that --to leaves. Throws when an id is none of the graph's. */
 function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['part']>): readonly GraphStage[] {
   const ids = graph.stages.map(stage => stage.id)
-  const mistakes = [['--from', from], ['--to', to], ...force.map(id => ['--force', id])].flatMap(([option, id]) =>
+  const part =
+    from !== undefined && from === to
+      ? [['--only', from]]
+      : [
+          ['--from', from],
+          ['--to', to],
+        ]
+  const mistakes = [...part, ...force.map(id => ['--force', id])].flatMap(([option, id]) =>
     id === undefined || ids.includes(id)
       ? []
       : [{ where: `${option} ${id}`, message: `No stage is called "${id}".${didYouMean(id, ids)}`, hint: `Stages: ${ids.join(', ')}` }],
@@ -205,6 +212,11 @@ function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['
   if (to === undefined) return graph.stages
   const wanted = new Set([to])
   for (const { id, from } of [...graph.stages].reverse()) if (wanted.has(id)) for (const above of from) wanted.add(above)
+  if (from !== undefined && !wanted.has(from))
+    throw new PipeError('graph', {
+      where: `--from ${from} --to ${to}`,
+      message: `"${to}" reads nothing of "${from}", so nothing is left to run.`,
+    })
   return graph.stages.filter(stage => wanted.has(stage.id))
 }
 

@@ -39,6 +39,11 @@ export async function runCommand(words: readonly string[], commands: Commands, w
   } catch (error) {
     // Commander has said what was wrong with the command line, or printed the help that was asked for.
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+    if (wiring.signal.aborted && !(error instanceof PipeError)) {
+      // Whatever an aborted operation throws; --verbose shows it.
+      write(words.includes('--verbose') ? `Stopped.\n${stackOf(error)}\n` : 'Stopped.\n')
+      return 130
+    }
     const told = error instanceof PipeError ? error.text : deviceFailure(error) !== undefined ? sentence(error) : undefined
     const text = `${told ?? 'This is a bug in pipe:'}\n`
     write(told !== undefined && !words.includes('--verbose') ? text : `${text}${stackOf(error)}\n`)

@@ -67,7 +67,8 @@ export const register: Register = (program, wiring) => {
         ? randomWeights(ops, config, o.shape ?? '', o.weights === 'packed' ? code : undefined)
         : await openWeights(ops, checkpoint ?? (await openCheckpoint(dir ?? '')))
       const { precision, ...rest } = o
-      const result = await measure(ops, weights, precision === 'auto' ? rest : { ...rest, precision })
+      const { signal } = wiring
+      const result = await measure(ops, weights, { ...rest, signal, ...(precision !== 'auto' && { precision }) })
       const named = { model: o.shape ?? dir, ...(o.shape !== undefined && o.weights === 'packed' && { code: o.code, bits: o.bits }) }
       const { batch, prompt, tokens, cache, activations, json } = o
       wiring.print(said(result, o)) // first: it has been measured, whatever the disk says

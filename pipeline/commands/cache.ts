@@ -8,7 +8,7 @@ import { planGraph } from '../planning.js'
 import { shortPath } from '../report.js'
 import { bytes, duration, plural, table } from '../text.js'
 import { openGraph } from './open.js'
-import { collect, deviceOption, examples, type Register, type Wiring } from './wiring.js'
+import { collect, deviceOption, examples, path, type Register, type Wiring } from './wiring.js'
 
 interface Options {
   out?: string
@@ -32,7 +32,7 @@ export const register: Register = (program, wiring) => {
   const command = (name: string, about: string, act: (wiring: Wiring, file: string | undefined, o: Options) => Promise<void>): Command =>
     deviceOption(cache.command(`${name} [graph.json]`), 'as for pipe run: results of different kinds of devices are stored apart')
       .description(about)
-      .option('--out <dir>', 'the folder of the outputs (default: out/<name of the graph>)')
+      .option('--out <dir>', 'the folder of the outputs (default: out/<name of the graph>)', path)
       .option('--set <name=value>', 'an input or a parameter, as for pipe run', collect, [])
       .action((file: string | undefined, o: Options) => act(wiring, file, o))
   command('ls', 'List what is stored.', ls)

@@ -9,7 +9,7 @@ import { openWeights } from '../../stages/model/quantized.js'
 import { writeQtip } from '../../stages/model/write-qtip.js'
 import { writing } from '../disk.js'
 import { PipeError } from '../error.js'
-import { deviceOption, examples, openDevice, type Register } from './wiring.js'
+import { deviceOption, examples, openDevice, path, type Register } from './wiring.js'
 
 interface Options {
   to: 'dense' | 'qtip-hf'
@@ -26,7 +26,7 @@ export const register: Register = (program: Command, wiring) => {
       'Write a checkpoint in another form: dense is what any Hugging Face program loads, with the weights that quantization left; qtip-hf is what the published QTIP program loads, with the same bits.',
     )
     .addOption(new Option('--to <form>', 'the form').choices(['dense', 'qtip-hf']).makeOptionMandatory())
-    .requiredOption('--out <dir>', 'folder to write; must be new or empty')
+    .requiredOption('--out <dir>', 'folder to write; must be new or empty', path)
     .addOption(new Option('--dtype <type>', 'dense: element type (default: that of the original model)').choices(Object.keys(denseTypes)))
     .option('--model <dir>', "qtip-hf, from the .pt files of QTIP's quantizer: the original model")
     .option('--quip-params <file>', 'and the parameters it was quantized with, as JSON: L, K, V, tlut_bits, decode_mode, td_x, td_y')

@@ -51,6 +51,12 @@ export function bodySize(text: string): number {
   return bytes
 }
 
+/** Parser of a path: "" would mean the folder one is in. */
+export function path(text: string): string {
+  if (text.trim() === '') throw new InvalidArgumentError('Give the name of a folder.')
+  return text
+}
+
 /** Parser of a number within bounds. */
 export const number =
   (least: number, most: number, whole = false) =>
@@ -87,7 +93,7 @@ export const runOptions = (command: Command): Command =>
       collect,
       [],
     )
-    .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)')
+    .option('--out <dir>', 'where results and cache go (default: out/<name of the graph>)', path)
     .option(
       '--memory <size>',
       'most bytes of tensors at a time on each device, 4GB say (default: 60 % of the memory that is free, 80 % on a GPU)',

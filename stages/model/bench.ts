@@ -12,6 +12,8 @@ export interface BenchOptions extends OpenModelOptions {
   readonly batch: number
   readonly weights: 'packed' | 'dense'
   readonly cache: 'f32' | 'bf16'
+  /** Aborting ends it between two steps. */
+  readonly signal?: AbortSignal
 }
 
 export interface BenchResult {
@@ -51,11 +53,17 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
   let started = performance.now()
   await decoder.prefill(0, prompt)
   const firstToken = seconds(started)
-  for (const slot of slots.slice(1)) await decoder.prefill(slot, prompt)
+  for (const slot of slots.slice(1)) {
+    o.signal?.throwIfAborted()
+    await decoder.prefill(slot, prompt)
+  }
 
   const make = async (count: number): Promise<void> => {
-    if (o.batch === 1) for await (const _ of decoder.greedy(0, 1, count));
-    else for (let i = 0; i < count; i++) await decoder.step(slots.map(slot => ({ slot, token: (i + slot) % vocab })))
+    if (o.batch === 1) for await (const _ of decoder.greedy(0, 1, count)) o.signal?.throwIfAborted()
+    for (let i = 0; o.batch > 1 && i < count; i++) {
+      o.signal?.throwIfAborted()
+      await decoder.step(slots.map(slot => ({ slot, token: (i + slot) % vocab })))
+    }
   }
   await make(warmUp)
   started = performance.now()

@@ -26,7 +26,7 @@ export async function writeFolder(
   const isFree = there === undefined || (there.isDirectory() && (await readdir(target)).length === 0)
   if (!isFree) {
     throw new PipeError('input', {
-      where: folder === '' ? '--out' : folder,
+      where: folder,
       message: `expected a new or an empty folder and found ${there.isDirectory() ? 'files in it' : 'a file'}.`,
       hint: 'Give another --out.',
     })

@@ -84,6 +84,14 @@ t.test('parts: --to, --from, --force', async t => {
     toScale.stages.map(stage => stage.id),
     ['numbers', 'scale'],
   )
+  t.match(
+    (await failure(run(line, out, { part: { from: 'sum', to: 'scale' } }))).text,
+    /^--from sum --to scale\n {2}"scale" reads nothing of "sum"/,
+  )
+  t.match(
+    (await failure(run(line, out, { part: { from: 'smu', to: 'smu' } }))).text,
+    /^--only smu\n {2}No stage is called "smu"\. [^\n]+\n[^\n]+$/,
+  )
   const error = await failure(run(line, out, { part: { from: 'total' } }))
   t.match(error.text, /--from leaves sum to what is stored, and 6 of its batches are not/)
   await run(line, out, { part: { from: 'sum' } })

@@ -136,6 +136,19 @@ t.test('predictions that are no numbers are no results', async t => {
   await fails(t, ['eval', overflows, '--tasks', 'piqa', '--data', data, '--device', 'cpu'], 1, said)
 })
 
+t.test('whatever is under way, a signal ends it with one word and code 130', async t => {
+  for (const args of [
+    ['eval', model, '--text', join(here, 'text.jsonl'), '--length', '32'],
+    ['export', model, '--to', 'dense', '--out', join(here, 'stopped')],
+    ['bench', model, '--prompt', '2', '--tokens', '2'],
+  ]) {
+    const { code, stdout, stderr } = await pipe([...args, '--device', 'cpu'], { signal: AbortSignal.abort() })
+    t.same([code, stdout], [130, ''], `${args[0]}`)
+    t.match(stderr, /\nStopped\.\n$/)
+  }
+  t.notOk(existsSync(join(here, 'stopped')) || existsSync(join(here, 'stopped.part')))
+})
+
 t.test('places that are taken, or are none, before any work is done', async t => {
   const file = join(here, 'taken-file')
   writeFileSync(file, 'mine')
@@ -143,6 +156,7 @@ t.test('places that are taken, or are none, before any work is done', async t =>
   await fails(t, to(file), 1, /taken-file\n {2}expected a new or an empty folder and found a file\./)
   t.notOk(existsSync(`${file}.part`))
   await fails(t, to(join(file, 'below')), 1, /Can't write the checkpoint: a file is where a folder has to be/)
+  await fails(t, to(''), 2, /argument '' is invalid\. Give the name of a folder\./)
   const bench = (json: string) => ['bench', model, '--prompt', '2', '--tokens', '2', '--json', json, '--device', 'cpu']
   await fails(t, bench(join(here, 'none/at/all.json')), 1, /^--json\n {2}there is no folder for /)
   await fails(t, bench(here), 1, /is a folder, not the name of a file\./)

@@ -10,7 +10,10 @@ import { root } from '../../helpers.js'
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
 
 /** Runs `pipe` with these arguments, on the CPU unless they say otherwise, one command at a time. */
-export async function pipe(args: readonly string[], o: { cwd?: string } = {}): Promise<{ code: number; stdout: string; stderr: string }> {
+export async function pipe(
+  args: readonly string[],
+  o: { cwd?: string; signal?: AbortSignal } = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
   let stdout = ''
   let stderr = ''
   const wiring: Wiring = {
@@ -31,7 +34,7 @@ export async function pipe(args: readonly string[], o: { cwd?: string } = {}): P
       },
     },
     color: false,
-    signal: new AbortController().signal,
+    signal: o.signal ?? new AbortController().signal,
   }
   process.chdir(o.cwd ?? root)
   const code = await runCommand(args, commands, wiring)

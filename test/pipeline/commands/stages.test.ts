@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import t from 'tap'
 import { pipe } from '../../helpers.js'
 
@@ -39,4 +40,7 @@ t.test('a reader that goes away is no error', async t => {
     encoding: 'utf8',
   })
   t.equal(stderr, '')
+  if (!existsSync('/dev/full')) return
+  const full = spawnSync('sh', ['-c', `"${process.execPath}" dist/pipeline/cli.js --version > /dev/full`], { cwd: root, encoding: 'utf8' })
+  t.same([full.status, full.stderr], [1, "What is printed can't be written: ENOSPC: no space left on device, write.\n"], 'a full disk is')
 })
