@@ -3,6 +3,7 @@
 #include "prompt.h"
 
 #include <string>
+#include <type_traits>
 
 #include "../../core/cublas.h"
 #include "../../core/shared_memory.cuh"
@@ -86,42 +87,46 @@ void multiply(const TrellisPromptArgs& a, const __half* x, int64_t vectors, floa
 void trellis_prompt(const TrellisPromptArgs& a) {
   if (a.t <= kRowsOfProduct || !fits(a)) return by_products(a);
   const int64_t parts = a.rounded ? 1 : 2, vectors = parts * a.t, rows = a.rows;
-  const int pieces = pieces_of_product(a, vectors);
-  Scratch<__half> x(vectors * a.columns);
-  Scratch<float> units(a.t), z(std::max(pieces, 1) * vectors * rows);
+  const ProductPlan plan = plan_of_product(a, vectors);
+  const int64_t pieces = std::max(plan.pieces, 1);
+  const int64_t panel = std::max(plan.panel, 1), columns = plan.panel == 0 ? a.columns : (a.columns + 63) / 64 * 64;
+  Scratch<__half> x((vectors + panel - 1) / panel * panel * columns);
+  Scratch<float> units(a.t), z(pieces * vectors * rows);
 
   RowTransform in = transform_of(a.columns, a.block, a.factor, false);
   in.x = a.x, in.stride = a.columns, in.before = a.su, in.weight = a.weight, in.gate = a.gate, in.eps = a.eps;
   const auto begin = [&](auto kernel) {
     allow_shared(kernel, row_bytes(a.columns));
-    kernel<<<static_cast<unsigned>(a.t), kRowThreads, row_bytes(a.columns), stream()>>>(in, x, units, !a.rounded);
+    kernel<<<static_cast<unsigned>(a.t), kRowThreads, row_bytes(a.columns), stream()>>>(in, x, units, !a.rounded, plan.panel, plan.natural);
     launched();
   };
-  const bool mixes = a.factor > 1;
-  if (a.weight) begin(mixes ? incoherent_rows_kernel<Input::normed, true> : incoherent_rows_kernel<Input::normed, false>);
-  else if (a.gate) begin(mixes ? incoherent_rows_kernel<Input::gated, true> : incoherent_rows_kernel<Input::gated, false>);
-  else begin(mixes ? incoherent_rows_kernel<Input::scaled, true> : incoherent_rows_kernel<Input::scaled, false>);
+  const auto choose = [&]<Input kInput>(std::integral_constant<Input, kInput>) {
+    const int tiles = tiles_of(a.factor);
+    begin(tiles == 0 ? incoherent_rows_kernel<kInput, 0> : tiles == 1 ? incoherent_rows_kernel<kInput, 1> : incoherent_rows_kernel<kInput, kMostTiles>);
+  };
+  if (a.weight) choose(std::integral_constant<Input, Input::normed>{});
+  else if (a.gate) choose(std::integral_constant<Input, Input::gated>{});
+  else choose(std::integral_constant<Input, Input::scaled>{});
 
-  if (pieces > 0) prompt_product(a, x, vectors, z, pieces);
+  if (plan.pieces > 0) prompt_product(a, x, vectors, z, plan);
   else multiply(a, x, vectors, z);
 
-  // Those with a factor, and those without.
-  for (const bool mixed : {false, true}) {
+  for (const int tiles : {0, 1, kMostTiles}) {
     RowTransforms after{};
     unsigned count = 0;
     int bytes = 0;
     const float* from = z;
     for (const TrellisPromptArgs::Linear& to : a.linears) {
       from += to.rows;
-      if (to.rows == 0 || mixed != to.factor > 1) continue;
+      if (to.rows == 0 || tiles != tiles_of(to.factor)) continue;
       RowTransform& out = after.of[count++] = transform_of(to.rows, to.block, to.factor, true);
       out.x = from - to.rows, out.stride = rows, out.after = to.sv, out.add = to.add, out.y = to.y;
       bytes = std::max(bytes, row_bytes(to.rows));
     }
     if (count == 0) continue;
-    const auto kernel = mixed ? coherent_rows_kernel<true> : coherent_rows_kernel<false>;
+    const auto kernel = tiles == 0 ? coherent_rows_kernel<0> : tiles == 1 ? coherent_rows_kernel<1> : coherent_rows_kernel<kMostTiles>;
     allow_shared(kernel, bytes);
-    kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, std::max(pieces, 1) * static_cast<int>(parts));
+    kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, static_cast<int>(pieces * parts));
     launched();
   }
 }

@@ -12,11 +12,14 @@
 #include "../../ops/hadamard/hadamard_matrix.h"
 #include "../../ops/silu-mul/fast_silu.cuh"
 #include "butterflies.cuh"
+#include "prompt_product.h"
 
 namespace ops::prompt {
 
 constexpr int kRowThreads = 512;
 constexpr int kMostTiles = 6;  // of 16 runs, of a warp: M is of order 172 at most, and two warps share it
+// Tiles of a warp for M of this order, as kernels are made for; 0: there is no M.
+inline int tiles_of(int64_t factor) { return factor == 1 ? 0 : factor <= 32 ? 1 : kMostTiles; }
 
 // What prompt.h has before and after a transform, or null.
 struct RowTransform {
@@ -49,15 +52,19 @@ __device__ inline void halve(float a, float b, uint32_t& high, uint32_t& low) {
   low = bf16_pair(a - low_of(high), b - high_of(high));
 }
 
-// M across runs: two warps have eight columns of all runs.
-__device__ inline void mix(const RowTransform& t, float* row) {
+// M across runs: two warps have eight columns of all runs. Tiles that there are not are the last once more, so that no load waits behind a branch.
+template <int kTiles>
+__device__ void mix(const RowTransform& t, float* row) {
   constexpr int kPairs = kRowThreads / 64;
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, tiles = (t.factor + 15) / 16, first = threadIdx.x / 32 % 2 * ((tiles + 1) / 2);
   const int mine = threadIdx.x / 32 % 2 ? tiles / 2 : (tiles + 1) / 2;
   for (int base = 0; base < t.w; base += kPairs * 8) {
-    float d[kMostTiles][4] = {};
+    float d[kTiles][4] = {};
     const int left = base + threadIdx.x / 64 * 8, column = left + g;
     for (int k = 0; k < tiles; ++k) {
+      uint4 of[kTiles];
+#pragma unroll
+      for (int m = 0; m < kTiles; ++m) of[m] = __ldg(t.mix + (min(first + m, tiles - 1) * tiles + k) * 32 + lane);
       float v[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -67,16 +74,14 @@ __device__ inline void mix(const RowTransform& t, float* row) {
       uint32_t high[2], low[2];
       halve(v[0], v[1], high[0], low[0]), halve(v[2], v[3], high[1], low[1]);
 #pragma unroll
-      for (int m = 0; m < kMostTiles; ++m) {
-        if (m >= mine) break;
-        const uint4 of = __ldg(t.mix + ((first + m) * tiles + k) * 32 + lane);
-        const uint32_t a[4] = {of.x, of.y, of.z, of.w};
+      for (int m = 0; m < kTiles; ++m) {
+        const uint32_t a[4] = {of[m].x, of[m].y, of[m].z, of[m].w};
         multiply(d[m], a, low[0], low[1]), multiply(d[m], a, high[0], high[1]);
       }
     }
     __syncthreads();
 #pragma unroll
-    for (int m = 0; m < kMostTiles; ++m) {
+    for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int run = (first + m) * 16 + g + i / 2 * 8, to = left + c * 2 + i % 2;
@@ -87,10 +92,10 @@ __device__ inline void mix(const RowTransform& t, float* row) {
   __syncthreads();
 }
 
-template <bool mixes>
+template <int kTiles>
 __device__ void transform(const RowTransform& t, float* row) {
   along_runs<kRowThreads>(row, t.n, t.w);
-  if constexpr (mixes) mix(t, row);
+  if constexpr (kTiles > 0) mix<kTiles>(t, row);
 }
 
 __device__ inline float4 four(const float* from, int at) { return reinterpret_cast<const float4*>(from)[at]; }
@@ -107,9 +112,11 @@ enum class Input { scaled, normed, gated };
 constexpr float kMostHalf = 32768.0f;
 constexpr int kAhead = 4;  // loads of a thread on their way
 
-// (x ⊙ before)·H as f16, in units of each row: one number or, exact, two whose sum it is. Grid t; parts [1 or 2][t][n].
-template <Input kInput, bool mixes>
-__global__ void __launch_bounds__(kRowThreads, 2) incoherent_rows_kernel(const RowTransform t, __half* parts, float* units, bool exact) {
+// (x ⊙ before)·H as f16, in units of each row: one number or, exact, two whose sum it is. Grid t; parts [1 or 2][t][columns], or by panels as
+// prompt_product.h says.
+template <Input kInput, int kTiles>
+__global__ void __launch_bounds__(kRowThreads, 2)
+    incoherent_rows_kernel(const RowTransform t, __half* parts, float* units, bool exact, int panel, bool natural) {
   extern __shared__ float row[];
   const int64_t b = blockIdx.x;
   const float* const x = t.x + b * t.stride;
@@ -140,19 +147,21 @@ __global__ void __launch_bounds__(kRowThreads, 2) incoherent_rows_kernel(const R
   // rmsnorm's factor is one of the whole row, so it can be left to the unit.
   const float factor = kInput == Input::normed ? 1.0f / sqrtf(block_sum(raw) / static_cast<float>(t.n) + t.eps) : 1;
   if (threadIdx.x == 0) units[b] = unit * factor;
-  transform<mixes>(t, row);
-  __half2* const high = reinterpret_cast<__half2*>(parts + b * t.n);
-  __half2* const low = high + static_cast<int64_t>(gridDim.x) * t.n / 2;
-  for (int i = threadIdx.x; i < t.n / 2; i += kRowThreads) {
-    const float first = row[spot(2 * i)] * scale, second = row[spot(2 * i + 1)] * scale;
+  transform<kTiles>(t, row);
+  const int chunks = (t.n + 63) / 64;
+  __half2* const to = reinterpret_cast<__half2*>(parts);
+  const auto at = [&](int64_t vector, int i) { return panel == 0 ? vector * (t.n / 2) + i : place(vector, i, chunks, panel, natural); };
+  for (int i = threadIdx.x; i < (panel == 0 ? t.n / 2 : chunks * 32); i += kRowThreads) {
+    const bool inside = i < t.n / 2;
+    const float first = inside ? row[spot(2 * i)] * scale : 0, second = inside ? row[spot(2 * i + 1)] * scale : 0;
     const __half2 pair = __floats2half2_rn(first, second);
-    high[i] = pair;
-    if (exact) low[i] = __floats2half2_rn(first - __low2float(pair), second - __high2float(pair));
+    to[at(b, i)] = pair;
+    if (exact) to[at(gridDim.x + b, i)] = __floats2half2_rn(first - __low2float(pair), second - __high2float(pair));
   }
 }
 
 // y = (x·Hᵀ) ⊙ after + add of several outputs; x in units of each row, the sum of `pieces` [t, stride] of it. Grid [t, outputs].
-template <bool mixes>
+template <int kTiles>
 __global__ void __launch_bounds__(kRowThreads, 2) coherent_rows_kernel(const RowTransforms transforms, const float* units, int pieces) {
   extern __shared__ float row[];
   const RowTransform& t = transforms.of[blockIdx.y];
@@ -174,7 +183,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) coherent_rows_kernel(const Row
       if (at < t.n / 4) keep(row, at, times(sum[i], {scale, scale, scale, scale}));
     }
   }
-  transform<mixes>(t, row);
+  transform<kTiles>(t, row);
   const int64_t place = b * t.n;
   for (int i = threadIdx.x; i < t.n / 2; i += kRowThreads) {
     float2 v{row[spot(2 * i)], row[spot(2 * i + 1)]};
