@@ -66,11 +66,12 @@ export class KvCache implements Disposable {
       const [keys, values] = this.#of(layer)
       using turned = ops.rope(q, cos, sin, undefined, { heads })
       using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
-      using keptKey = ops.cast(key, keys.dtype)
-      using keptValue = ops.cast(v, values.dtype)
-      ops.paste(keys, keptKey, { row: slot * this.o.capacity })
-      ops.paste(values, keptValue, { row: slot * this.o.capacity })
-      const seen = keys.dtype === this.o.precision ? ([keptKey, keptValue] as const) : ([key, v] as const)
+      using narrowKey = key.dtype === keys.dtype ? undefined : ops.cast(key, keys.dtype)
+      using narrowValue = v.dtype === values.dtype ? undefined : ops.cast(v, values.dtype)
+      const kept = [narrowKey ?? key, narrowValue ?? v] as const
+      ops.paste(keys, kept[0], { row: slot * this.o.capacity })
+      ops.paste(values, kept[1], { row: slot * this.o.capacity })
+      const seen = keys.dtype === this.o.precision ? kept : ([key, v] as const)
       return attendTurned(ops, this.config, layer, [turned, ...seen], length, this.o.precision)
     }
   }

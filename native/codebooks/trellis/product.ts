@@ -27,6 +27,15 @@ const arrangedBytes = (rows: number, columns: number, K: number): number => (upT
 /** The names that linear.h has for an output: its own, and behind them which it is (X, Gate, 0 … 3). */
 const named = (which: string | number, output: OpArgs): OpArgs =>
   Object.fromEntries(Object.entries(output).map(([name, value]) => [`${name}${which}`, value]))
+/** The names that prompt.h has for a linear, made once: a prompt's ops are waited for where it is short. */
+const ofPrompt = Array.from({ length: mostOutputs }, (_, i) => ({
+  sv: `sv${i}`,
+  add: `add${i}`,
+  y: `y${i}`,
+  rows: `rows${i}`,
+  block: `block${i}`,
+  factor: `factor${i}`,
+}))
 const noOutput = { first: 0, stride: 0, rows: 0, block: 0, factor: 0, head: 0, eps: 0 }
 
 /** The products of a code; undefined where it has no kernel. entries: hyb's table, [rows, 2] of any float type; it stays the caller's. */
@@ -188,23 +197,14 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
         return { rows, sv, add, block, factor: factorOf('prompt', `linears[${i}].block`, block, rows) }
       })
       const results = linears.map(({ rows }) => device.empty('f32', [t, rows]))
-      const numbered = Array.from({ length: mostOutputs }, (_, i) => {
-        const { sv = undefined, add = undefined, rows = 0, block = 0, factor = 0 } = checked[i] ?? {}
-        return {
-          [`sv${i}`]: sv,
-          [`add${i}`]: add,
-          [`y${i}`]: results[i],
-          [`rows${i}`]: rows,
-          [`block${i}`]: block,
-          [`factor${i}`]: factor,
-        }
-      })
-      const weights = { su, weight: norm?.weight, eps: norm?.eps ?? 0, arranged, entries: entriesOnDevice(), ...same }
-      device.run('trellis_prompt', {
+      const args: Record<string, Tensor | number | boolean | undefined> = {
         x,
         gate,
-        ...weights,
-        ...Object.assign({}, ...numbered),
+        su,
+        weight: norm?.weight,
+        eps: norm?.eps ?? 0,
+        arranged,
+        entries: entriesOnDevice(),
         t,
         rows,
         columns,
@@ -212,7 +212,20 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
         factor,
         rounded,
         int8,
-      })
+        K,
+        code,
+        tensorCore: order !== undefined,
+      }
+      for (const [i, names] of ofPrompt.entries()) {
+        const linear = checked[i]
+        args[names.sv] = linear?.sv
+        args[names.add] = linear?.add
+        args[names.y] = results[i]
+        args[names.rows] = linear?.rows ?? 0
+        args[names.block] = linear?.block ?? 0
+        args[names.factor] = linear?.factor ?? 0
+      }
+      device.run('trellis_prompt', args)
       return results
     },
     [Symbol.dispose]() {
