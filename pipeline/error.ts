@@ -53,8 +53,18 @@ export class PipeError extends Error {
 
 const paragraph = ({ where, message, hint, goOn }: Mistake): string => {
   const lines = [message, hint, goOn].filter(text => text !== undefined).flatMap(text => text.split('\n'))
-  return where === undefined ? lines.join('\n') : [where, ...lines.map(line => `  ${line}`)].join('\n')
+  return (where === undefined ? lines : [where, ...lines.map(line => `  ${line}`)]).map(printable).join('\n')
 }
+
+/** Names out of files may hold what a terminal obeys, or turns the text around, and may be a megabyte long. */
+const printable = (line: string): string =>
+  line
+    .slice(0, longestLine)
+    .replaceAll(
+      /[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu,
+      c => `\\u${(c.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`,
+    ) + (line.length > longestLine ? ' …' : '')
+const longestLine = 2000
 
 /** An error's sentence, whatever was thrown. */
 export const sentence = (error: unknown): string => (error instanceof Error ? error.message : String(error))

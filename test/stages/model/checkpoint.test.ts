@@ -122,6 +122,17 @@ t.test('tensors that do not fit', async t => {
   const other = copy(t, 'llama-gqa')
   await rewrite(other, entries => entries.map(entry => (entry.name === 'model.norm.weight' ? { ...entry, shape: [2, 48] } : entry)))
   await refused(t, other, 'the tensors do not fit config.json (llama): "model.norm.weight" is [2,48], not [96].', 'wrong shape')
+  const named = copy(t, 'llama-gqa')
+  await rewrite(named, entries => [
+    ...entries,
+    { name: `\u001b[2J${'x'.repeat(1e5)}`, dtype: 'u8', shape: [1], read: async () => new Uint8Array(1) },
+  ])
+  const { text } = await openCheckpoint(named).then(
+    () => ({ text: '' }),
+    (error: unknown) => error as PipeError,
+  )
+  t.match(text, /"\\u001b\[2Jxxx/, 'what a terminal would obey is written out')
+  t.ok(text.length < 3000, 'and what is too long to read is cut short')
   const whole = copy(t, 'llama-gqa')
   await rewrite(whole, entries =>
     entries.map(entry =>
