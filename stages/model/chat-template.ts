@@ -6,6 +6,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { createContext, runInContext } from 'node:vm'
 import { Template } from '@huggingface/jinja'
 import { PipeError } from '../../pipeline/define.js'
 
@@ -16,6 +17,8 @@ export interface Message {
 
 /** No template is near this; what is larger is some other file. */
 const longest = 2 ** 20
+/** Milliseconds that a template has; real ones take one or two. */
+const patience = 1000
 const hint = 'Give one with --template FILE: Jinja, as in chat_template.jinja of the model it was tuned from.'
 
 export class ChatTemplate {
@@ -48,7 +51,8 @@ export class ChatTemplate {
     try {
       return new ChatTemplate(new Template(source), where, special)
     } catch (error) {
-      throw new PipeError('input', { where, message: `the chat template is no valid Jinja: ${reason(error)}`, hint })
+      const why = error instanceof TypeError ? 'it ends too soon.' : reason(error) // so the parser words that
+      throw new PipeError('input', { where, message: `the chat template is no valid Jinja: ${why}`, hint })
     }
   }
 
@@ -63,11 +67,18 @@ export class ChatTemplate {
 
   /** The conversation as text, up to where the model's answer begins. Raises PipeError when the template refuses it. */
   render(messages: readonly Message[]): string {
+    const given = { ...this.special, messages: messages.map(message => ({ ...message })), add_generation_prompt: true }
+    let text: unknown
     try {
-      return this.template.render({ ...this.special, messages: messages.map(message => ({ ...message })), add_generation_prompt: true })
+      // A template comes with a model, and is a program: one that does not end would keep everybody else waiting.
+      text = runInContext('render()', createContext({ render: () => this.template.render(given) }), { timeout: patience })
     } catch (error) {
-      throw new PipeError('input', { where: this.where, message: `the chat template refuses this conversation: ${reason(error)}` })
+      const late = (error as NodeJS.ErrnoException).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
+      const why = late ? 'it has not ended after a second.' : reason(error)
+      throw new PipeError('input', { where: this.where, message: `the chat template refuses this conversation: ${why}` })
     }
+    if (typeof text === 'string' && text !== '') return text
+    throw new PipeError('input', { where: this.where, message: 'the chat template makes an empty text of this conversation.', hint })
   }
 }
 

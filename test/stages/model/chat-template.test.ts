@@ -91,6 +91,7 @@ t.test('mistakes are sentences', async t => {
   const several = ['a', 'b'].map(name => ({ name, template: 'x' }))
   for (const [path, message] of [
     [folder(t, { chat_template: '{% if %}' }), /^the chat template is no valid Jinja: .*\.$/],
+    [folder(t, { chat_template: 'x {{' }), /^the chat template is no valid Jinja: it ends too soon\.$/],
     [folder(t, { chat_template: several }), /one named "default", and found "a", "b"\.$/],
     [folder(t, { chat_template: 7 }), /expected "chat_template" to be a text/],
     [folder(t, '{'), /is not valid JSON/],
@@ -107,5 +108,13 @@ t.test('mistakes are sentences', async t => {
   await t.rejects(render(folder(t, { chat_template: '{{ messages[0].content.nothing() }}' })), {
     name: 'PipeError',
     message: /^the chat template refuses this conversation: /,
+  })
+  await t.rejects(render(folder(t, { chat_template: '{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}' })), {
+    name: 'PipeError',
+    message: 'the chat template refuses this conversation: it has not ended after a second.',
+  })
+  await t.rejects(render(folder(t, { chat_template: '{{ messages.none }}' })), {
+    name: 'PipeError',
+    message: 'the chat template makes an empty text of this conversation.',
   })
 })
