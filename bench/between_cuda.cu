@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "../native/codebooks/trellis/runs_kernel.cuh"
+#include "../native/codebooks/trellis/runs_enqueue.cuh"
 #include "../native/codebooks/trellis/transform_kernel.cuh"
 #include "replays.cuh"
 

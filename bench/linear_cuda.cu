@@ -18,7 +18,7 @@
 
 #include "../native/codebooks/trellis/product_launch.cuh"
 #include "../native/codebooks/trellis/product_operands.cuh"
-#include "../native/codebooks/trellis/runs_kernel.cuh"
+#include "../native/codebooks/trellis/runs_enqueue.cuh"
 #include "replays.cuh"
 
 using namespace ops::product;
@@ -312,13 +312,14 @@ void time_all(int t) {
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   const Side d{4096, 1}, f{11008, 172};
-  const Linear square{d, {d}}, qkv{d, {d, d, d}}, up{d, {f, f}}, down{f, {d}};
+  const Linear square{d, {d}}, qkv{d, {d, d, d}}, up{d, {f, f}}, down{f, {d}}, large{{8192, 1}, {{8192, 1}}};
   const auto alone = [&](const Linear& linear) {
     return [&, linear](Bench& b) { b.begin(linear.in, b.y, false, stream), b.multiply(linear, stream), b.finish(linear, stream); };
   };
   const std::vector<std::pair<const char*, std::function<void(Bench&)>>> chains{
       {"4096 x 4096 alone", alone(square)},
       {"4096 x 4096 in a row", [&](Bench& b) { b.multiply(square, stream), b.between(d, 1, false, true, stream); }},
+      {"8192 x 8192 in a row", [&](Bench& b) { b.multiply(large, stream), b.between(large.in, 1, true, true, stream); }},
       {"q, k, v alone", alone(qkv)},
       {"gate, up alone", alone(up)},
       {"down alone", alone(down)},

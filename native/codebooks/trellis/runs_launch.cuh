@@ -6,7 +6,7 @@
 
 #include "linear.h"
 #include "product_launch.cuh"
-#include "runs_kernel.cuh"
+#include "runs_enqueue.cuh"
 
 namespace ops::product {
 

@@ -134,16 +134,20 @@ __device__ void along(float (&v)[N][4], float* exchange, int row, int quad, bool
 // Four neighbours, the first at j; gives what their digits sum to (bytes).
 __device__ inline float write_digits(const Digits& to, unsigned char* parts, int stride, int j, const float (&v)[4]) {
   if (to.bytes) {
-    float sum = 0;
-    uint32_t words[3] = {};
+    // 0x8080 carries into the higher digits what makes the lower two signed, as split<true> does one number at a time.
+    uint32_t q[4];
+    int sum = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      unsigned char bytes[3];
-      sum += static_cast<float>(split<true>(v[i], bytes, 0, 1));
-      for (int part = 0; part < 3; ++part) words[part] |= static_cast<uint32_t>(bytes[part]) << 8 * i;
+      const int whole = __float2int_rn(v[i]);
+      sum += whole, q[i] = static_cast<uint32_t>(whole) + 0x8080;
     }
+    const uint32_t first = __byte_perm(q[0], q[1], 0x5140), second = __byte_perm(q[2], q[3], 0x5140);  // low, low, middle, middle
+    const uint32_t words[3] = {__byte_perm(__byte_perm(q[0], q[1], 0x62), __byte_perm(q[2], q[3], 0x62), 0x5410),
+                               __byte_perm(first, second, 0x7632) ^ 0x80808080, __byte_perm(first, second, 0x5410) ^ 0x80808080};
+#pragma unroll
     for (int part = 0; part < 3; ++part) *reinterpret_cast<uint32_t*>(parts + part * stride + j) = words[part];
-    return sum;
+    return static_cast<float>(sum);
   }
   uint2 high, low;
   const auto split_two = [](float a, float b, uint32_t& high, uint32_t& low) {
