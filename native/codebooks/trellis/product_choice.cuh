@@ -7,7 +7,7 @@ namespace ops::product {
 template <class Code, int K, bool natural>
 Choice choose_groups(int t, int most_shared) {
   constexpr int one = most_vectors<Code>(1), two = most_vectors<Code>(2);
-  if (t > one && shared_bytes<Code>(kWarps, kStrips, two) <= most_shared) return {two, launch<Code, K, natural, 2, kWarps, 1>};
+  if (t > one && shared_bytes<Code>(kWarps, kStrips, 2) <= most_shared) return {two, launch<Code, K, natural, 2, kWarps, 1>};
   return {one, launch<Code, K, natural, 1, kWarps, 2>};
 }
 

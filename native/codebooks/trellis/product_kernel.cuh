@@ -30,6 +30,7 @@ struct Args {
   int each, more;            // strips of a block, and how many blocks have one more: `launch` says
   uint32_t factor, addend;   // of computed codes; hyb: 2
   uint32_t mask;             // of 3inst and mcg
+  uint32_t powers[8];        // of two, not known to the assembler
   float gain, offset;        // bytes: a value is (sum of bytes)·gain + offset
 };
 
@@ -44,23 +45,42 @@ constexpr uint32_t kSharedStart = 1024;
 template <bool signs>
 struct Hyb {
   static constexpr int V = 2, parts = 2;
-  static constexpr bool bytes = false, clean = false;
+  static constexpr bool bytes = false;
   static constexpr int table_bytes = (signs ? 1024 : 512) * 32 * 4;
   uint32_t lane;  // its bytes in a row of the table; or-ed in, so that mask and sum are one instruction
   uint32_t two;   // not known to the assembler, which would double by shifts in the pipe that is busiest
-  __device__ explicit Hyb(const Args& args) : lane(threadIdx.x % 32 * 4), two(args.factor) {}
-  template <int warps>
-  __device__ static void fill(const Args& args, unsigned char* shared) {
-    if (__cvta_generic_to_shared(shared) != kSharedStart) __trap();
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int first = threadIdx.x / 32 * 4; first < 512; first += warps * 4) {
-      const uint32_t v = __ldg(args.table + first + lane / 8), w = v ^ 0x8000;
-      uint4* const at = reinterpret_cast<uint4*>(shared) + first * 8 + lane;
-      *at = make_uint4(v, v, v, v);
-      if constexpr (signs) at[512 * 8] = make_uint4(w, w, w, w);
-    }
+  __device__ explicit Hyb(const Args& args) : two(args.factor) {
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));  // not from threadIdx, whose mask would be part of every lookup
+    lane *= 4;
   }
+  // Entries on their way to a thread, and from there to its part of the table.
+  template <int warps>
+  struct Filling {
+    static constexpr int step = warps * 4, rounds = (512 + step - 1) / step;
+    uint32_t entry[rounds];
+    const int first = static_cast<int>(threadIdx.x) / 32 * 4, lane = threadIdx.x % 32;
+    __device__ bool there(int i) const { return (i + 1) * step <= 512 || first + i * step < 512; }
+    __device__ explicit Filling(const Args& args) {
+      const uint32_t* const mine = args.table + (first + lane / 8);
+#pragma unroll
+      for (int i = 0; i < rounds; ++i) {
+        if (there(i)) entry[i] = __ldg(mine + i * step);
+      }
+    }
+    __device__ void store(unsigned char* shared) const {
+      if (__cvta_generic_to_shared(shared) != kSharedStart) __trap();
+      uint4* const mine = reinterpret_cast<uint4*>(shared) + (first * 8 + lane);
+#pragma unroll
+      for (int i = 0; i < rounds; ++i) {
+        if (!there(i)) continue;
+        const uint32_t v = entry[i], w = v ^ 0x8000;
+        mine[i * step * 8] = make_uint4(v, v, v, v);
+        if constexpr (signs) mine[(512 + i * step) * 8] = make_uint4(w, w, w, w);
+      }
+    }
+  };
+  template <int K, int at>
+  __device__ uint32_t state(const Stretch<K>& bits) const { return product::state<K, at, false>(bits); }
   // s may carry anything above its 16 bits: the hash looks at the low bits of s(s+1) alone.
   __device__ uint32_t operator()(uint32_t s) const {
     const uint32_t u = s * s + s;
@@ -73,12 +93,21 @@ struct Hyb {
 
 struct Computed {
   static constexpr int V = 1;
-  static constexpr bool clean = true;  // wants its 16 bits alone
   static constexpr int table_bytes = 0;
   uint32_t factor, addend;
-  __device__ explicit Computed(const Args& args) : factor(args.factor), addend(args.addend) {}
+  const uint32_t* powers;
+  __device__ explicit Computed(const Args& args) : factor(args.factor), addend(args.addend), powers(args.powers) {}
+  // At 3 bits no two states share what is shifted; half of the shifts are multiplications, as the pipe that shifts has all byte permutes.
+  template <int K, int at>
+  __device__ uint32_t state(const Stretch<K>& bits) const {
+    if constexpr (K == 3 && at % 32 < 16 && at % 8 != 0) return __byte_perm(bits.word[at / 32] * powers[at % 8], 0, at % 32 < 8 ? 0x4432 : 0x4421);
+    else return product::state<K, at, true>(bits);
+  }
   template <int warps>
-  __device__ static void fill(const Args&, unsigned char*) {}
+  struct Filling {
+    __device__ explicit Filling(const Args&) {}
+    __device__ void store(unsigned char*) const {}
+  };
 };
 
 // mul1, 1mad: the sum of the bytes of s·factor + addend: four places along k of an integer instruction, x the same at all four.
@@ -114,13 +143,22 @@ __host__ __device__ constexpr int padded(int n) { return (n + 63) / 64 * 64; }
 // ── the product ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 constexpr int kRows = 32;    // of a chunk
-constexpr int kStrips = 40;  // of a block at most; a matrix that has more takes more blocks than are there at a time
+constexpr int kStrips = 36;  // of a block at most; a matrix that has more takes more blocks than are there at a time
 
 // Columns of B, and how many sums a vector is added up in.
 template <class Code>
 constexpr int most_vectors(int groups) { return groups * 8 / Code::parts; }
 template <class Code>
 constexpr int sums_of_vector = Code::bytes ? Code::parts : 1;
+
+// What the end needs, in shared memory behind the table, before the pieces of the sums.
+struct Closing {
+  float units[8 * 33];              // of as many vectors as there ever are, in as many pieces: [t][1 + slots]
+  int low[kStrips], high[kStrips];  // of a block's strip: the first and the last warp that has a piece
+};
+// Of a warp's sums of a strip, in words: a constant, so that the end has no addresses to work out.
+template <class Code>
+constexpr int piece_of(int groups) { return most_vectors<Code>(groups) * sums_of_vector<Code> * (kRows + 1); }
 
 // The register of B for a pair of columns (V = 2), or for one column at all the places along k that its values take.
 template <class Code, int which>
@@ -141,25 +179,39 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   const int chunks = padded(args.n) / 64;
   const int block = blockIdx.x, own = args.each + (block < args.more), first = block * args.each + min(block, args.more);  // strips
   const int all = own * chunks, few = all / warps, extra = all % warps;  // a warp has `few` chunks, the first `extra` have one more
-  const int begin = warp * few + min(warp, extra), count = few + (warp < extra), begun = begin / chunks, column = begin - begun * chunks;
+  const int begin = warp * few + min(warp, extra), count = few + (warp < extra);
 
   // Neither the states nor the table depend on x, so they are on their way before the kernel that makes x has ended.
+  const typename Code::template Filling<warps> filling(args);
   constexpr int words = 64 * K;  // of a chunk
   const uint32_t* coming = args.packed + (static_cast<int64_t>(first) * chunks + begin) * words + lane * (K % 2 == 0 ? 4 : 2);
   int left = count;  // chunks from the one that comes on
-  Chunk<K> queue[ahead];
+  Chunk<K> queue[ahead] = {};
   const auto fetch = [&](Chunk<K>& into) {
-    if (left > 0) into.load(coming);
+    into.load_if(left > 0, coming);
     coming += words, --left;
   };
 #pragma unroll
   for (Chunk<K>& chunk : queue) fetch(chunk);
   let_next_begin();
-  Code::template fill<warps>(args, shared);
+  filling.store(shared);
+
+  // A warp alone takes hundreds of cycles for what divides; here nobody waits for it.
+  const int begun = begin / chunks, column = begin - begun * chunks;
+  Closing& closing = *reinterpret_cast<Closing*>(shared + Code::table_bytes);
+  for (int strip = begun + lane; strip * chunks < begin + count; strip += 32) {
+    if (strip * chunks >= begin) closing.low[strip] = warp;
+    if ((strip + 1) * chunks <= begin + count) closing.high[strip] = warp;
+  }
   const Code code(args);
   __syncthreads();
   wait_for_previous();
 
+  static_assert(sizeof(Closing::units) <= 32 * warps * 4, "a thread each");
+  if (threadIdx.x < args.t * (1 + args.slots)) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(closing.units + threadIdx.x))),
+                 "l"(args.units + threadIdx.x) : "memory");
+  }
   // Lane 4i + c reads what stands in column i of B, of its 16 columns of the matrix. Nobody reads what comes of columns beyond the parts there
   // are, so nothing is loaded for them: a load takes as long as its lanes are many.
   constexpr int size = Code::bytes ? 1 : 2, loads = size;
@@ -178,11 +230,10 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const Stretch<K> bits(in.word + r * K);
-      if (r == 1) fetch(in);
       const auto one = [&]<int i>(std::integral_constant<int, i>) {
         constexpr int V = Code::V, alpha = natural ? 2 * i : i, beta = natural ? 2 * i + 1 : i + 8 / V;  // pairs (V = 2) or columns of 16
         const auto at = [&]<int row, int which>(std::integral_constant<int, row>, std::integral_constant<int, which>) {
-          return code(state<K, weight_at(row, which * V, natural) * K, Code::clean>(bits));
+          return code(code.template state<K, weight_at(row, which * V, natural) * K>(bits));
         };
         constexpr std::integral_constant<int, 0> upper;
         constexpr std::integral_constant<int, 1> lower;
@@ -192,18 +243,15 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
 #pragma unroll
         for (int group = 0; group < groups; ++group) mma(d[r][group], a, operand<Code, alpha>(x[group]), operand<Code, beta>(x[group]));
       };
-      one(std::integral_constant<int, 0>{}), one(std::integral_constant<int, 1>{}), one(std::integral_constant<int, 2>{});
-      one(std::integral_constant<int, 3>{});
-      if constexpr (Code::V == 1) {
-        one(std::integral_constant<int, 4>{}), one(std::integral_constant<int, 5>{}), one(std::integral_constant<int, 6>{});
-        one(std::integral_constant<int, 7>{});
-      }
+      [&]<int... i>(std::integer_sequence<int, i...>) { (one(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, 8 / Code::V>{});
     }
+    fetch(in);  // not before all words of the last are used: they would be moved out of the way
   };
 
   // What a warp has of its s-th strip is left at s + warp: no two of them meet, since the next one begins where a warp or a strip ends.
-  const int sums = args.t * sums_of_vector<Code>, piece = sums * (kRows + 1);
-  Sum* const pieces = reinterpret_cast<Sum*>(shared + Code::table_bytes);
+  constexpr int piece = piece_of<Code>(groups);
+  const int sums = args.t * sums_of_vector<Code>;
+  Sum* const pieces = reinterpret_cast<Sum*>(&closing + 1);
   Sum* to = pieces + (begun + warp) * piece + (natural ? lane / 4 * 2 : lane / 4);
   const auto leave = [&] {
     // Lane 4g + c holds two rows of columns 2c and 2c + 1. Both f16 parts of a vector are in one lane.
@@ -248,40 +296,47 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
       }
     }
   }
+  int strip = warp, b = 0;
+  for (; strip >= own && b < args.t; ++b) strip -= own;
+  asm volatile("cp.async.wait_all;" ::: "memory");
   __syncthreads();
 
-  // A warp adds the pieces of a strip and vector, lane by row, in their order. warp_of: who has a chunk.
-  const int longer = extra * (few + 1);
-  const auto warp_of = [&](int chunk) { return chunk < longer ? chunk / (few + 1) : extra + (chunk - longer) / few; };
-  for (int i = warp; i < own * args.t; i += warps) {
-    const int strip = i / args.t, b = i % args.t, low = warp_of(strip * chunks), high = warp_of((strip + 1) * chunks - 1);
-    const Sum* const from = pieces + strip * piece + b * sums_of_vector<Code> * (kRows + 1) + lane;
-    std::conditional_t<Code::bytes, double, float> total = 0;
+  // A warp adds the pieces of a strip and vector, lane by row, eight at a time.
+  while (b < args.t) {
+    const int low = closing.low[strip];
+    const Sum* from = pieces + ((strip + low) * piece + b * sums_of_vector<Code> * (kRows + 1) + lane);
+    Sum sum[sums_of_vector<Code>] = {};
+#pragma unroll 1
+    for (int more = closing.high[strip] - low; more >= 0; more -= 8, from += 8 * piece) {
 #pragma unroll
-    for (int part = 0; part < sums_of_vector<Code>; ++part) {
-      Sum sum = 0;
-#pragma unroll 8
-      for (int w = low; w <= high; ++w) sum += from[w * piece + part * (kRows + 1)];
-      if constexpr (Code::bytes) total = total * 256 + sum;
-      else total = sum;
+      for (int part = 0; part < sums_of_vector<Code>; ++part) {
+        Sum v[8];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) v[j] = j <= more ? from[j * piece + part * (kRows + 1)] : 0;
+        sum[part] += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+      }
     }
-    const float* const units = args.units + b * (1 + args.slots);
-    float digits = 0;
-    if constexpr (Code::bytes) {
-      if (lane < args.slots) digits = units[1 + lane];
-      for (int offset = 16; offset > 0; offset /= 2) digits += __shfl_xor_sync(~0u, digits, offset);
-    }
+    const float* const units = closing.units + b * (1 + args.slots);
     const int at = (first + strip) * kRows + lane;
-    if (at >= args.m) continue;
-    float& y = args.y[static_cast<int64_t>(b) * args.m + at];
-    if constexpr (Code::bytes) y = static_cast<float>((args.gain * total + args.offset * static_cast<double>(digits)) * units[0]);
-    else y = total * units[0];
+    float y;
+    if constexpr (Code::bytes) {
+      float digits = lane < args.slots ? units[1 + lane] : 0;
+      for (int offset = 16; offset > 0; offset /= 2) digits += __shfl_xor_sync(~0u, digits, offset);
+      const double total = (sum[0] * 65536.0 + sum[1] * 256.0) + sum[2];
+      y = static_cast<float>((args.gain * total + args.offset * static_cast<double>(digits)) * units[0]);
+    } else {
+      y = sum[0] * units[0];
+    }
+    if (at < args.m) args.y[static_cast<int64_t>(b) * args.m + at] = y;
+    for (strip += warps; strip >= own && b < args.t; ++b) strip -= own;
   }
 }
 
-// Of a block of so many strips, for t vectors.
+// Of a block of so many strips.
 template <class Code>
-constexpr int shared_bytes(int warps, int strips, int t) { return Code::table_bytes + (strips + warps) * t * sums_of_vector<Code> * (kRows + 1) * 4; }
+constexpr int shared_bytes(int warps, int strips, int groups) {
+  return Code::table_bytes + static_cast<int>(sizeof(Closing)) + (strips + warps) * piece_of<Code>(groups) * 4;
+}
 
 // overlap: the kernel may begin while the one before it in the stream still runs, and waits where it needs what that writes.
 template <class Code, int K, bool natural, int groups, int warps, int ahead>
@@ -289,8 +344,9 @@ cudaError_t launch(Args args, int blocks, bool overlap, cudaStream_t stream) {
   const auto function = kernel<Code, K, natural, groups, warps, ahead>;
   // As few blocks as take no longer than all the card has: the kernels before and after have room beside them.
   const int strips = (args.m + kRows - 1) / kRows, turns = (strips + kStrips * blocks - 1) / (kStrips * blocks);
-  const int most = (strips + turns * blocks - 1) / (turns * blocks), bytes = shared_bytes<Code>(warps, most, args.t);
+  const int most = (strips + turns * blocks - 1) / (turns * blocks), bytes = shared_bytes<Code>(warps, most, groups);
   blocks = (strips + most - 1) / most;
+  for (int i = 0; i < 8; ++i) args.powers[i] = 1u << i;
   args.each = strips / blocks, args.more = strips % blocks;
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;

@@ -24,6 +24,24 @@ struct Chunk {
       }
     }
   }
+  // If there is one. By the compiler a branch, whose end copies what was loaded, and so waits for it.
+  __device__ void load_if(bool there, const uint32_t* mine) {
+    if constexpr (K % 2 == 0) {
+#pragma unroll
+      for (int i = 0; i < K / 2; ++i) {
+        asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];}"
+                     : "+r"(word[4 * i]), "+r"(word[4 * i + 1]), "+r"(word[4 * i + 2]), "+r"(word[4 * i + 3])
+                     : "l"(mine + i * 128), "r"(static_cast<uint32_t>(there)));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < K; ++i) {
+        asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p ld.global.cs.v2.u32 {%0, %1}, [%2];}"
+                     : "+r"(word[2 * i]), "+r"(word[2 * i + 1])
+                     : "l"(mine + i * 64), "r"(static_cast<uint32_t>(there)));
+      }
+    }
+  }
 };
 
 // A lane's 32K bits of a tile, the first bit on top, and the 32 bits after them, which begin the stretch of the lane four further.
