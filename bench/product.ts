@@ -14,6 +14,7 @@ import { cardOf, openDevice } from './gpu.js'
 import { type Figures, type Options, printTable, type Row } from './table.js'
 
 const repeats = 9
+const manyVectors = [1, 4, 8, 16]
 /** Bytes that take turns: several times the largest caches. */
 const turns = 160e6
 const codes: readonly (readonly [name: string, code: string, params: Record<string, unknown>, precision?: 'int8'])[] = [
@@ -28,6 +29,7 @@ const codes: readonly (readonly [name: string, code: string, params: Record<stri
   ['mul1', 'trellis/mul1', {}],
   ['mul1, int8', 'trellis/mul1', {}, 'int8'],
   ['mcg', 'trellis/mcg', {}],
+  ['mcg, int8', 'trellis/mcg', {}, 'int8'],
 ]
 
 /** The clock, in GHz: a chain of multiplications of integers, three cycles each on every core there is. */
@@ -110,7 +112,7 @@ export async function run(options: Options): Promise<Figures> {
     const dense = new Map<number, number>()
     {
       const matrices = Array.from({ length: Math.max(2, Math.ceil(turns / (2 * m * n))) }, () => ops.zeros('bf16', [m, n]))
-      for (const t of [1, 4, 16]) {
+      for (const t of manyVectors) {
         using input = vectors(t)
         using half = ops.cast(input, 'bf16')
         const seconds = await least(ops, ['gemm'], matrices.length, turn =>
@@ -129,7 +131,7 @@ export async function run(options: Options): Promise<Figures> {
         const bytes = (m * n * K) / 8
         using trellis = ops.device.upload(randomFillSync(new Uint8Array(bytes)), 'i16', [(m * n) / 256, 16 * K])
         const matrices = Array.from({ length: Math.max(2, Math.ceil(turns / bytes)) }, () => packed.arrange(trellis, m, n))
-        for (const t of K === 2 ? [1, 4, 16] : [1]) {
+        for (const t of K === 2 ? manyVectors : [1]) {
           using input = vectors(t)
           const seconds = await least(ops, ['trellis_product'], matrices.length, turn =>
             packed.product(input, matrices[turn % matrices.length]!, { rows: m, columns: n, ...(precision && { precision }) }),

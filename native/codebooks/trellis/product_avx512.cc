@@ -1,11 +1,7 @@
 // Products with AVX-512 (VBMI, VBMI2, VNNI): 32 runs in the lanes, so that x is broadcast.
 #include <immintrin.h>
 
-#include <algorithm>
-
-#include "product_code.h"
-#include "product_rows.h"
-#include "product_unroll.h"
+#include "product_words.h"
 
 namespace ops::product {
 namespace {
@@ -21,9 +17,9 @@ inline V select(V m, V a, V b) { return _mm512_ternarylogic_epi32(m, a, b, 0xca)
 
 // The words of a chunk, and the first of the next runs.
 template <int K, bool TC>
-struct Window {
+struct ChunkWindow {
   V word[K + 1];
-  explicit Window(const uint16_t* from) {
+  explicit ChunkWindow(const uint16_t* from, int = 0) {
     for (int q = 0; q < K; ++q) word[q] = _mm512_loadu_si512(from + q * kLanes);
     if constexpr (TC) {
       const V ahead = _mm512_maskz_permutexvar_epi32(kAll, _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0, 9, 10, 11, 12, 13, 14, 15, 8), word[0]);
@@ -48,66 +44,84 @@ void flush(V& a, int set, int64_t factor, int64_t* sums) {
   a = _mm512_setzero_si512();
 }
 
-// s·c + d modulo 2^32 in two halves.
-struct Halves {
-  V low, high;
-};
-template <uint32_t c, uint32_t d>
-inline Halves affine(V s) {
-  V low = _mm512_mullo_epi16(s, words16(c)), high = _mm512_add_epi16(_mm512_mulhi_epu16(s, words16(c)), _mm512_mullo_epi16(s, words16(c >> 16)));
-  if constexpr (d != 0) {
-    low = _mm512_add_epi16(low, words16(d));
-    const V carry = _mm512_min_epu16(_mm512_subs_epu16(words16(d), low), words16(1));  // no mask: those take two of the pipes
-    high = _mm512_add_epi16(_mm512_add_epi16(high, words16(d >> 16)), carry);
+// ── a word a weight ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+struct Lanes {
+  using V = __m512i;
+  static constexpr int parts = 1, most_sums = 16;
+  template <int K, bool TC>
+  using Window = ChunkWindow<K, TC>;
+  V power[2];  // ±2^e by the six highest bits of a half, of which three say nothing
+  Lanes() {
+    alignas(64) int16_t by_bits[64];
+    for (int i = 0; i < 64; ++i) by_bits[i] = static_cast<int16_t>((i & 32 ? -1 : 1) * (1 << ((i & 3) ^ 2)));
+    for (int i = 0; i < 2; ++i) power[i] = _mm512_load_si512(by_bits + 32 * i);
   }
-  return {low, high};
-}
 
-// ── sums of bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+  static V low_words(V s) { return _mm512_maskz_unpacklo_epi16(~__mmask32{}, s, _mm512_setzero_si512()); }
+  static V high_words(V s) { return _mm512_maskz_unpackhi_epi16(~__mmask32{}, s, _mm512_setzero_si512()); }
+  static V narrow(V a, V b) { return _mm512_packs_epi32(a, b); }
+  template <uint32_t c, uint32_t d>
+  static V affine(V s) {
+    const V product = _mm512_mullo_epi32(s, _mm512_set1_epi32(static_cast<int>(c)));
+    return d == 0 ? product : _mm512_add_epi32(product, _mm512_set1_epi32(static_cast<int>(d)));
+  }
+  // What states in the even lanes and in the odd ones are summed from.
+  template <ProductCode code>
+  static void products(V s, V (&product)[2]) {
+    constexpr auto c = hash_of(code).factor, d = hash_of(code).addend;
+    product[0] = affine<c, d>(_mm512_maskz_andnot_epi32(kAll, _mm512_set1_epi32(-65536), s));
+    product[1] = affine<c, d>(_mm512_maskz_srli_epi32(kAll, s, 16));
+  }
+  template <ProductCode code>
+  static V byte_sums(V s) {
+    V product[2];
+    products<code>(s, product);
+    for (V& p : product) p = _mm512_dbsad_epu8(p, _mm512_setzero_si512(), 0);  // the sum of each lane's four bytes, in both halves of it
+    return select(_mm512_set1_epi32(-65536), product[1], product[0]);
+  }
+  V f16_sum(V x) const {
+    const V digits = _mm512_ternarylogic_epi32(x, words16(0x3ff), words16(0x760), 0x6a);  // (x & …) ^ …
+    return _mm512_madd_epi16(digits, _mm512_permutex2var_epi16(power[0], _mm512_srli_epi16(x, 10), power[1]));
+  }
+  static V dot(V sum, V v, const uint8_t* x) { return _mm512_dpwssd_epi32(sum, v, broadcast(x)); }
+  static void carry(V& low, V& carried) {
+    carried = _mm512_add_epi32(carried, _mm512_maskz_srai_epi32(kAll, low, 16));
+    low = _mm512_maskz_andnot_epi32(kAll, _mm512_set1_epi32(-65536), low);
+  }
+  static void store(int32_t* to, V v) { _mm512_store_si512(to, v); }
+};
 
-// s·c + d of the states in the even lanes and in the odd ones, 32 bits each; then two digits of 12 bits a weight beside each other, or one of 8.
-template <ProductCode code, int K, bool TC, bool int8, int T>
-void byte_sums(const Job& job, int64_t (*sums)[32]) {
-  constexpr ByteSum to = byte_sum_of(code);
-  constexpr int sets = TC ? 2 : 1, digits = 2, x_bytes = 16 / sets * 8;
+// ── sums of bytes in int8, of one vector ──────────────────────────────────────────────────────────────────────────────
+
+// The bytes of 32 bits times x, which is four times its one digit: what sums them is the dot product.
+template <ProductCode code, int K, bool TC>
+void byte_sums(const Job& job, int64_t* sums) {
+  constexpr int sets = TC ? 2 : 1, x_bytes = 16 / sets * 8;
   constexpr int64_t until = 32;  // chunks until 32 bits might overflow
-  const V factor = _mm512_set1_epi32(static_cast<int>(to.factor)), addend = _mm512_set1_epi32(to.addend), odd = _mm512_set1_epi32(-65536);
   for (int64_t from = 0; from < job.chunks; from += until) {
-    V sum[T][sets][digits] = {};
+    V sum[sets][2] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
-      const Window<K, TC> window(job.words + chunk * K * kLanes);
+      const ChunkWindow<K, TC> window(job.words + chunk * K * kLanes);
       const uint8_t* const x = job.x + chunk * x_bytes;
       unroll<16>([&](auto j) __attribute__((always_inline)) {
         constexpr int set = TC ? (j >> 1) & 1 : 0, at = TC ? (j >> 2) * 2 + (j & 1) : j;
-        const V s = window.template state<j * K>();
-        V product[2] = {_mm512_mullo_epi32(_mm512_maskz_andnot_epi32(kAll, odd, s), factor), _mm512_mullo_epi32(_mm512_maskz_srli_epi32(kAll, s, 16), factor)};
-        if constexpr (to.addend != 0) {
-          for (V& p : product) p = _mm512_add_epi32(p, addend);
-        }
-        if constexpr (int8) {
-          for (int b = 0; b < T; ++b) {
-            for (int d = 0; d < 2; ++d) sum[b][set][d] = _mm512_dpbusd_epi32(sum[b][set][d], product[d], broadcast(x + b * job.stride + at * 8 + d * 4));
-          }
-        } else {
-          // The sum of each lane's four bytes, in both halves of it.
-          for (V& p : product) p = _mm512_dbsad_epu8(p, _mm512_setzero_si512(), 0);
-          const V bytes = select(odd, product[1], product[0]);
-          for (int b = 0; b < T; ++b) {
-            for (int d = 0; d < 2; ++d) sum[b][set][d] = _mm512_dpwssd_epi32(sum[b][set][d], bytes, broadcast(x + b * job.stride + at * 8 + d * 4));
-          }
-        }
+        V product[2];
+        Lanes::products<code>(window.template state<j * K>(), product);
+        for (int d = 0; d < 2; ++d) sum[set][d] = _mm512_dpbusd_epi32(sum[set][d], product[d], broadcast(x + at * 8 + d * 4));
       });
     }
-    for (int b = 0; b < T; ++b) {
-      for (int set = 0; set < sets; ++set) {
-        for (int d = 0; d < digits; ++d) flush<TC>(sum[b][set][d], set, int8 || d == 1 ? 1 : 4096, sums[b]);
-      }
+    for (int set = 0; set < sets; ++set) {
+      for (V& part : sum[set]) flush<TC>(part, set, 1, sums);
     }
   }
 }
 
-// ── values of 16 bits ─────────────────────────────────────────────────────────────────────────────────────────────────
+// ── hyb, a byte or two an entry ───────────────────────────────────────────────────────────────────────────────────────
 
+struct Halves {
+  V low, high;
+};
 // High and low bytes of two states' words, theirs beside each other: bytes 3 and 1 of a lane pair are those of a, 2 and 0 those of b.
 inline Halves planes(V a, V b) {
   const V high = words16(0xff00);
@@ -127,10 +141,10 @@ template <int T>
 
 // HYB: 512 pairs in the registers' bytes: [component][high, low; in int8 one][two bits of the row][halves of the other seven].
 template <bool int8>
-struct Pairs {
+struct BytePairs {
   static constexpr int planes_each = int8 ? 1 : 2;
   V table[2][planes_each][4][2];
-  explicit Pairs(const Job& job) {
+  explicit BytePairs(const Job& job) {
     for (int i = 0; i < 16 * planes_each; ++i) table[i / (8 * planes_each)][i / 8 % planes_each][i / 2 % 4][i % 2] = _mm512_loadu_si512(job.table + 64 * i);
   }
   static void arrange(const int16_t* whole, uint8_t* table) {
@@ -183,19 +197,19 @@ template <int K, bool TC, bool int8, int T>
 void pair_sums(const Job& job, int64_t (*sums)[32]) {
   constexpr int bits = 2 * K, sets = TC ? 2 : 1, groups = 4, levels = int8 ? 1 : 3, component_bytes = 4 * levels, group_bytes = 2 * component_bytes;
   constexpr int64_t until = 1024;  // chunks until 32 bits might overflow
-  const Pairs<int8> pairs(job);
+  const BytePairs<int8> pairs(job);
   for (int64_t from = 0; from < job.chunks; from += until) {
     V sum[sets][T][levels] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
-      const Window<K, TC> window(job.words + chunk * K * kLanes);
+      const ChunkWindow<K, TC> window(job.words + chunk * K * kLanes);
       const uint8_t* const x = job.x + chunk * (groups / sets * group_bytes);
       unroll<groups / 2>([&](auto i) __attribute__((always_inline)) {
         constexpr int g = 2 * i;
-        using Index = typename Pairs<int8>::Index;
+        using Index = typename BytePairs<int8>::Index;
         const Index at[2] = {{window.template state<first_of<TC>(g) * bits>(), window.template state<second_of<TC>(g) * bits>()},
                              {window.template state<first_of<TC>(g + 1) * bits>(), window.template state<second_of<TC>(g + 1) * bits>()}};
         unroll<2>([&](auto c) __attribute__((always_inline)) {
-          V planes[Pairs<int8>::planes_each][2];
+          V planes[BytePairs<int8>::planes_each][2];
           pairs.template component<c>(at, planes);
           for (int j = 0; j < 2; ++j) {
             V(&into)[T][levels] = sum[j % sets];
@@ -217,134 +231,59 @@ void pair_sums(const Job& job, int64_t (*sums)[32]) {
   }
 }
 
-// ── sums of two f16 ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-// 3INST, mcg: two f16 numbers of exponents −3 … 0 are whole numbers of 2^-13, and their sum v has 16 bits.
-struct TwoHalves {
-  V power[2];  // ±2^e by the six highest bits of a half, of which three say nothing
-  TwoHalves() {
-    alignas(64) int16_t by_bits[64];
-    for (int i = 0; i < 64; ++i) by_bits[i] = static_cast<int16_t>((i & 32 ? -1 : 1) * (1 << ((i & 3) ^ 2)));
-    for (int i = 0; i < 2; ++i) power[i] = _mm512_load_si512(by_bits + 32 * i);
-  }
-  V whole(V x) const {
-    const V digits = _mm512_ternarylogic_epi32(x, words16(0x3ff), words16(0x760), 0x6a);  // (x & …) ^ …
-    return _mm512_mullo_epi16(digits, _mm512_permutex2var_epi16(power[0], _mm512_srli_epi16(x, 10), power[1]));
-  }
-  template <ProductCode code>
-  V value(V s) const {
-    const Halves product = code == ProductCode::mcg ? affine<0xcbac1fedu, 0>(s) : affine<89226354u, 64248484u>(s);
-    return _mm512_add_epi16(whole(product.low), whole(product.high));
-  }
-};
-
-// v and its high byte h times three digits of 8 bits: v·(x0·2^8 + x1) + h·x2, in two levels, of 2^8 and 1; or v times one digit.
-template <ProductCode code, int K, bool TC, bool int8, int T>
-void half_sums(const Job& job, int64_t (*sums)[32]) {
-  constexpr int sets = TC ? 2 : 1, weight_bytes = int8 ? 4 : 12, levels = int8 ? 1 : 2;
-  constexpr int64_t until = 15;  // chunks until 32 bits might overflow
-  const TwoHalves halves;
-  for (int64_t from = 0; from < job.chunks; from += until) {
-    V sum[T][sets][levels] = {};
-    for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
-      const Window<K, TC> window(job.words + chunk * K * kLanes);
-      const uint8_t* const x = job.x + chunk * (16 / sets * weight_bytes);
-      unroll<16>([&](auto j) __attribute__((always_inline)) {
-        constexpr int set = TC ? (j >> 1) & 1 : 0, at = TC ? (j >> 2) * 2 + (j & 1) : j;
-        const V v = halves.template value<code>(window.template state<j * K>()), h = _mm512_srai_epi16(v, 8);
-        for (int b = 0; b < T; ++b) {
-          const uint8_t* const digits = x + b * job.stride + at * weight_bytes;
-          V(&level)[levels] = sum[b][set];
-          level[0] = _mm512_dpwssd_epi32(level[0], v, broadcast(digits));
-          if constexpr (!int8) level[1] = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(level[1], v, broadcast(digits + 4)), h, broadcast(digits + 8));
-        }
-      });
-    }
-    for (int b = 0; b < T; ++b) {
-      for (int set = 0; set < sets; ++set) {
-        for (int level = 0; level < levels; ++level) flush<TC>(sum[b][set][level], set, level + 1 < levels ? 256 : 1, sums[b]);
-      }
-    }
-  }
-}
-
 // ── which kernel ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-template <ProductCode code, int K, bool TC, bool int8, int T>
-void rows_of(const Job& job, int64_t (*sums)[32]) {
-  if constexpr (code == ProductCode::mul1 || code == ProductCode::mad1) byte_sums<code, K, TC, int8, T>(job, sums);
-  else if constexpr (code == ProductCode::hyb) pair_sums<K, TC, int8, T>(job, sums);
-  else half_sums<code, K, TC, int8, T>(job, sums);
+template <int K, bool TC, bool int8>
+void pair_rows(const Job& job, int vectors, int64_t (*sums)[32]) {
+  constexpr int most = TC && !int8 ? 4 : 8;
+  in_turns<most>(job, vectors, sums, [](const Job& job, int64_t (*sums)[32], auto T) { pair_sums<K, TC, int8, T>(job, sums); });
 }
-
-// One vector, or four at a time of which the last may not be there.
-template <ProductCode code, int K, bool TC, bool int8>
-void rows(const Job& job, int vectors, int64_t (*sums)[32]) {
-  if (vectors == 1) return rows_of<code, K, TC, int8, 1>(job, sums);
-  Job rest = job;
-  for (int b = 0; b < vectors; b += kTogether, rest.x += kTogether * job.stride) rows_of<code, K, TC, int8, kTogether>(rest, sums + b);
-}
-
-template <ProductCode code, bool int8>
-auto find_rows(int K, bool TC) {
-  constexpr decltype(&rows<code, 1, false, int8>) list[4][2] = {{rows<code, 1, false, int8>, rows<code, 1, true, int8>},
-                                                                {rows<code, 2, false, int8>, rows<code, 2, true, int8>},
-                                                                {rows<code, 3, false, int8>, rows<code, 3, true, int8>},
-                                                                {rows<code, 4, false, int8>, rows<code, 4, true, int8>}};
-  return list[K - 1][TC];
-}
-
-// For each weight of a run its digits, of both lanes beside each other.
-std::vector<Slot> word_slots(Order order, int digits) {
-  std::vector<Slot> slots;
-  for (int p = 0; p < 16; ++p) {
-    for (int i = 0; i < 2 * digits && !(order.tensor_core && p & 2); ++i) slots.push_back({order.column(p, i % 2), i / 2});
-  }
-  return slots;
-}
-
-// In int8 four times the one digit of a weight in the even lanes, then in the odd ones.
-std::vector<Slot> int8_slots(Order order) {
-  std::vector<Slot> slots;
-  for (int p = 0; p < 16; ++p) {
-    for (int i = 0; i < 8 && !(order.tensor_core && p & 2); ++i) slots.push_back({order.column(p, i / 4), 0});
-  }
-  return slots;
-}
-
-std::vector<Slot> pair_slots(Order order, int digits) {
-  std::vector<Slot> slots;
+template <bool int8>
+Kernel byte_pairs_kernel(int K, Order order) {
+  constexpr decltype(&pair_rows<1, false, int8>) list[4][2] = {{pair_rows<1, false, int8>, pair_rows<1, true, int8>},
+                                                               {pair_rows<2, false, int8>, pair_rows<2, true, int8>},
+                                                               {pair_rows<3, false, int8>, pair_rows<3, true, int8>},
+                                                               {pair_rows<4, false, int8>, pair_rows<4, true, int8>}};
+  constexpr int digits = int8 ? 1 : 3;
+  Kernel kernel{list[K - 1][order.tensor_core], int8 ? Digits::one : Digits::bytes, {}, 1, 128, int8 ? 0 : 128, BytePairs<int8>::arrange};
   for (int g = 0; g < 4; ++g) {
     if (order.tensor_core && g % 2) continue;
     const int states[2] = {order.tensor_core ? second_of<true>(g) : second_of<false>(g), order.tensor_core ? first_of<true>(g) : first_of<false>(g)};
-    for (int i = 0; i < 8 * digits; ++i) slots.push_back({order.column(states[i % 2] * 2 + i / (4 * digits), i % 4 / 2), i / 4 % digits});
+    for (int i = 0; i < 8 * digits; ++i) kernel.slots.add({order.column(states[i % 2] * 2 + i / (4 * digits), i % 4 / 2), i / 4 % digits});
   }
-  return slots;
+  return kernel;
+}
+
+template <ProductCode code, int K, bool TC>
+void byte_rows(const Job& job, int, int64_t (*sums)[32]) { byte_sums<code, K, TC>(job, sums[0]); }
+// x: four times the one digit of a weight in the even lanes, then in the odd ones.
+template <ProductCode code>
+Kernel bytes_kernel(int K, Order order) {
+  constexpr decltype(&byte_rows<code, 1, false>) list[4][2] = {{byte_rows<code, 1, false>, byte_rows<code, 1, true>},
+                                                               {byte_rows<code, 2, false>, byte_rows<code, 2, true>},
+                                                               {byte_rows<code, 3, false>, byte_rows<code, 3, true>},
+                                                               {byte_rows<code, 4, false>, byte_rows<code, 4, true>}};
+  Kernel kernel{list[K - 1][order.tensor_core], Digits::one, {}};
+  for (int p = 0; p < 16; ++p) {
+    for (int i = 0; i < 8 && !(order.tensor_core && p & 2); ++i) kernel.slots.add({order.column(p, i / 4), 0});
+  }
+  return kernel;
 }
 
 template <ProductCode code>
-Kernel kernel(int K, Order order, bool int8) {
-  const auto rows = int8 ? find_rows<code, true>(K, order.tensor_core) : find_rows<code, false>(K, order.tensor_core);
-  if constexpr (code == ProductCode::hyb) {
-    if (int8) return {rows, Digits::one, pair_slots(order, 1), 1, 128, 0, Pairs<true>::arrange};
-    return {rows, Digits::bytes, pair_slots(order, 3), 1, 128, 128, Pairs<false>::arrange};
-  } else if constexpr (code == ProductCode::mul1 || code == ProductCode::mad1) {
-    if (int8) return {rows, Digits::one, int8_slots(order), 1};
-    return {rows, Digits::halves, word_slots(order, 2), 2};
-  } else {
-    return {rows, int8 ? Digits::one : Digits::bytes, word_slots(order, int8 ? 1 : 3), 2};
-  }
+Kernel byte_sums_kernel(int K, Order order, bool int8, int64_t vectors) {
+  return int8 && vectors == 1 ? bytes_kernel<code>(K, order) : computed_kernel<Lanes, code>(K, order, int8);
 }
 
 }  // namespace
 
-Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8) {
+Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8, int64_t vectors) {
   switch (code) {
-    case ProductCode::hyb: return kernel<ProductCode::hyb>(K, order, int8);
-    case ProductCode::inst3: return kernel<ProductCode::inst3>(K, order, int8);
-    case ProductCode::mcg: return kernel<ProductCode::mcg>(K, order, int8);
-    case ProductCode::mul1: return kernel<ProductCode::mul1>(K, order, int8);
-    case ProductCode::mad1: return kernel<ProductCode::mad1>(K, order, int8);
+    case ProductCode::hyb: return int8 ? byte_pairs_kernel<true>(K, order) : byte_pairs_kernel<false>(K, order);
+    case ProductCode::inst3: return computed_kernel<Lanes, ProductCode::inst3>(K, order, int8);
+    case ProductCode::mcg: return computed_kernel<Lanes, ProductCode::mcg>(K, order, int8);
+    case ProductCode::mul1: return byte_sums_kernel<ProductCode::mul1>(K, order, int8, vectors);
+    case ProductCode::mad1: return byte_sums_kernel<ProductCode::mad1>(K, order, int8, vectors);
   }
   return {};
 }

@@ -17,6 +17,20 @@ constexpr float halves(uint32_t x) {
   return f16_to_f32(static_cast<uint16_t>(r >> 16)) + f16_to_f32(static_cast<uint16_t>(r));
 }
 
+// What computed codes make 32 bits of a state with: s·factor + addend.
+struct Affine {
+  uint32_t factor, addend;
+};
+constexpr Affine hash_of(ProductCode code) {
+  switch (code) {
+    case ProductCode::mad1: return {34038481, 76625530};
+    case ProductCode::inst3: return {89226354, 64248484};
+    case ProductCode::mul1: return {0x83dcd12d, 0};
+    case ProductCode::mcg: return {0xcbac1fed, 0};
+    default: return {};
+  }
+}
+
 constexpr int byte_sum(uint32_t x) { return static_cast<int>((x & 0xff) + (x >> 8 & 0xff) + (x >> 16 & 0xff) + (x >> 24)); }
 
 // A code of byte sums has the value (sum − 510)·gain + offset: codes.ts says how.
@@ -26,7 +40,8 @@ struct ByteSum {
 };
 constexpr ByteSum byte_sum_of(ProductCode code) {
   constexpr double a = 1774.0 / (1 << 18), b = -1329.0 / 128;  // f16 0x1eee, 0xc931
-  return code == ProductCode::mul1 ? ByteSum{0x83dcd12d, 0, a, (1024 + 510) * a + b} : ByteSum{34038481, 76625530, 1 / 147.800537109375, 0};
+  const auto [factor, addend] = hash_of(code);
+  return code == ProductCode::mul1 ? ByteSum{factor, addend, a, (1024 + 510) * a + b} : ByteSum{factor, addend, 1 / 147.800537109375, 0};
 }
 
 constexpr Weights value(ProductCode code, uint32_t s, const uint16_t* entries) {
@@ -35,8 +50,8 @@ constexpr Weights value(ProductCode code, uint32_t s, const uint16_t* entries) {
       const uint32_t u = s * (s + 1), row = u >> 6 & 511;
       return {f16_to_f32(static_cast<uint16_t>(entries[2 * row] ^ (u & 0x8000))), f16_to_f32(entries[2 * row + 1])};
     }
-    case ProductCode::inst3: return {halves(s * 89226354u + 64248484u), 0};
-    case ProductCode::mcg: return {halves(s * 0xcbac1fedu), 0};
+    case ProductCode::inst3:
+    case ProductCode::mcg: return {halves(s * hash_of(code).factor + hash_of(code).addend), 0};
     default: {
       const ByteSum sum = byte_sum_of(code);
       return {static_cast<float>((byte_sum(s * sum.factor + sum.addend) - 510) * sum.gain + sum.offset), 0};

@@ -77,14 +77,17 @@ Sums convert(const float* x, int64_t count, int64_t n, double unit, const Kernel
   }
   if (whole) return sums;
   for (int64_t from = 0; from < count; from += columns) {
-    for (const Slot& slot : kernel.slots) *to++ = static_cast<Digit>(digits[slot.digit][from + slot.column]);
+    for (int i = 0; i < kernel.slots.count; ++i) {
+      const Slot slot = kernel.slots.at[i];
+      *to++ = static_cast<Digit>(digits[slot.digit][from + slot.column]);
+    }
   }
   return sums;
 }
 
 Vectors convert(const TrellisProductArgs& a, const Kernel& kernel, Order order, int64_t chunks) {
   Vectors out;
-  const int64_t chunk_bytes = static_cast<int64_t>(kernel.slots.size()) * kernel.slot_bytes, pieces = blocks_of(a.columns, kPiece);
+  const int64_t chunk_bytes = int64_t{kernel.slots.count} * kernel.slot_bytes, pieces = blocks_of(a.columns, kPiece);
   out.stride = chunks * chunk_bytes;
   if (kernel.rows) out.digits.resize(blocks_of(a.t, kTogether) * kTogether * out.stride);
   else out.whole.resize(a.t * 2 * a.columns);
@@ -128,21 +131,24 @@ void portable_rows(const Job& job, int K, bool int8, const int32_t* whole, int64
         if (column >= columns) continue;
         const int row = tensor_core ? lane / 16 * 16 + (p & 2) * 4 + lane % 16 / 2 : lane / 2, at = p / V * V * K;
         const uint32_t s = (bits[at / 16] << 16 | bits[at / 16 + 1]) >> (16 - at % 16) & 0xffff;
-        int v, h = 0;
+        int v;
         if constexpr (byte_sums) {
           v = byte_sum(s * to.factor + to.addend);
         } else if constexpr (code == ProductCode::hyb) {
           const uint32_t u = s * (s + 1);
           v = pairs[2 * (u >> 6 & 511) + p % 2];
           if (p % 2 == 0 && u & 0x8000) v = -v;
-          h = (v + 128) >> 8;
         } else {
           v = static_cast<int>(value(code, s, nullptr).first * 8192);
-          h = v >> 8;
         }
         for (int b = 0; b < vectors; ++b) {
           const int32_t* const X = whole + 2 * b * columns + column;
-          sums[b][row] += byte_sums || int8 ? int64_t{v} * X[0] : int64_t{h} * X[0] + int64_t{v - 256 * h} * X[columns];
+          if constexpr (code == ProductCode::hyb) {
+            const int h = (v + 128) >> 8;
+            sums[b][row] += int8 ? int64_t{v} * X[0] : int64_t{h} * X[0] + int64_t{v - 256 * h} * X[columns];
+          } else {
+            sums[b][row] += int64_t{v} * X[0];
+          }
         }
       }
     }
@@ -164,7 +170,7 @@ Kernel choose(const TrellisProductArgs& a, Order order) {
   const int K = static_cast<int>(a.K);
 #ifdef __x86_64__
   const bool has_all = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
-  if (context().level == Level::avx512 && has_all) return avx512_kernel(code, K, order, a.int8);
+  if (context().level == Level::avx512 && has_all) return avx512_kernel(code, K, order, a.int8, a.t);
   if (context().level != Level::portable) return avx2_kernel(code, K, order, a.int8);
 #endif
   return {};
@@ -253,12 +259,13 @@ void trellis_product(const TrellisProductArgs& a) {
   const int64_t chunks = blocks_of(a.columns, order.columns());
   Kernel kernel = choose(a, order);
   const bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
-  if (!kernel.rows) kernel.digits = a.int8 ? Digits::one : byte_sums ? Digits::halves : Digits::bytes;
+  if (!kernel.rows) kernel.digits = a.int8 ? Digits::one : code == ProductCode::hyb ? Digits::bytes : Digits::halves;
 
   const Vectors x = convert(a, kernel, order, chunks);
   const Table none{};
   const Table& table = code == ProductCode::hyb ? table_of(a.entries, kernel, a.int8) : none;
   const ByteSum to = byte_sum_of(code);
+  const double unit = kernel.digits == Digits::bytes ? 256 * table.unit : table.unit;
 
   parallel_for(blocks_of(a.rows, order.rows()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
@@ -272,7 +279,7 @@ void trellis_product(const TrellisProductArgs& a) {
         const int64_t bias = kernel.high_bias * x.sums[b].all + kernel.low_bias * x.sums[b].high;
         for (int64_t i = 0; i < count; ++i) {
           const double sum = static_cast<double>(sums[b][i] - (byte_sums ? 510 * x.sums[b].all : bias));
-          const double y = byte_sums ? sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset : sum * (a.int8 ? table.unit : 256 * table.unit);
+          const double y = byte_sums ? sum * to.gain + static_cast<double>(x.sums[b].all) * to.offset : sum * unit;
           a.y[b * a.rows + first + i] = static_cast<float>(y * x.unit[b]);
         }
       }

@@ -10,7 +10,6 @@
 // run's last word comes the next run's first.
 #pragma once
 #include <cstdint>
-#include <vector>
 
 #include "product.h"
 
@@ -18,7 +17,7 @@ namespace ops::product {
 
 constexpr int kLanes = 32, kMostVectors = 16;
 constexpr int kTable = 4096;
-constexpr int kTogether = 4;  // vectors that a kernel may take at once: there is room for so many, whatever their number
+constexpr int kTogether = 8;  // vectors that a kernel may take at once: there is room for so many, whatever their number
 
 struct Order {
   bool tensor_core;
@@ -34,6 +33,11 @@ struct Order {
 // A digit of x at a column of the chunk; a kernel reads those of a chunk in an order of its own, one or two bytes each.
 struct Slot {
   int column, digit;
+};
+struct Slots {
+  Slot at[128];
+  int count = 0;
+  void add(Slot slot) { at[count++] = slot; }
 };
 enum class Digits {
   bytes,   // X = x0·2^16 + x1·2^8 + x2, from −128 to 127
@@ -51,11 +55,11 @@ struct Job {
   int64_t stride;         // bytes from one vector to the next
 };
 
-// Adds to sums[vector][row of the block]: (byte sum)·X; or h·X + l·(X − x2)/256 where v = 256·h + l, each plus its bias.
+// Adds to sums[vector][row of the block]: v·X, or the byte sum·X; for hyb in f32 h·X + l·(X − x2)/256 where v = 256·h + l, each plus its bias.
 struct Kernel {
   void (*rows)(const Job& job, int vectors, int64_t (*sums)[32]) = nullptr;
   Digits digits = Digits::bytes;
-  std::vector<Slot> slots;
+  Slots slots;
   int slot_bytes = 1;
   int high_bias = 0, low_bias = 0;
   // hyb's pairs in units [512][2], the first of which are negated: h·256 + l with l from −127 to 127.
@@ -64,6 +68,6 @@ struct Kernel {
 
 Kernel avx2_kernel(ProductCode code, int K, Order order, bool int8);
 // For machines that have AVX-512 with VBMI, VBMI2 and VNNI.
-Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8);
+Kernel avx512_kernel(ProductCode code, int K, Order order, bool int8, int64_t vectors);
 
 }  // namespace ops::product

@@ -88,6 +88,34 @@ for (const code of codes) {
   })
 }
 
+t.test('rows of equal weights and equal x: sums grow as fast as they can', { skip: !isCpu && 'of whole numbers, on the CPU' }, async t => {
+  const [m, n, K, rows] = [64, 4096, 4, 2]
+  // Each row of tiles repeats four bits, and with them one state: 0, 0x5555, 0xaaaa, 0xffff.
+  const words = Int16Array.from({ length: (m * n * K) / 16 }, (_, i) => Math.floor(i / (n * K)) * 0x5555)
+  const x = Float32Array.from({ length: rows * n }, (_, i) => (i < n ? 1 : -1))
+  const order = Array.from({ length: 256 }, (_, p) => p)
+  for (const code of codes) {
+    const shape = shapeOf(code, K, false)
+    let expected: Float64Array | undefined
+    let bits: Uint8Array | undefined
+    for (const [name, ops] of devices) {
+      using packed = ops.tensor(words, [(m * n) / 256, 16 * K])
+      using table = ops.tensor(entries, [512, 2])
+      using states = unpackTiles(ops, shape, packed)
+      expected ??= productReference(x, weightsOf(code, await values(states), m, n, shape.V, order), rows, m, n)
+      using products = packedProducts(ops, `trellis/${code}`, shape, code === 'hyb' ? table : undefined)!
+      using arranged = products.arrange(packed, m, n)
+      using input = ops.tensor(x, [rows, n])
+      using y = products.product(input, arranged, { rows: m, columns: n })
+      const error = nmse(await values(y), expected)
+      t.ok(error <= 1e-9, `${name}: ${code}: ${error}`)
+      const got = await y.read()
+      t.same(got, bits ?? got, `${name}: ${code}: the bits of ${devices[0]![0]}`)
+      bits = got
+    }
+  }
+})
+
 t.test('a codec: against the weights that it decodes', async t => {
   for (const [name, ops] of devices.slice(-1)) {
     for (const code of codes) {
