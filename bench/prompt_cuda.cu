@@ -5,9 +5,18 @@
 //   prompt-bench time [pieces]         µs of Llama-2-7B's products, replays of a CUDA graph over 200 MB of weights; `pieces`: for every cut of the columns
 //   prompt-bench once                  one launch of each kernel, for a profiler
 //
-// The two numbers, 128 vectors: a chunk of 64 columns of a block's 256 rows is 128 instructions of 64 × 128 × 16, 512 cycles of matrix units, for which
-// these read 64 KB of vectors from shared memory, 512 cycles too. Decoding is 8 × 185 instructions, 370 cycles of four schedulers, and 256 lookups:
-// 768 cycles of shared memory, 0.44 µs; 202 million weights of a layer are 94 chunks a multiprocessor, 41 µs.
+// The two numbers, 128 vectors: a chunk of 64 columns of a block's 256 rows is 16 instructions of 64 × 128 × 16, 1024 cycles of matrix units, for which
+// these read 64 KB of vectors from shared memory, 512 cycles, besides 256 for lookups; decoding is 16 × 150 instructions, 600 cycles of four schedulers.
+// 202 million weights of a layer are 94 chunks a multiprocessor, 56 µs at 1.7 GHz.
+//
+// What was tried, H100 80GB HBM3, driver 580.159.04, CUDA 13.0, hyb at 2 bits, µs a layer of Llama-2-7B:                32    128   1024 vectors
+//   matrix instructions of a warp, operands of vectors loaded by each (prompt_product_kernel.cuh)                     130.7  211.2
+//   of warpgroups: two groups, two rows of tiles each, one decoded while the other is multiplied; vectors copied by all
+//   threads, a barrier a chunk                                                                                        106.9  193.4   1089
+//   four groups, a row of tiles each; a chunk of vectors is one bulk copy, waited for by its barrier (predicted 56)    97.8  135.9    797
+//   the same, half a chunk decoded while the other half is multiplied (predicted 60)                                  102.6  144.3    872  (dropped)
+//   the same, two groups multiply while two decode, in turns (predicted 60)                                            96.9  135.1    962  (dropped)
+//   without those, columns cut into pieces as 0.9 µs a chunk say, not 0.6                                              95.6  120.7    807
 #include <array>
 #include <cmath>
 #include <cstdio>

@@ -57,8 +57,8 @@ interface Entry {
 /** Traces are looked through, and those of calls that ran well dropped, when so many are kept. */
 const kept = 4096
 /**
- * Calls of one op since the last read that get a stack of their own. Later ones are a loop's: taking one costs 5 µs, three times all the rest, and at the
- * depth and warmth of a first prompt a third of what its ops cost the host.
+ * Calls of one op since the last read that get a stack of their own; later ones are a loop's. Taking one costs 5 µs, three times all the rest, and more in a
+ * first prompt, whose code is not compiled yet.
  */
 const traced = 8
 /** The longest array that Node 20 can hold. */

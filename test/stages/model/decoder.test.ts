@@ -58,6 +58,23 @@ for (const [cache, bound] of [
     t.ok(nmse(await decoder.prefill(0, texts[1]!), await alone(texts[1]!)) < bound, 'a slot that was freed holds nothing of before')
   })
 
+t.test('a long prompt, whose rows see each other in blocks: the logits of the same in short parts', async t => {
+  const ids = Array.from({ length: 120 }, (_, i) => (i * i * 7 + i) % 64)
+  for (const [cache, bound] of [
+    ['f32', 1e-10],
+    ['bf16', 1e-3],
+  ] as const) {
+    using decoder = await open({ slots: 2, positions: 121, cache })
+    const whole = await decoder.prefill(0, ids)
+    for (const from of [0, 50]) await decoder.prefill(1, ids.slice(from, from + 50))
+    const parts = await decoder.prefill(1, ids.slice(100))
+    const error = nmse(parts, whole)
+    t.ok(error < bound, `${cache}: NMSE ${error}`)
+    const [next, same] = await decoder.step([0, 1].map(slot => ({ slot, token: 9 })))
+    t.ok(nmse(same!, next!) < bound, `${cache}: what was kept of both`)
+  }
+})
+
 t.test('a slot that goes back, and others in its place: positions are those of now, not those the last step left', async t => {
   using decoder = await open({ slots: 2, positions: 16 })
   const [first, second] = [[...texts[0]!], [...texts[1]!]]
