@@ -17,8 +17,9 @@ import { type Answer, answer, toRequests } from './likelihood.js'
 
 /** A number and its standard error. */
 export type Measured = readonly [value: number, stderr: number]
-/** As people read it; one item has no standard error. */
-export const written = ([value, stderr]: Measured): string => (Number.isNaN(stderr) ? [value] : [value, stderr]).map(number).join(' ± ')
+/** As people read it; one item has no standard error: NaN, and null where it comes back from JSON. */
+export const written = ([value, stderr]: readonly [number, number | null]): string =>
+  (Number.isFinite(stderr) ? [value, stderr as number] : [value]).map(number).join(' ± ')
 const number = (x: number): string => (Math.abs(x) < 1e5 ? x.toFixed(4) : x.toExponential(3))
 export interface TaskScore {
   readonly items: number

@@ -181,6 +181,7 @@ t.test('tokens: cut where the context ends, spaces go to the continuation, the l
 t.test('marks and standard errors', t => {
   t.equal(written([0.5, 0.25]), '0.5000 ± 0.2500')
   t.equal(written([1, Number.NaN]), '1.0000', 'of one item')
+  t.equal(written([1, null]), '1.0000', 'and as JSON keeps it')
   t.equal(written([0.25, 0.0433]), '0.2500 ± 0.0433')
   t.equal(written([2272218, 1e6]), '2.272e+6 ± 1.000e+6')
   t.strictSame(measured([1, 0, 0, 1]), [0.5, Math.sqrt(1 / 3 / 4)])
