@@ -1,11 +1,12 @@
-/** The main job, from an empty folder: seconds and memory by stage, as `pipe run` says it. */
+/** The main job, from an empty folder: seconds and memory by stage, as `pipe run` says it. `--device cuda:0`; the CPU unless told. */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { StageUsage } from '../pipeline/events.js'
-import type { Row } from './table.js'
+import { cardOf, openDevice } from './gpu.js'
+import type { Figures, Options, Row } from './table.js'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 
@@ -17,13 +18,13 @@ interface Result {
   stages: StageUsage[]
 }
 
-export async function run(): Promise<Row[]> {
+export async function run({ device = 'cpu' }: Options): Promise<Figures> {
   const rows: Row[] = []
   for (const graph of ['qtip-2bit', 'qtip-2bit-fast', 'mul1-2bit']) {
     const out = mkdtempSync(join(tmpdir(), 'pipe-bench-'))
     try {
       const cli = join(root, 'dist/pipeline/cli.js')
-      const { status } = spawnSync(process.execPath, [cli, 'run', `graphs/${graph}.json`, '--device', 'cpu', '--out', out], {
+      const { status } = spawnSync(process.execPath, [cli, 'run', `graphs/${graph}.json`, '--device', device, '--out', out], {
         cwd: root,
         stdio: ['ignore', 'ignore', 'inherit'],
       })
@@ -42,5 +43,5 @@ export async function run(): Promise<Row[]> {
       rmSync(out, { recursive: true, force: true })
     }
   }
-  return rows
+  return { device, ...cardOf(await openDevice({ device })), rows }
 }
