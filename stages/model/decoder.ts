@@ -41,8 +41,8 @@ const unknown: Step['next'] = { slots: [], positions: [] }
 
 /** Steps that are under way at once when nobody has to see a token before the next: the device need not wait for the host. */
 const ahead = 2
-/** Tokens of a prompt for which one op that turns, keeps and attends a row at a time takes less than nine that do it in blocks. */
-const fewRows = 96
+/** Tokens of a prompt for which one op that turns, keeps and attends a row at a time takes less than nine that do it in blocks: a GPU waits for the host then. */
+const fewRows = { cuda: 96, cpu: 0 }
 /** Tokens of a prompt that go through the model at once: bounds the memory that a prompt takes. */
 const chunk = 2048
 
@@ -101,7 +101,8 @@ export class Decoder implements Disposable {
         new Int32Array(part.length).map((_, j) => from + j),
         [part.length],
       )
-      const attend = from === 0 && part.length > fewRows ? this.#cache.first(slot, part.length) : this.#cache.at({ slots, positions })
+      const attend =
+        from === 0 && part.length > fewRows[ops.device.kind] ? this.#cache.first(slot, part.length) : this.#cache.at({ slots, positions })
       using x = this.model.stream(tokens, attend)
       last?.[Symbol.dispose]()
       last = ops.copy(x, { rows: [part.length - 1, part.length] })
