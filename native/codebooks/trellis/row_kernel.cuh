@@ -1,7 +1,7 @@
 // defines: row_kernel: what runs_kernel.cuh does between two products, of a row that one block can hold whole: n and H's order one power of two.
 //
-// A thread has 16 numbers (of 8192 twice that) and makes four of H's stages in registers; between fours they go through shared memory. What a
-// register stands for goes round, and so back, with one barrier of the block for each H:
+// A thread has 16 numbers and makes four of H's stages in registers; between fours they go through shared memory. What a register stands for goes
+// round, and so back, with one barrier of the block for each H:
 //
 //   edges   bits 0, 1 and the two highest of a place in the row: four times four neighbours, as they are read and as digits are written
 //   low     bits 2 … 5; a warp has the same places as before
@@ -18,49 +18,33 @@ namespace ops::product {
 
 template <int kLog>
 struct Row {
-  static constexpr int n = 1 << kLog, log = kLog < 12 ? kLog : 12, part = 1 << log, parts = n / part, threads = part / 16, warps = threads / 32;
-  static constexpr int quarter = part / 4 / 128 * 160 + 4, room = 4 * quarter;  // in shared memory, of a part
-  // Where a place of a part is: no two lanes meet in a bank, in any of the three, and fours stay together. A sum over the bits of i.
-  static constexpr __host__ __device__ int spot(int i) { return (i & 63) + (i >> 6 & (part / 256 - 1)) * 80 + (i >> (log - 2)) * quarter; }
+  static constexpr int log = kLog, n = 1 << log, threads = n / 16, warps = threads / 32;
+  static constexpr int quarter = n / 4 / 128 * 160 + 4, room = 4 * quarter;  // in shared memory
+  // Where a place is: no two lanes meet in a bank, in any of the three, and fours stay together. A sum over the bits of i.
+  static constexpr __host__ __device__ int spot(int i) { return (i & 63) + (i >> 6 & (n / 256 - 1)) * 80 + (i >> (log - 2)) * quarter; }
   // The place of register 0; of register r that of `*_bit`s more. Edges: of a four.
   static __device__ int edge() { return 4 * threadIdx.x; }
   static __device__ int low() {
     const int lane = threadIdx.x % 32;
-    return (lane & 3) + (lane >> 4) * 64 + (threadIdx.x / 32) * 128 + (lane >> 2 & 3) * (part / 4);
+    return (lane & 3) + (lane >> 4) * 64 + (threadIdx.x / 32) * 128 + (lane >> 2 & 3) * (n / 4);
   }
   static __device__ int high() {
     const int warp = threadIdx.x / 32, rest = log - 11;
-    return threadIdx.x % 32 + (warp & ((1 << rest) - 1)) * 32 + (warp >> rest) * (part / 4);
+    return threadIdx.x % 32 + (warp & ((1 << rest) - 1)) * 32 + (warp >> rest) * (n / 4);
   }
-  static constexpr int edge_bit = part / 4, low_bit = 4, high_bit = 1 << (log - 6);
+  static constexpr int edge_bit = n / 4, low_bit = 4, high_bit = 1 << (log - 6);
+  static constexpr int highest = 1 << (12 - log);  // the first bit of a register in `high` that is none of `low`
 };
 
-template <int from, int N>
-__device__ void butterflies(float (&v)[N][16]) {
+template <int from>
+__device__ void butterflies(float (&v)[16]) {
 #pragma unroll
   for (int s = from; s < 16; s *= 2) {
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        if (i & s) continue;
-        const float a = v[n][i], b = v[n][i + s];
-        v[n][i] = a + b, v[n][i + s] = a - b;
-      }
-    }
-  }
-}
-
-// Of `high`: those of its bits that `low` does not have, and of parts.
-template <int kLog>
-__device__ void highest(float (&v)[Row<kLog>::parts][16]) {
-  using R = Row<kLog>;
-  butterflies<1 << (12 - R::log), R::parts>(v);
-  if constexpr (R::parts == 2) {
-#pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const float a = v[0][i], b = v[1][i];
-      v[0][i] = a + b, v[1][i] = a - b;
+      if (i & s) continue;
+      const float a = v[i], b = v[i + s];
+      v[i] = a + b, v[i + s] = a - b;
     }
   }
 }
@@ -68,80 +52,58 @@ __device__ void highest(float (&v)[Row<kLog>::parts][16]) {
 template <int kLog, bool finish, End end>
 __device__ void make_row(const Chain& c) {
   using R = Row<kLog>;
-  constexpr int P = R::parts;
-  __shared__ __align__(16) float floats[P * R::room];
+  __shared__ __align__(16) float floats[R::room];
   __shared__ float2 of_warps[R::warps];
   const int row = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t first = static_cast<int64_t>(row) * R::n;
   const int edge = R::spot(R::edge()), low = R::spot(R::low()), high = R::spot(R::high());  // in floats
-  const auto at_edge = [&](int p, int j) { return floats + edge + p * R::room + R::spot(j * R::edge_bit); };
-  const auto at_low = [&](int p, int r) -> float& { return floats[low + p * R::room + R::spot(r * R::low_bit)]; };
-  const auto at_high = [&](int p, int r) -> float& { return floats[high + p * R::room + R::spot(r * R::high_bit)]; };
-  const auto place = [&](int i) { return R::high() + i / 16 * R::part + i % 16 * R::high_bit; };  // in the row, of the i-th number from `highest` on
-  const auto vector = [&](const float* from, float (&to)[P][16], float otherwise) {
+  const auto at_edge = [&](int j) { return floats + edge + R::spot(j * R::edge_bit); };
+  const auto at_low = [&](int r) -> float& { return floats[low + R::spot(r * R::low_bit)]; };
+  const auto at_high = [&](int r) -> float& { return floats[high + R::spot(r * R::high_bit)]; };
+  const auto place = [&](int r) { return R::high() + r * R::high_bit; };
+  const auto vector = [&](const float* from, float (&to)[16], float otherwise) {
 #pragma unroll
-    for (int i = 0; i < P * 16; ++i) to[i / 16][i % 16] = otherwise;
+    for (int r = 0; r < 16; ++r) to[r] = otherwise;
     if (!from) return;  // not asked at every number: loads behind branches wait for each other
 #pragma unroll
-    for (int i = 0; i < P * 16; ++i) to[i / 16][i % 16] = __ldcg(from + place(i));
+    for (int r = 0; r < 16; ++r) to[r] = __ldcg(from + place(r));
   };
-  float sv[P][16], bias[P][16], su[P][16], weight[P][16];
+  float sv[16], bias[16], su[16], weight[16];
   if constexpr (finish) vector(c.of[0].sv, sv, 1), vector(c.of[0].bias, bias, 0);
   if constexpr (end == End::digits) vector(c.su, su, 1), vector(c.weight, weight, 1);
-  // Constants are known to nobody before: whoever follows has only constants to read before this kernel has ended, as it waits too.
-  let_next_begin();
+  let_next_begin();  // whoever follows has only constants to read before this kernel has ended, as it waits too
   wait_for_previous();
 
-  float v[P][16];
+  float v[16];
   if constexpr (finish) {
     const float* const z = c.of[0].z + row * c.of[0].stride;
-    float add[P][16];
+    float add[16];
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
+    for (int j = 0; j < 4; ++j) {
+      const Several<4> in = columns<4, true>(z + R::edge() + j * R::edge_bit);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const Several<4> in = columns<4, true>(z + R::edge() + p * R::part + j * R::edge_bit);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[p][4 * j + i] = in.of[i];
-      }
+      for (int i = 0; i < 4; ++i) v[4 * j + i] = in.of[i];
     }
     vector(c.of[0].add ? c.of[0].add + first : nullptr, add, 0);
     butterflies<1>(v);
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        *reinterpret_cast<float4*>(at_edge(p, j)) = make_float4(v[p][4 * j], v[p][4 * j + 1], v[p][4 * j + 2], v[p][4 * j + 3]);
-      }
-    }
+    for (int j = 0; j < 4; ++j) *reinterpret_cast<float4*>(at_edge(j)) = make_float4(v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]);
     __syncwarp();
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) v[p][r] = at_low(p, r);
-    }
+    for (int r = 0; r < 16; ++r) v[r] = at_low(r);
     butterflies<1>(v);
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) at_low(p, r) = v[p][r];
-    }
+    for (int r = 0; r < 16; ++r) at_low(r) = v[r];
     __syncthreads();
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) v[p][r] = at_high(p, r);
-    }
-    highest<kLog>(v);
+    for (int r = 0; r < 16; ++r) v[r] = at_high(r);
+    butterflies<R::highest>(v);
     const float norm = c.of[0].norm;
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) v[p][r] = fmaf(v[p][r] * norm, sv[p][r], bias[p][r] + add[p][r]);
-    }
+    for (int r = 0; r < 16; ++r) v[r] = fmaf(v[r] * norm, sv[r], bias[r] + add[r]);
     if (c.of[0].y) {
 #pragma unroll
-      for (int i = 0; i < P * 16; ++i) c.of[0].y[first + place(i)] = v[i / 16][i % 16];
+      for (int r = 0; r < 16; ++r) c.of[0].y[first + place(r)] = v[r];
     }
   } else {
     vector(c.of[0].x + first, v, 0);
@@ -150,20 +112,14 @@ __device__ void make_row(const Chain& c) {
   if constexpr (end == End::digits) {
     float2 sums{};
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) {
-        sums.y = fmaf(v[p][r], v[p][r], sums.y);
-        v[p][r] *= su[p][r] * weight[p][r];
-        sums.x = fmaf(v[p][r], v[p][r], sums.x);
-      }
+    for (int r = 0; r < 16; ++r) {
+      sums.y = fmaf(v[r], v[r], sums.y);
+      v[r] *= su[r] * weight[r];
+      sums.x = fmaf(v[r], v[r], sums.x);
     }
-    highest<kLog>(v);
+    butterflies<R::highest>(v);
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) at_high(p, r) = v[p][r];
-    }
+    for (int r = 0; r < 16; ++r) at_high(r) = v[r];
     sums = warp_sums(sums);
     if (lane == 0) of_warps[warp] = sums;
     __syncthreads();
@@ -171,36 +127,24 @@ __device__ void make_row(const Chain& c) {
 #pragma unroll
     for (int i = 0; i < R::warps; ++i) sums.x += of_warps[i].x, sums.y += of_warps[i].y;
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) v[p][r] = at_low(p, r);
-    }
+    for (int r = 0; r < 16; ++r) v[r] = at_low(r);
     butterflies<1>(v);
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int r = 0; r < 16; ++r) at_low(p, r) = v[p][r];
-    }
+    for (int r = 0; r < 16; ++r) at_low(r) = v[r];
     __syncwarp();
     const float scale = inverse_unit(c.to, sums);
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float4 in = four(at_edge(p, j));
-        v[p][4 * j] = in.x, v[p][4 * j + 1] = in.y, v[p][4 * j + 2] = in.z, v[p][4 * j + 3] = in.w;
-      }
+    for (int j = 0; j < 4; ++j) {
+      const float4 in = four(at_edge(j));
+      v[4 * j] = in.x, v[4 * j + 1] = in.y, v[4 * j + 2] = in.z, v[4 * j + 3] = in.w;
     }
     butterflies<1>(v);
     unsigned char* const digits = c.to.parts + first * (c.to.bytes ? 3 : 4);
     float sum = 0;
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float scaled[4] = {v[p][4 * j] * scale, v[p][4 * j + 1] * scale, v[p][4 * j + 2] * scale, v[p][4 * j + 3] * scale};
-        sum += write_digits(c.to, digits, R::n, R::edge() + p * R::part + j * R::edge_bit, scaled);
-      }
+    for (int j = 0; j < 4; ++j) {
+      const float scaled[4] = {v[4 * j] * scale, v[4 * j + 1] * scale, v[4 * j + 2] * scale, v[4 * j + 3] * scale};
+      sum += write_digits(c.to, digits, R::n, R::edge() + j * R::edge_bit, scaled);
     }
     float* const units = c.to.units + static_cast<int64_t>(row) * (1 + R::warps);
     if (c.to.bytes) {  // a piece a warp: the product adds them
@@ -213,22 +157,18 @@ __device__ void make_row(const Chain& c) {
 
 // Grid [1, t].
 template <int kLog, bool finish>
-__global__ void __launch_bounds__(Row<kLog>::threads, Row<kLog>::parts == 1 ? 2 : 1) row_kernel(const __grid_constant__ Chain chain) {
+__global__ void __launch_bounds__(Row<kLog>::threads, 2) row_kernel(const __grid_constant__ Chain chain) {
   make_row<kLog, finish, End::digits>(chain);
 }
 // Grid [1, t, chains]: outputs that somebody else reads.
 template <int kLog>
-__global__ void __launch_bounds__(Row<kLog>::threads, Row<kLog>::parts == 1 ? 2 : 1) finish_row_kernel(const __grid_constant__ Chains chains) {
+__global__ void __launch_bounds__(Row<kLog>::threads, 2) finish_row_kernel(const __grid_constant__ Chains chains) {
   make_row<kLog, true, End::finished>(chains.of[blockIdx.z]);
 }
 
 // f of the logarithm of a row's length as a constant.
 cudaError_t for_row(int n, auto f) {
-  switch (n) {
-    case 2048: return f(std::integral_constant<int, 11>{});
-    case 4096: return f(std::integral_constant<int, 12>{});
-    default: return f(std::integral_constant<int, 13>{});
-  }
+  return n == 2048 ? f(std::integral_constant<int, 11>{}) : f(std::integral_constant<int, 12>{});
 }
 
 inline cudaError_t enqueue_row(const Chain& c, bool finish, int64_t t, cudaStream_t stream) {

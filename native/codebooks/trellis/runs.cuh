@@ -87,9 +87,9 @@ struct Plan {
   int groups, slots;     // of digits_kernel's blocks: 32 columns each; slots: pieces of the sum of digits
   int sums() const { return clusters * kCluster * ((share * cut.w / 4 + 31) / 32); }
 
-  // As one block, if that can be: H of the row's own order, a power of two.
+  // As one block, if that can be: H of the row's own order, a power of two. 8192 numbers take one block longer than they take clusters.
   bool of_row(int64_t n, int64_t block, int64_t factor, int inputs) {
-    row = all = inputs == 1 && factor == 1 && block == n && (n == 2048 || n == 4096 || n == 8192);
+    row = all = inputs == 1 && factor == 1 && block == n && (n == 2048 || n == 4096);
     cut = {static_cast<int>(n), 1}, share = clusters = groups = 1, threads = 0, slots = n == 2048 ? 4 : 8;
     return row;
   }
