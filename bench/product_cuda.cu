@@ -37,18 +37,20 @@
 //   3inst with its mask in a register that the assembler does not know, 64 instructions a chunk    6.5   55.5   55.5
 //   the same, hyb, 28 warps of 72 registers                                                        5.6   32.1   32.2
 //   the end of a block without divisions and addresses (1080 cycles of one warp), what it needs of x fetched early, table asked for first,
-//   words loaded in place, not by a branch whose end copies them and so waits (820 cycles before the table); hyb    4.6   32.3   32.3
-//   the same, mul1                                                                                                  4.9   39.2   39.3
-//   the same, 3inst                                                                                                 5.7   54.5   54.4
+//   words loaded in place, not by a branch whose end copies them and so waits (820 cycles before the table); hyb    4.6   31.6   31.5
+//   the same, mul1                                                                                                  4.9   39.6   39.7
+//   the same, 3inst                                                                                                 5.7   53.9   53.8
 //   the same, hyb, the first chunk decoded before x is there (a step of Llama-2-7B takes 1.87 ms, without 1.84)     4.7   32.0   32.0  (dropped)
-//   the same, hyb, 28 warps                                                                                         4.9   31.5   31.4
+//   the same, hyb, 28 warps                                                                                         4.7   31.0   30.9
+//   the same, hyb, strips in pairs, x loaded once for both (predicted 4 % less; eight texts of Llama-2-7B 3.77 ms a step for 3.63)  5.0  33.1  33.3  (dropped)
 //   before that: table of one sign, 12 or 16 warps, so that a block of the next kernel has room beside this one     6.1   66     66    (dropped)
 //   before that: 64 KB of each block's weights into the level-2 cache (4 bits: 41.1 for 42.4, but a step 2.15 for 2.06)  5.4  34.0  34.0  (dropped)
 //   before that: mul1's shifts as multiplications, 75 % of the byte permutes' pipe's work (3 bits: 51.1 to 48.0)    5.8   42.0   42.0  (3 bits alone)
 // A block of hyb at 4096 x 4096 by the clock, before that: 650 cycles from the end of the one before it, 1500 to the loads of the first weights, 2100
 // for the table, 500 for x, 3700 for its chunks, 1080 for the end; a chain of empty kernels takes 0.77 us a kernel.
-// What bounds: cycles of a chunk and scheduler are its instructions and 6 for each matrix instruction, within 4 % for hyb, mul1 and 3inst at 2 and 3
-// bits (hyb 181 + 8·6, mul1 207 + 16·6): so mul1, which has 64 registers of A a chunk where hyb has 32, can't be as fast with this instruction.
+// What bounds: from 8192 × 8192 to 8192 × 28672 a chunk and scheduler take 243 (hyb), 314 (mul1) and 352 cycles (mul1, 3 bits) of 1.81 GHz, which are
+// the 188, 206 and 247 instructions and 6.6 to 6.9 for each of the 8, 16 and 16 matrix instructions: so mul1, which has 64 registers of A a chunk
+// where hyb has 32, can't be as fast with this instruction. 3inst: 433, 276 of them instructions, and 340 of the pipe of shifts, masks and permutes.
 // Profile of the line with 185 instructions at 8192 × 28672: 2.9 instructions a clock with start and end, shifts and masks 59 % busy,
 // multiplications 48 %, shared memory 54 %; when one warp is chosen 3.6 others could be. At 4096 × 4096 1.5 a clock: warps wait for memory.
 // Profile of the fifth line: 3.0 instructions a clock of 4, the integer pipe 58 % busy; warps that cannot go on wait for x from the level-1 cache.
@@ -133,7 +135,7 @@ int check_all(int sm) {
   int bad = 0;
   const auto table = pairs();
   uint16_t* const d_table = upload(table);
-  const int shapes[][2] = {{16, 16}, {48, 80}, {4272, 192}, {2112, 4096}, {32, 24576}};
+  const int shapes[][2] = {{16, 16}, {48, 80}, {4272, 192}, {2112, 4096}, {32, 24576}, {160000, 64}};
   for (const Case& c : cases) {
     for (const auto& [m, n] : shapes) {
       const int t = m == 16 ? 1 : c.most;
