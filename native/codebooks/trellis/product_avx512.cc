@@ -49,6 +49,7 @@ void flush(V& a, int set, int64_t factor, int64_t* sums) {
 struct Lanes {
   using V = __m512i;
   static constexpr int parts = 1, most_sums = 16;
+  static constexpr bool unrolled = true;
   template <int K, bool TC>
   using Window = ChunkWindow<K, TC>;
   V power[2];  // ±2^e by the six highest bits of a half, of which three say nothing

@@ -1,18 +1,16 @@
-// x in whole numbers, blocks of rows among the threads, and the sums made into numbers again; and the kernel for any machine.
+// x in whole numbers, blocks of rows among the threads, and the sums made into numbers again.
 #include "product.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <map>
 #include <tuple>
 #include <vector>
 
 #include "../../core/parallel.h"
-#include "product_code.h"
-#include "product_rows.h"
+#include "product_portable.h"
 
 namespace ops {
 namespace product {
@@ -36,11 +34,10 @@ struct Sums {
   int64_t all = 0, high = 0;
 };
 
-// Rows of x as whole numbers of `unit`: as they are, [t][2][columns], where the kernel is the portable one; else digits in its order, [t][stride].
+// Rows of x as whole numbers of `unit`: their digits in the kernel's order, [t][stride].
 struct Vectors {
   double unit[kMostVectors];
   Sums sums[kMostVectors];
-  std::vector<int32_t> whole;  // X, then (X − x2)/256
   std::vector<uint8_t> digits;
   int64_t stride = 0;
 };
@@ -55,27 +52,24 @@ double unit_of(const float* x, int64_t n, double largest) {
 
 constexpr int64_t kPiece = 2048;  // columns
 
-// A piece of a row of n columns: `count` of them, in whole chunks that zeros fill.
+// A piece of a row: `count` columns, in whole chunks that zeros fill.
 template <class Digit>
-Sums convert(const float* x, int64_t count, int64_t n, double unit, const Kernel& kernel, int columns, int32_t* whole, Digit* to) {
+Sums convert(const float* x, int64_t count, double unit, const Kernel& kernel, int columns, Digit* to) {
   int16_t digits[3][kPiece] = {};
   Sums sums;
   const double inverse = unit == unit ? 1 / unit : 0;
   for (int64_t j = 0; j < count; ++j) {
     int32_t X = unit == unit ? nearest(x[j] * inverse) : 0;
     sums.all += X;
-    if (whole) whole[j] = X;
     if (kernel.digits == Digits::bytes) {
       digits[2][j] = static_cast<int16_t>(last_digit(X, 8));
       sums.high += X;
-      if (whole) whole[n + j] = X;
       digits[1][j] = static_cast<int16_t>(last_digit(X, 8));
     } else if (kernel.digits == Digits::halves) {
       digits[1][j] = static_cast<int16_t>(last_digit(X, 12));
     }
     digits[0][j] = static_cast<int16_t>(X);
   }
-  if (whole) return sums;
   for (int64_t from = 0; from < count; from += columns) {
     for (int i = 0; i < kernel.slots.count; ++i) {
       const Slot slot = kernel.slots.at[i];
@@ -89,81 +83,23 @@ Vectors convert(const TrellisProductArgs& a, const Kernel& kernel, Order order, 
   Vectors out;
   const int64_t chunk_bytes = int64_t{kernel.slots.count} * kernel.slot_bytes, pieces = blocks_of(a.columns, kPiece);
   out.stride = chunks * chunk_bytes;
-  if (kernel.rows) out.digits.resize(blocks_of(a.t, kTogether) * kTogether * out.stride);
-  else out.whole.resize(a.t * 2 * a.columns);
+  out.digits.resize(room_for(a.t) * out.stride);
   for (int64_t b = 0; b < a.t; ++b) out.unit[b] = unit_of(a.x + b * a.columns, a.columns, a.int8 ? 127 : 127 * 65536 + 127 * 256 + 127);
   std::vector<Sums> sums(a.t * pieces);
   parallel_for(a.t * pieces, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / pieces, from = i % pieces * kPiece, count = std::min(kPiece, a.columns - from);
       const float* const x = a.x + b * a.columns + from;
-      int32_t* const whole = kernel.rows ? nullptr : out.whole.data() + b * 2 * a.columns + from;
       uint8_t* const to = out.digits.data() + b * out.stride + from / order.columns() * chunk_bytes;
-      sums[i] = kernel.slot_bytes == 1 ? convert(x, count, a.columns, out.unit[b], kernel, order.columns(), whole, to)
-                                       : convert(x, count, a.columns, out.unit[b], kernel, order.columns(), whole, reinterpret_cast<int16_t*>(to));
+      sums[i] = kernel.slot_bytes == 1 ? convert(x, count, out.unit[b], kernel, order.columns(), to)
+                                       : convert(x, count, out.unit[b], kernel, order.columns(), reinterpret_cast<int16_t*>(to));
     }
   });
   for (int64_t i = 0; i < a.t * pieces; ++i) out.sums[i / pieces].all += sums[i].all, out.sums[i / pieces].high += sums[i].high;
   return out;
 }
 
-// ── any machine ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-// As the kernels do, from whole x: [vectors][2][columns].
-template <ProductCode code>
-void portable_rows(const Job& job, int K, bool int8, const int32_t* whole, int64_t columns, int vectors, int64_t (*sums)[32]) {
-  constexpr int V = code == ProductCode::hyb ? 2 : 1;
-  constexpr bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
-  constexpr ByteSum to = byte_sum_of(code);
-  const auto* const pairs = reinterpret_cast<const int16_t*>(job.table);
-  const bool tensor_core = job.order.tensor_core;
-  for (int64_t chunk = 0; chunk < job.chunks; ++chunk) {
-    const uint16_t* const words = job.words + chunk * K * kLanes;
-    const int64_t left = chunk * job.order.columns();
-    for (int lane = 0; lane < kLanes; ++lane) {
-      // The bits of the run, and the first of the lane's whose run comes next.
-      const int next = !tensor_core ? (lane + 2) % kLanes : lane % 2 ? lane - 1 : lane / 16 * 16 + (lane + 3) % 16;
-      uint32_t bits[5] = {};
-      for (int q = 0; q < K; ++q) bits[q] = words[q * kLanes + lane];
-      bits[K] = words[next];
-      for (int p = 0; p < 16; ++p) {
-        const int64_t column = left + job.order.column(p, lane % 2);
-        if (column >= columns) continue;
-        const int row = tensor_core ? lane / 16 * 16 + (p & 2) * 4 + lane % 16 / 2 : lane / 2, at = p / V * V * K;
-        const uint32_t s = (bits[at / 16] << 16 | bits[at / 16 + 1]) >> (16 - at % 16) & 0xffff;
-        int v;
-        if constexpr (byte_sums) {
-          v = byte_sum(s * to.factor + to.addend);
-        } else if constexpr (code == ProductCode::hyb) {
-          const uint32_t u = s * (s + 1);
-          v = pairs[2 * (u >> 6 & 511) + p % 2];
-          if (p % 2 == 0 && u & 0x8000) v = -v;
-        } else {
-          v = static_cast<int>(value(code, s, nullptr).first * 8192);
-        }
-        for (int b = 0; b < vectors; ++b) {
-          const int32_t* const X = whole + 2 * b * columns + column;
-          if constexpr (code == ProductCode::hyb) {
-            const int h = (v + 128) >> 8;
-            sums[b][row] += int8 ? int64_t{v} * X[0] : int64_t{h} * X[0] + int64_t{v - 256 * h} * X[columns];
-          } else {
-            sums[b][row] += int64_t{v} * X[0];
-          }
-        }
-      }
-    }
-  }
-}
-
-auto portable_rows_of(ProductCode code) {
-  switch (code) {
-    case ProductCode::hyb: return portable_rows<ProductCode::hyb>;
-    case ProductCode::mad1: return portable_rows<ProductCode::mad1>;
-    case ProductCode::inst3: return portable_rows<ProductCode::inst3>;
-    case ProductCode::mul1: return portable_rows<ProductCode::mul1>;
-    default: return portable_rows<ProductCode::mcg>;
-  }
-}
+// ── which kernel, and what it reads ──────────────────────────────────────────────────────────────────────────────────
 
 Kernel choose(const TrellisProductArgs& a, Order order) {
   const auto code = static_cast<ProductCode>(a.code);
@@ -173,7 +109,7 @@ Kernel choose(const TrellisProductArgs& a, Order order) {
   if (context().level == Level::avx512 && has_all) return avx512_kernel(code, K, order, a.int8, a.t);
   if (context().level != Level::portable) return avx2_kernel(code, K, order, a.int8);
 #endif
-  return {};
+  return kernel_of<PortableLanes>(code, K, order, a.int8);
 }
 
 // hyb's table in units; gives the squared error. The first of a pair, which may be negated, has no low byte of −128.
@@ -224,8 +160,7 @@ const Table& table_of(const uint16_t* entries, const Kernel& kernel, bool int8) 
   Table& table = made[{kernel.arrange_table, int8, std::move(key)}];
   int16_t whole[1024];
   table.unit = whole_table(entries, int8, whole);
-  if (kernel.arrange_table) kernel.arrange_table(whole, table.bytes);
-  else std::memcpy(table.bytes, whole, sizeof whole);
+  kernel.arrange_table(whole, table.bytes);
   return table;
 }
 
@@ -257,9 +192,8 @@ void trellis_product(const TrellisProductArgs& a) {
   const Order order{a.tensor_core};
   const auto code = static_cast<ProductCode>(a.code);
   const int64_t chunks = blocks_of(a.columns, order.columns());
-  Kernel kernel = choose(a, order);
+  const Kernel kernel = choose(a, order);
   const bool byte_sums = code == ProductCode::mul1 || code == ProductCode::mad1;
-  if (!kernel.rows) kernel.digits = a.int8 ? Digits::one : code == ProductCode::hyb ? Digits::bytes : Digits::halves;
 
   const Vectors x = convert(a, kernel, order, chunks);
   const Table none{};
@@ -272,8 +206,7 @@ void trellis_product(const TrellisProductArgs& a) {
       const auto* const words = reinterpret_cast<const uint16_t*>(a.arranged) + block * chunks * a.K * kLanes;
       const Job job{code, order, chunks, words, table.bytes, x.digits.data(), x.stride};
       int64_t sums[kMostVectors][32] = {};
-      if (kernel.rows) kernel.rows(job, static_cast<int>(a.t), sums);
-      else portable_rows_of(code)(job, static_cast<int>(a.K), a.int8, x.whole.data(), a.columns, static_cast<int>(a.t), sums);
+      kernel.rows(job, static_cast<int>(a.t), sums);
       const int64_t first = block * order.rows(), count = std::min<int64_t>(order.rows(), a.rows - first);
       for (int64_t b = 0; b < a.t; ++b) {
         const int64_t bias = kernel.high_bias * x.sums[b].all + kernel.low_bias * x.sums[b].high;

@@ -17,7 +17,8 @@ namespace ops::product {
 
 constexpr int kLanes = 32, kMostVectors = 16;
 constexpr int kTable = 4096;
-constexpr int kTogether = 8;  // vectors that a kernel may take at once: there is room for so many, whatever their number
+// Vectors that there are digits of: a kernel takes one, or four or eight of which the last may be nothing.
+constexpr int64_t room_for(int64_t vectors) { return vectors == 1 ? 1 : vectors <= 4 ? 4 : (vectors + 7) / 8 * 8; }
 
 struct Order {
   bool tensor_core;
@@ -51,7 +52,7 @@ struct Job {
   int64_t chunks;
   const uint16_t* words;  // of the block
   const uint8_t* table;   // hyb: kTable bytes in the kernel's order
-  const uint8_t* x;       // [vectors, up to a multiple of kTogether][chunks][slots]
+  const uint8_t* x;       // [room_for(vectors)][chunks][slots]
   int64_t stride;         // bytes from one vector to the next
 };
 

@@ -1,7 +1,8 @@
 // defines: products of weights that are words of 16 bits, one after the other for the lanes of any instruction set (Lanes), and hyb's that way.
 //
 // Lanes is a vector V of a chunk's runs, `parts` of which are a chunk, two runs in each 32 bits:
-//   Window<K, TC>(words, part)   the words of a chunk's part and the first of the next runs; state<at>() is a state in 16 bits a run
+//   Window<K, TC>(words, part)   the words of a chunk's part and the first of the next runs; state<at>(), or state(at) where Lanes is not
+//                                `unrolled`, is the state that begins there, in 16 bits a run
 //   byte_sums<code>(s)           for mul1 and 1mad, the sums of four bytes that states are worth
 //   low_words(s), high_words(s)  half the states in 32 bits each; narrow(a, b) is the way back, of numbers that 16 bits hold
 //   affine<c, d>(s)              s·c + d of 32 bits
@@ -66,7 +67,7 @@ struct Pairs {
   }
   template <int T>
   [[gnu::always_inline]] inline void add(V s, const uint8_t* x, int64_t stride, V (&sum)[T][levels]) const {
-    V pair[2];
+    V pair[2] = {};
     Lanes::pairs(table, s, pair[0], pair[1]);
     for (int odd = 0; odd < 2; ++odd) {
       const V v = pair[odd], h = digits == 3 ? Lanes::high_bytes(v) : v;
@@ -104,12 +105,17 @@ void word_sums(const Job& job, int64_t (*sums)[32]) {
         for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
           const typename Lanes::template Window<K, TC> window(job.words + chunk * K * kLanes, part);
           const uint8_t* const x = job.x + chunk * (Code::states / sets * Code::x_bytes);
-          unroll<Code::states>([&](auto j) __attribute__((always_inline)) {
+          const auto add = [&](int j, V s) __attribute__((always_inline)) {
             // In tensor-core order weights p with p & 2 are of another row, and those of both read the same x.
-            constexpr int p = j * (16 / Code::states), set = TC ? p >> 1 & 1 : 0;
-            constexpr int at = !TC ? int{j} : Code::states == 16 ? p / 4 * 2 + p % 2 : p / 4;
-            code.template add<T>(window.template state<j * bits>(), x + at * Code::x_bytes, job.stride, sum[set]);
-          });
+            const int p = j * (16 / Code::states), set = TC ? p >> 1 & 1 : 0;
+            const int at = !TC ? j : Code::states == 16 ? p / 4 * 2 + p % 2 : p / 4;
+            code.template add<T>(s, x + at * Code::x_bytes, job.stride, sum[set]);
+          };
+          if constexpr (Lanes::unrolled) {
+            unroll<Code::states>([&](auto j) __attribute__((always_inline)) { add(j, window.template state<j * bits>()); });
+          } else {
+            for (int j = 0; j < Code::states; ++j) add(j, window.state(j * bits));
+          }
         }
         for (int set = 0; set < sets; ++set) {
           for (int b = 0; b < T; ++b) {
