@@ -6,6 +6,7 @@ import { type BenchResult, measure } from '../../stages/model/bench.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { randomWeights, shapeNames, shapeOf } from '../../stages/model/shapes.js'
+import { freeBytesOf } from '../device.js'
 import { writeJson, writing } from '../disk.js'
 import { PipeError } from '../error.js'
 import { bytes, duration } from '../text.js'
@@ -68,7 +69,8 @@ export const register: Register = (program, wiring) => {
         : await openWeights(ops, checkpoint ?? (await openCheckpoint(dir ?? '')))
       const { precision, ...rest } = o
       const { signal } = wiring
-      const result = await measure(ops, weights, { ...rest, signal, ...(precision !== 'auto' && { precision }) })
+      const free = await freeBytesOf(ops.device)
+      const result = await measure(ops, weights, { ...rest, signal, free, ...(precision !== 'auto' && { precision }) })
       const named = { model: o.shape ?? dir, ...(o.shape !== undefined && o.weights === 'packed' && { code: o.code, bits: o.bits }) }
       const { batch, prompt, tokens, cache, activations, json } = o
       wiring.print(said(result, o)) // first: it has been measured, whatever the disk says

@@ -4,6 +4,7 @@ import { Generator } from '../../stages/model/generate.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { StreamedText } from '../../stages/model/streamed-text.js'
 import { openTokenizer } from '../../stages/model/text.js'
+import { freeBytesOf } from '../device.js'
 import { PipeError } from '../error.js'
 import {
   collect,
@@ -48,7 +49,7 @@ export const register: Register = (program, wiring) => {
       const text = new StreamedText(tokenizer, prompt, o.stop)
       const started = performance.now()
       let tokens = 0
-      for await (const id of generator.tokens(prompt, { ...options, cache: o.cache })) {
+      for await (const id of generator.tokens(prompt, { ...options, cache: o.cache, free: await freeBytesOf(ops.device) })) {
         tokens++
         wiring.print(await text.push(id))
         if (text.stopped || wiring.signal.aborted) break

@@ -1,6 +1,7 @@
 /** bench: how fast a model makes text on a device, and the bound that memory bandwidth sets. */
 import type { Ops } from '../../native/ops.js'
 import { Decoder } from './decoder.js'
+import { expectRoom } from './kv-cache.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
 
@@ -12,6 +13,8 @@ export interface BenchOptions extends OpenModelOptions {
   readonly batch: number
   readonly weights: 'packed' | 'dense'
   readonly cache: 'f32' | 'bf16'
+  /** Bytes that keys and values may take. Default: any. */
+  readonly free?: number
   /** Aborting ends it between two steps. */
   readonly signal?: AbortSignal
 }
@@ -39,9 +42,17 @@ export interface BenchResult {
 const warmUp = 4
 
 export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Promise<BenchResult> {
+  const positions = o.prompt + o.tokens + warmUp + 1
+  const shape = { slots: o.batch, capacity: positions, dtype: o.cache }
+  expectRoom(
+    weights.checkpoint.path,
+    weights.checkpoint.config,
+    shape,
+    o.free ?? Number.POSITIVE_INFINITY,
+    'Give fewer --tokens, or a smaller --batch',
+  )
   const before = ops.device.liveBytes
   using model = await OpenModel.open(ops, weights, o)
-  const positions = o.prompt + o.tokens + warmUp + 1
   using decoder = Decoder.over(model, { slots: o.batch, positions, cache: o.cache })
   await ops.finish()
   const { vocab, layers, g, e } = model.config.sizes

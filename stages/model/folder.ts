@@ -1,6 +1,6 @@
 /** A checkpoint's folder in another form: safetensors, config.json and the files that go with a model, whole or not at all. */
 import { copyFile, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
@@ -32,7 +32,7 @@ export async function writeFolder(
     })
   }
   await mkdir(dirname(target), { recursive: true })
-  const temporary = `${target}.part`
+  const temporary = join(dirname(target), `.${basename(target)}.partial`)
   await rm(temporary, { recursive: true, force: true })
   await mkdir(temporary)
   try {

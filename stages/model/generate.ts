@@ -5,6 +5,7 @@
 import type { Ops } from '../../native/ops.js'
 import { PipeError } from '../../pipeline/define.js'
 import { Decoder } from './decoder.js'
+import { expectRoom } from './kv-cache.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
 import { greedy, type Sampling, sample } from './sampling.js'
@@ -17,6 +18,8 @@ export interface GenerateOptions {
   uniform(): number
   /** What keys and values are kept in. Default: f32. */
   readonly cache?: 'f32' | 'bf16'
+  /** Bytes that keys and values may take. Default: any. */
+  readonly free?: number
 }
 
 /** A model with all its weights open. */
@@ -33,13 +36,16 @@ export class Generator implements Disposable {
 
   /**
    * Token ids that go on from the prompt's, until one ends the text (it is not given), `maxTokens` are made, or the model
-   * has no position left; whoever reads them may leave at any. Raises PipeError when the prompt has no token or leaves no position.
+   * has no position left; whoever reads them may leave at any. Raises PipeError when the prompt has no token or leaves no position, or
+   * keys and values of all that may be made don't fit.
    */
   async *tokens(prompt: readonly number[], o: GenerateOptions): AsyncGenerator<number, void, undefined> {
     const { checkpoint } = this.weights
     const { positions = Number.POSITIVE_INFINITY } = checkpoint.config
     checkPrompt(checkpoint.path, prompt.length, positions)
     const most = Math.min(o.maxTokens, positions - prompt.length)
+    const shape = { slots: 1, capacity: prompt.length + most, dtype: o.cache ?? 'f32' }
+    expectRoom(checkpoint.path, checkpoint.config, shape, o.free ?? Number.POSITIVE_INFINITY, 'Give fewer --max-tokens')
     using decoder = Decoder.over(this.model, { slots: 1, positions: prompt.length + most, cache: o.cache })
     const first = await decoder.prefill(0, prompt)
     for await (const token of isGreedy(o.sampling) ? likeliest(decoder, first, most) : drawn(decoder, first, prompt, most, o)) {

@@ -9,6 +9,7 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
+import { PipeError } from '../../pipeline/define.js'
 import type { ModelConfig } from './config.js'
 import { type Attend, attendTurned } from './attention.js'
 import { Rotary } from './forward.js'
@@ -21,6 +22,24 @@ export interface KvCacheOptions {
   readonly dtype: 'f32' | 'bf16'
   /** What whole sequences of f32 rows see each other in; in bf16 the scores and sums stay f32. */
   readonly precision: Precision
+}
+
+/** Raises PipeError where a cache would take more than so many bytes. */
+export function expectRoom(
+  where: string,
+  { sizes: { layers, g, e } }: ModelConfig,
+  { slots, capacity, dtype }: Pick<KvCacheOptions, 'slots' | 'capacity' | 'dtype'>,
+  free: number,
+  hint: string,
+): void {
+  const bytes = 2 * layers * slots * capacity * g * e * (dtype === 'bf16' ? 2 : 4)
+  if (bytes <= free) return
+  const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
+  throw new PipeError('memory', {
+    where,
+    message: `${slots} × ${capacity} positions of keys and values take ${gigabytes(bytes)}; ${gigabytes(free)} are free.`,
+    hint: `${hint}, or --cache bf16 for half of it.`,
+  })
 }
 
 export class KvCache implements Disposable {

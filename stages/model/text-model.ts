@@ -10,6 +10,7 @@ import { Batcher } from './batcher.js'
 import { ChatTemplate, type Message } from './chat-template.js'
 import { openCheckpoint } from './checkpoint.js'
 import { Decoder, type DecoderOptions } from './decoder.js'
+import { expectRoom } from './kv-cache.js'
 import { openWeights, type Weights } from './quantized.js'
 import { greedy } from './sampling.js'
 import { openTokenizer } from './text.js'
@@ -61,17 +62,10 @@ export class TextModel implements AsyncDisposable {
     const tokenizer = await openTokenizer(folder, checkpoint.config.sizes.vocab)
     const template = await ChatTemplate.open(folder, o.template)
     if (template === undefined && o.mustChat) throw ChatTemplate.missing(folder)
-    const { sizes, positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
+    const { positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
     const positions = Math.min(o.context ?? usual, own)
-    const bytes = 2 * sizes.layers * slots * positions * sizes.g * sizes.e * (o.cache === 'bf16' ? 2 : 4)
-    if (bytes > free) {
-      const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
-      throw new PipeError('memory', {
-        where: folder,
-        message: `${slots} × ${positions} positions of keys and values take ${gigabytes(bytes)}; ${gigabytes(free)} are free.`,
-        hint: 'Give a smaller --context or fewer --slots, or --cache bf16 for half of it.',
-      })
-    }
+    const shape = { slots, capacity: positions, dtype: o.cache ?? 'f32' }
+    expectRoom(folder, checkpoint.config, shape, free, 'Give a smaller --context or fewer --slots')
     const weights = await openWeights(ops, checkpoint)
     try {
       const decoder = await Decoder.open(ops, weights, { ...o, slots, positions })

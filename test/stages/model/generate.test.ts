@@ -93,6 +93,11 @@ t.test('it ends at a token that ends texts, at the last position, and where the 
   {
     using generator = await Generator.open(ops, weights)
     for await (const _ of generator.tokens(prompt, { sampling: greedy, maxTokens: 5, uniform: () => 0 })) break
+    await t.rejects(generator.tokens(prompt, { sampling: greedy, maxTokens: 5, uniform: () => 0, free: 1000 }).next(), {
+      name: 'PipeError',
+      code: 'memory',
+      message: '1 × 8 positions of keys and values take 0.0 GB; 0.0 GB are free.',
+    })
   }
   weights[Symbol.dispose]()
   await ops.finish()
