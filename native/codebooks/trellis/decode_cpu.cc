@@ -1,6 +1,7 @@
 // Blocks of rows among the threads, run by run of 16 weights; a state's value comes from a table.
 #include "decode.h"
 
+#include <bit>
 #include <vector>
 
 #include "../../core/half.h"
@@ -52,7 +53,8 @@ void decode_block(const TrellisDecodeArgs& a, const float* table, Order order, i
         if constexpr (pairs) {
           const uint32_t u = s * (s + 1);
           const float* const pair = table + 2 * (u >> 6 & 511);
-          put(u & 0x8000 ? -pair[0] : pair[0], at[0]), put(pair[1], at[1]);
+          // No branch: a sign that nothing predicts would cost more than all the rest.
+          put(std::bit_cast<float>(std::bit_cast<uint32_t>(pair[0]) ^ (u & 0x8000) << 16), at[0]), put(pair[1], at[1]);
         } else {
           put(table[s], *at);
         }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../../core/parallel.h"
 #include "../../ops/add/add.h"
 #include "../../ops/gemm/gemm.h"
 #include "../../ops/hadamard/hadamard.h"
@@ -16,17 +17,19 @@ namespace ops {
 
 namespace {
 
-// Rows of a product, and the most for which decoding in each of some products costs less than decoding once.
-constexpr int64_t kRowsOfProduct = 16, kFewRows = 64;
-// Of decoded weights at a time.
-constexpr int64_t kSliceBytes = 16 << 20;
+// Rows of a product.
+constexpr int64_t kRowsOfProduct = 16;
+// The most for which decoding in each of some products costs less than decoding once.
+int64_t few_rows() { return context().level == Level::avx512 ? 64 : context().level == Level::avx2 ? kRowsOfProduct : 1; }
+// Of decoded weights at a time: what caches hold until they are multiplied.
+constexpr int64_t kSliceBytes = 4 << 20;
 
 const uint8_t* bytes_of(const float* x) { return reinterpret_cast<const uint8_t*>(x); }
 uint8_t* bytes_of(float* x) { return reinterpret_cast<uint8_t*>(x); }
 
 // z [t, rows] = x·Ŵᵀ.
 void multiply(const TrellisPromptArgs& a, const float* x, float* z) {
-  if (a.int8 || a.t <= kFewRows) {
+  if (a.int8 || a.t <= few_rows()) {
     for (int64_t b = 0; b < a.t; b += kRowsOfProduct) {
       const int64_t count = std::min(kRowsOfProduct, a.t - b);
       trellis_product({x + b * a.columns, a.arranged, a.entries, z + b * a.rows, count, a.rows, a.columns, a.K, a.code, a.tensor_core, a.int8});
