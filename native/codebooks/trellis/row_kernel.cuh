@@ -8,7 +8,7 @@
 //   high    the next four, lanes side by side: as vectors of the model are read and finished outputs written
 //
 // One block in place of clusters: 4 of 132 multiprocessors are left beside a product of 128 blocks, so this kernel is there and has its constants
-// when the product ends, and the next product's blocks find the room of the last one's and theirs, where clusters of eight kept four of them waiting.
+// when the product ends, and all blocks of the next product find room beside it, where clusters of eight kept four of them waiting.
 #pragma once
 #include <cstdint>
 
@@ -71,8 +71,12 @@ __device__ void make_row(const Chain& c) {
   float sv[16], bias[16], su[16], weight[16];
   if constexpr (finish) vector(c.of[0].sv, sv, 1), vector(c.of[0].bias, bias, 0);
   if constexpr (end == End::digits) vector(c.su, su, 1), vector(c.weight, weight, 1);
-  let_next_begin();  // whoever follows has only constants to read before this kernel has ended, as it waits too
+  // Whoever follows waits, too, before it reads more than constants. A product with a table to fill wants to begin early, but the weights that it
+  // fetches are in the way of what is read here: early is only what reads little.
+  const bool early = end == End::finished || (!finish && !c.to.bytes);
+  if (early) let_next_begin();
   wait_for_previous();
+  if (!early) let_next_begin();
 
   float v[16];
   if constexpr (finish) {

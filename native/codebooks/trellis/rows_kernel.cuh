@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
   const int which = warp % N, mixed = warp / N, steps = (c.runs + 15) / 16;
   for (int i = threadIdx.x; i < kSteps * 32; i += blockDim.x) y[i] = i < steps * 32 ? __ldg(c.of[0].mix + cluster * steps * 32 + i) : uint4{};
   __syncthreads();
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
 
   const int64_t mine = static_cast<int64_t>(first_row + row) * c.n + at;
   float4 add[N];

@@ -111,8 +111,8 @@ __device__ void run_chain(const Chain& c) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) there[half] = place_of(which, min(tile * 16 + lane / 4 + half * 8, of_cluster - 1), first_column, their[half]);
   }
-  let_next_begin();  // whoever follows has only constants to read before this kernel has ended, as it waits too
   wait_for_previous();
+  let_next_begin();
 
   const int64_t mine = static_cast<int64_t>(row) * c.n + at;
   float v[N][4];
@@ -261,8 +261,8 @@ static __global__ void __launch_bounds__(kMostThreads) digits_kernel(const Digit
   for (int s = 0; s < 2; ++s) {
     if (2 * split + s < cut.steps()) y[s] = __ldg(to.mix + (tile * cut.steps() + 2 * split + s) * 32 + lane);
   }
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   float2 part[kMostSums];
 #pragma unroll
   for (int i = 0; i < kMostSums; ++i) part[i] = lane + 32 * i < count ? __ldcg(sums + static_cast<int64_t>(row) * count + lane + 32 * i) : float2{};
