@@ -77,7 +77,10 @@ export function parseQuipParams(value: unknown, where: string): QtipQuantization
   }
   const named = (value as { codebook?: unknown }).codebook
   if (named !== 'bitshift')
-    fail(`"quip_params" has the codebook ${JSON.stringify(named)}; "bitshift", QTIP's, is read.`, 'Export it to a dense model first.')
+    fail(
+      `"quip_params" has the codebook ${JSON.stringify(named) ?? '(none)'}; "bitshift", QTIP's, is read.`,
+      'Export it to a dense model first.',
+    )
   if (!Value.Check(quipParams, value)) {
     const first = Value.Errors(quipParams, value).First()
     return fail(`"quip_params"${first?.path ?? ''}: ${first?.message ?? 'malformed'}, got ${JSON.stringify(first?.value)}.`)

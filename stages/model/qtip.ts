@@ -16,6 +16,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
+import { expectFinite } from './finite.js'
 import { toDense } from './incoherence.js'
 import type { PackedWeights } from './linear.js'
 import { codeOf, mismatch, type QtipQuantization, shortName } from './qtip-config.js'
@@ -69,7 +70,14 @@ export async function openPackedQtip(
   let codec = codecs.get(key)
   if (codec === undefined) {
     const { codebook, params } = codebookOf(settings)
-    codec = codebook.open(ops, params, table && { tlut: await table.open(ops) })
+    const tlut = await table?.open(ops)
+    try {
+      if (tlut !== undefined) await expectFinite(ops, checkpoint.path, [[`${linear}.tlut`, tlut]])
+    } catch (error) {
+      tlut?.[Symbol.dispose]()
+      throw error
+    }
+    codec = codebook.open(ops, params, tlut && { tlut })
     codecs.set(key, codec)
   }
   if (codec.packed === undefined) return undefined

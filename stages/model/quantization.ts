@@ -63,7 +63,8 @@ export function readQuantization(config: ModelConfig, expected: readonly Expecte
     )
   if (!Value.Check(schema, value)) {
     const first = Value.Errors(schema, value).First()
-    return fail(`"quantization_config"${first?.path ?? ''}: ${first?.message ?? 'malformed'}.`)
+    const came = JSON.stringify(first?.value)?.slice(0, 60) ?? 'nothing'
+    return fail(`"quantization_config"${first?.path ?? ''}: ${first?.message ?? 'malformed'}, and ${came} came.`)
   }
   for (const { use } of [value.codebook, ...(value.more ?? [])])
     if (!Object.hasOwn(codebooks, use)) fail(`the codebook "${use}" is not known.`, `Known: ${Object.keys(codebooks).join(', ')}.`)

@@ -174,6 +174,15 @@ t.test('what contradicts itself', async t => {
   await t.rejects(decoded(await make(t, 'qtip_1mad_k2', rcp(1, 7))), {
     message: `"${linear}" [64, 256]: its inputs can't be split into tp_rank = 7 blocks.`,
   })
+  const broken = await make(t, 'qtip_hyb_k2', (_, __, entries) => {
+    drop(entries, 'tlut')
+    entries.push({ name: `${linear}.tlut`, dtype: 'f16', shape: [512, 2], read: bytesOf(new Uint16Array(1024).fill(0x7e00)) })
+  })
+  using others = await openWeights(ops, await openCheckpoint(broken))
+  const openPacked = async (): Promise<void> => {
+    await others.packed?.(linear)
+  }
+  await t.rejects(openPacked, { name: 'PipeError', message: /down_proj\.tlut" has 1024 elements that are NaN/ })
   await t.rejects(runStage(model, { path: await make(t, 'qtip_1mad_k2') }, [{}], contextOf(ops)), {
     name: 'PipeError',
     message: 'the model is quantized already.',
