@@ -49,12 +49,14 @@ function wrappedAt(engine: Engine, place: string, thrown: unknown): unknown {
   const known = (error as Error | undefined)?.name === 'PipeError' ? (error as PipeError) : undefined
   if (known !== undefined && ['stopped', 'damaged', 'locked'].includes(known.code)) return error
   const where = known?.where === undefined ? place : `${place}  ${known.where}`
+  const ofDevice = deviceFailure(error) !== undefined
+  const hint = known === undefined && !ofDevice ? 'Where in the code: add --verbose.' : known?.hint
   const told = new PipeError(
     known?.code ?? (deviceFailure(error) === 'ERR_DEVICE_MEMORY' ? 'memory' : 'failed'),
     {
       where,
       message: known?.message ?? sentence(error),
-      ...(known?.hint === undefined ? {} : { hint: known.hint }),
+      ...(hint !== undefined && { hint }),
       goOn: goOn(engine),
     },
     { cause: known === undefined ? error : (known.cause ?? known) },

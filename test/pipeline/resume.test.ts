@@ -57,7 +57,10 @@ t.test('a failure tells where, keeps what is finished, and the next run goes on'
     if (stage === 'scale' && row.i === 6) throw new Error('row 6 is bad')
   }
   const error = await failure(run(line, out))
-  t.match(error.text, /^scale {2}b3\n {2}row 6 is bad\n {2}The \d+ finished batches are kept; the same command goes on from here\.$/)
+  t.match(
+    error.text,
+    /^scale {2}b3\n {2}row 6 is bad\n {2}Where in the code: add --verbose\.\n {2}The \d+ finished batches are kept; the same command goes on from here\.$/,
+  )
   t.equal(error.exitCode, 1)
   t.match((error.cause as Error).message, 'row 6 is bad', 'the stack is kept')
   delete hooks.onRow
@@ -209,7 +212,10 @@ t.test('an op that fails while only the queue is waited for: who was at work is 
   const finish = ops.device.finish.bind(ops.device)
   ops.device.finish = () => (broken ? Promise.reject(new Error('gemm: out of memory')) : finish())
   const error = await failure(run([{ use: 'numbers', count: 4 }, { use: 'scale' }], out, { ops, memory: 100 }))
-  t.match(error.text, /^scale {2}b0\n {2}gemm: out of memory\n {2}.*the same command goes on from here\.$/)
+  t.match(
+    error.text,
+    /^scale {2}b0\n {2}gemm: out of memory\n {2}Where in the code: add --verbose\.\n {2}.*the same command goes on from here\.$/,
+  )
   t.equal(error.exitCode, 1)
 })
 
