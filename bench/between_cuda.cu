@@ -2,7 +2,7 @@
 //
 //   nvcc -std=c++20 -O3 -arch=sm_90 --expt-relaxed-constexpr bench/between_cuda.cu -o between-bench
 //   between-bench check [n]            against float64, every shape, kind of digits and number of rows
-//   between-bench time                 µs, replays of a CUDA graph, constants of each of 600 MB, beside the kernels of transform_kernel.cuh
+//   between-bench time                 µs, replays of a CUDA graph, constants of each of 600 MB
 //
 // The two numbers, finish + norm + begin of 8192 numbers: 160 KB from memory, 0.05 µs; 30 instructions a number on 8 multiprocessors, 0.15 µs.
 // So it is latency: of two loads, two exchanges, and the wait for the kernel before, about 2.5 µs.
@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "../native/codebooks/trellis/runs_enqueue.cuh"
-#include "../native/codebooks/trellis/transform_kernel.cuh"
 #include "replays.cuh"
 
 using namespace ops::product;
