@@ -23,7 +23,7 @@ export function checkParams(owner: string, schema: Schema, params: Record<string
   const mistakes: string[] = []
   const narrowed = narrow(schema, params, '', mistakes)
   const validate = ajv.compile(narrowed)
-  if (!validate(params)) for (const error of validate.errors ?? []) mistakes.push(told(error, narrowed, owner))
+  if (!validate(params)) for (const error of withoutBranches(validate.errors ?? [])) mistakes.push(told(error, narrowed, owner))
   const known = Object.keys(schema.properties ?? {}) // a schema need not say additionalProperties: false
   for (const name of Object.keys(params)) {
     if (!known.includes(name)) mistakes.push(unknown(name, known, owner))
@@ -66,10 +66,25 @@ function narrow(schema: Schema, value: unknown, path: string, mistakes: string[]
   return { ...schema, properties: Object.fromEntries(properties) }
 }
 
+/** One error for a choice, in place of one for each of its branches: that of the branch which takes what came, as far as that goes, else its own. */
+function withoutBranches(errors: readonly ErrorObject[]): ErrorObject[] {
+  const dropped = new Set<ErrorObject>()
+  for (const choice of errors.filter(({ keyword }) => keyword === 'anyOf')) {
+    const branches = errors.filter(
+      error => error !== choice && error.instancePath === choice.instancePath && error.schemaPath.startsWith(`${choice.schemaPath}/`),
+    )
+    const near = branches.filter(({ keyword }) => keyword !== 'type' && keyword !== 'const')
+    const isOfWords = (choice.parentSchema as Schema).anyOf?.every(branch => branch.const !== undefined)
+    if (near.length > 0) dropped.add(choice)
+    if (near.length > 0 || isOfWords) for (const error of branches) if (!near.includes(error)) dropped.add(error)
+  }
+  return errors.filter(error => !dropped.has(error))
+}
+
 function told({ instancePath, keyword, params, message, data, parentSchema }: ErrorObject, schema: Schema, owner: string): string {
   const path = instancePath.slice(1).replaceAll('/', '.')
   const at = (name: string): string => (path === '' ? name : `${path}.${name}`)
-  const came = `${JSON.stringify(data)} came`
+  const came = `${typeof data === 'number' ? data : JSON.stringify(data)} came`
   if (keyword === 'additionalProperties') {
     const known = Object.keys((parentSchema as Schema | undefined)?.properties ?? {}).filter(name => name !== 'use')
     return unknown(String(params.additionalProperty), known, path === '' ? owner : `${owner}, in "${path}"`)

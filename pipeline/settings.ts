@@ -27,6 +27,8 @@ interface Target {
   readonly id: string
   readonly name: string
   readonly given: Record<string, unknown>
+  /** By parameter: the stages inside it. */
+  readonly inner: ReadonlyMap<string, readonly unknown[]>
 }
 
 /** Puts settings of parameters into `stages`; returns, a stage, which of its parameters paths in them are relative to `directory`. */
@@ -64,6 +66,15 @@ export function applySettings<T extends Target>(
       })
     }
     for (const target of targets) {
+      const list = target.inner.get(rest[0] ?? '')
+      if (list !== undefined && (rest.length < 3 || !Object.hasOwn(list, rest[1] ?? ''))) {
+        mistakes.push({
+          where: `--set ${argument}`,
+          message: `The stages inside ${target.id} are those that the graph says; their parameters can be set.`,
+          hint: 'By the name of the inner stage, such as --set round.codebook.K=3.',
+        })
+        continue
+      }
       put(target.given, rest, parsed(text))
       bases.set(target, [...(bases.get(target) ?? []), { path: rest.join('.'), directory }])
     }

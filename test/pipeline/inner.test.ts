@@ -56,6 +56,10 @@ t.test('their parameters are set by either path, and are part of the key', async
     t.equal(actions(changed).numbers, 'cached')
     t.strictSame(changed.stages[1]?.why, ['steps.0.by: 3 → 5'])
   }
+  for (const set of ['repeat.steps=[]', 'repeat.steps.3.by=5', 'repeat.steps.length=0']) {
+    const error = await failure(plan(graph({ use: 'scale', by: 3 }), out, { stages, set: [set] }))
+    t.match(error.text, /^--set repeat\.steps\S+\n {2}The stages inside repeat are those that the graph says/, set)
+  }
   const newer = withStages(repeat, { ...(await stages.scale?.())!.default, version: 7 })
   t.strictSame((await plan(graph({ use: 'scale', by: 3 }), out, { stages: newer })).stages[1]?.why, ['version of scale: 1 → 7'])
 })

@@ -174,6 +174,9 @@ t.test('graphs that are none', async t => {
     await runFails(t, path, 2, said)
   }
   await runFails(t, graphWith({ model: { path: './nowhere' } }), 2, /stages\[0\] model {2}path\n {2}There is no such folder: /)
+  const one = (what: string) => new RegExp(`^\\S+ {2}stages\\[\\d\\] \\w+\\n {2}${what} came\\.\\n$`)
+  await runFails(t, graphWith({ calibrate: { precision: 'f8' } }), 2, one('precision: expected one of "auto", "f32", "bf16", and "f8"'))
+  await runFails(t, graphWith({ round: { scale: -1 } }), 2, one('scale: must be > 0, and -1'))
   await runFails(t, graphWith({ calibrate: { sequences: '4' } }), 2, /sequences: must be integer, and "4" came\./)
 })
 
