@@ -204,7 +204,7 @@ void trellis_product(const TrellisProductArgs& a) {
   parallel_for(blocks_of(a.rows, order.rows()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const auto* const words = reinterpret_cast<const uint16_t*>(a.arranged) + block * chunks * a.K * kLanes;
-      const Job job{code, order, chunks, words, table.bytes, x.digits.data(), x.stride};
+      const Job job{chunks, words, table.bytes, x.digits.data(), x.stride};
       int64_t sums[kMostVectors][32] = {};
       kernel.rows(job, static_cast<int>(a.t), sums);
       const int64_t first = block * order.rows(), count = std::min<int64_t>(order.rows(), a.rows - first);

@@ -35,6 +35,7 @@ struct Order {
 struct Slot {
   int column, digit;
 };
+// In place, not a std::vector: an instruction set's file must not make inline functions that others might be linked to.
 struct Slots {
   Slot at[128];
   int count = 0;
@@ -47,8 +48,6 @@ enum class Digits {
 };
 
 struct Job {
-  ProductCode code;
-  Order order;
   int64_t chunks;
   const uint16_t* words;  // of the block
   const uint8_t* table;   // hyb: kTable bytes in the kernel's order

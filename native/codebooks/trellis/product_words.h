@@ -8,7 +8,9 @@
 //   affine<c, d>(s)              s·c + d of 32 bits
 //   f16_sum(x)                   the sum of the two f16 numbers that x has by 3INST, in units of 2^-13
 //   pairs(table, s, even, odd)   hyb's words of 32 bits, of even runs and of odd ones
+//   high_bytes(v)                ⌊(v + 128)/256⌋ of words
 //   dot(sum, v, x)               sum + Σ of the products of both words of v with x's
+//   carry(low, carried)          what is above 16 bits goes from one to the other
 #pragma once
 #include <algorithm>
 #include <type_traits>
