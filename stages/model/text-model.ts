@@ -45,7 +45,13 @@ export interface Answer {
   readonly pieces: AsyncIterableIterator<Piece>
 }
 
+/** Characters from which a text is long: it takes a thread of the tokenizer for a while, and there are four for all. */
+const long = 2 ** 15
+
 export class TextModel implements AsyncDisposable {
+  /** Settled when the last of the long texts so far is tokenized. */
+  #turn: Promise<unknown> = Promise.resolve()
+
   private constructor(
     private readonly folder: string,
     private readonly tokenizer: Tokenizer,
@@ -96,17 +102,29 @@ export class TextModel implements AsyncDisposable {
   async complete(prompt: string, o: AnswerOptions = {}): Promise<Answer> {
     // It may have a token all the same: the one that begins every text.
     if (prompt === '') throw new PipeError('input', { message: 'the prompt is empty: there is nothing to go on from.' })
-    return this.#answer((await this.tokenizer.encode(prompt)).getIds(), o)
+    return this.#answer(await this.#tokens(prompt, true, o.signal), o)
   }
 
   /** What the model answers to a conversation. Raises PipeError when there is no template, or it refuses, and as Batcher.text does. */
   async chat(messages: readonly Message[], o: AnswerOptions = {}): Promise<Answer> {
     if (this.template === undefined) throw ChatTemplate.missing(this.folder)
     const text = this.template.render(messages)
-    const prompt = (await this.tokenizer.encode(text, null, { addSpecialTokens: false })).getIds()
+    const prompt = await this.#tokens(text, false, o.signal)
     // Some models are told to end texts by one token and answers by another.
     const end = this.template.end === undefined ? undefined : (this.tokenizer.tokenToId(this.template.end) ?? undefined)
     return this.#answer(prompt, o, end === undefined ? undefined : new Set([end]))
+  }
+
+  /** Long texts one after the other, so that those who ask for little and those who are being answered do not wait for them. */
+  async #tokens(text: string, addSpecialTokens: boolean, signal?: AbortSignal): Promise<number[]> {
+    const encode = async (): Promise<number[]> => {
+      if (signal?.aborted) return [0] // the batcher begins nothing for it
+      return (await this.tokenizer.encode(text, null, { addSpecialTokens })).getIds()
+    }
+    if (text.length < long) return encode()
+    const turn = this.#turn.then(encode)
+    this.#turn = turn.catch(() => {}) // told to who asked
+    return turn
   }
 
   #answer(prompt: readonly number[], o: AnswerOptions, ends?: ReadonlySet<number>): Answer {

@@ -32,6 +32,17 @@ t.test('completions and conversations, side by side; nothing is left behind', as
   t.ok(text.length > 10)
   t.equal(answer, text)
   await t.rejects(model.complete(''), { code: 'input', message: 'the prompt is empty: there is nothing to go on from.' })
+  const order: string[] = []
+  const told = (name: string, promise: Promise<unknown>) => promise.catch(() => {}).then(() => order.push(name))
+  const long = Array.from({ length: 6 }, () => told('long', model.complete('x'.repeat(60_000))))
+  const left = model.complete('x'.repeat(60_000), { signal: AbortSignal.abort() })
+  await told(
+    'short',
+    model.complete(prompt, { maxTokens: 1 }).then(({ pieces }) => whole(pieces)),
+  )
+  t.ok(order.indexOf('short') <= 1, `${order}: who asks for little does not wait for those who send much`)
+  await Promise.all(long)
+  t.equal(await whole((await left).pieces), '', 'and who has left is given nothing')
   t.strictSame(model.load, { active: 0, waiting: 0, full: false })
   await model[Symbol.asyncDispose]()
   await ops.finish()
