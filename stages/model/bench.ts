@@ -20,7 +20,7 @@ export interface BenchOptions extends OpenModelOptions {
 }
 
 export interface BenchResult {
-  /** Seconds from the prompt to the logits of what follows it, when nothing is made for the first time. */
+  /** Seconds from the prompt to the logits of what follows it: the best of two, or of up to five in a second: the first ones make what is made once. */
   readonly firstToken: number
   readonly promptTokensPerSecond: number
   /** Of all texts together, and seconds of a step. */
@@ -59,11 +59,15 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
   const prompt = Array.from({ length: o.prompt }, (_, i) => (i * 7919 + 1) % vocab)
   const slots = Array.from({ length: o.batch }, (_, slot) => slot)
 
-  await decoder.prefill(0, prompt)
-  decoder.free(0)
   let started = performance.now()
-  await decoder.prefill(0, prompt)
-  const firstToken = seconds(started)
+  let firstToken = Number.POSITIVE_INFINITY
+  for (let run = 0, since = started; run < 2 || (run < 5 && seconds(since) < 1); run++) {
+    o.signal?.throwIfAborted()
+    decoder.free(0)
+    started = performance.now()
+    await decoder.prefill(0, prompt)
+    firstToken = Math.min(firstToken, seconds(started))
+  }
   for (const slot of slots.slice(1)) {
     o.signal?.throwIfAborted()
     await decoder.prefill(slot, prompt)
