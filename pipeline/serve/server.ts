@@ -30,6 +30,8 @@ const mostConnections = 256
 /** Milliseconds for the head of a request, and for all of it. */
 const headTime = 10_000
 const requestTime = 60_000
+/** Milliseconds between looks at who is late; Node's own are half a minute, in which slow clients could take all sockets. */
+const checkTime = 2000
 
 const routes: Readonly<Record<string, 'GET' | 'POST'>> = {
   '/v1/models': 'GET',
@@ -51,7 +53,7 @@ export class Server {
     private readonly o: ServeOptions,
   ) {
     this.#key = o.apiKey === undefined ? undefined : digest(o.apiKey)
-    this.#http = createServer((request, response) => void this.#answer(request, response))
+    this.#http = createServer({ connectionsCheckingInterval: checkTime }, (request, response) => void this.#answer(request, response))
     this.#http.maxConnections = mostConnections
     this.#http.headersTimeout = headTime
     this.#http.requestTimeout = requestTime
@@ -143,7 +145,7 @@ export class Server {
     const single = path.startsWith('/v1/models/')
     const method = single ? 'GET' : Object.hasOwn(routes, path) ? routes[path] : undefined
     if (method === undefined) throw new Refusal(404, `There is nothing under this path. Known: ${Object.keys(routes).join(', ')}.`)
-    if (request.method !== method)
+    if (request.method !== method && !(request.method === 'HEAD' && method === 'GET'))
       throw new Refusal(405, `This path takes ${method}, not ${request.method}.`, { headers: { allow: method } })
     const { model } = this
     const about = { id: model.name, object: 'model', created: this.#started, owned_by: 'pipe' }

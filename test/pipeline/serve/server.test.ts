@@ -205,6 +205,8 @@ t.test('what is wrong around a request: path, method, type, length, encoding, ho
   t.equal(method.status, 405)
   t.equal(method.headers.get('allow'), 'POST')
   t.equal((await post('/v1/models', {})).headers.get('allow'), 'GET')
+  const head = await raw('/v1/models', { method: 'HEAD' })
+  t.same([head.status, head.text], [200, ''], 'who looks whether the server is there')
   t.equal((await post('/v1/completions', { prompt: 'a' }, { 'content-type': 'text/plain' })).status, 415, 'a form of a web page')
   t.equal((await post('/v1/completions', { prompt: 'a'.repeat(20_000) })).status, 413)
   const chunks = async function* () {
