@@ -73,7 +73,7 @@ t.test('a stage that fails: where, why, what is kept; exit code 1; the same comm
   const { code, stdout, stderr } = await pipe(['run', graph, '--set', 'square.fail=4'], { cwd: folder })
   t.equal(code, 1)
   t.equal(stdout, '')
-  t.match(stderr, /\nsquare {2}4\n {2}row 4 is refused\n {2}The \d finished batches are kept; the same command goes on from here\.\n/)
+  t.match(stderr, /\nsquare {2}4\n {2}row 4 is refused\n {2}Where in the code: add --verbose\.\n {2}The \d finished batches are kept; the same command goes on from here\.\n/)
 })
 
 t.test('graph mistakes: exit code 2, nothing is made', async t => {
