@@ -112,16 +112,7 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
     v[n][2] = fmaf(v[n][2] * norm, sv[n].z, bias[n].z + add[n].z), v[n][3] = fmaf(v[n][3] * norm, sv[n].w, bias[n].w + add[n].w);
     if (active && c.of[n].y) *reinterpret_cast<float4*>(c.of[n].y + mine) = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
   }
-  const float factors[4] = {su.x * weight.x, su.y * weight.y, su.z * weight.z, su.w * weight.w};
-  float2 sums{};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float x = v[0][i];
-    if (N == 1 && active) sums.y = fmaf(x, x, sums.y);
-    if constexpr (N == 2) x *= fast_silu(v[1][i]);
-    u[0][i] = x * factors[i];
-    if (active) sums.x = fmaf(u[0][i], u[0][i], sums.x);
-  }
+  float2 sums = scaled(v, su, weight, active, u);
   along<W, 1>(u, nullptr, 0, quad, active);
   if (active) *reinterpret_cast<float4*>(c.v + mine) = make_float4(u[0][0], u[0][1], u[0][2], u[0][3]);
   constexpr int warps = Rows<W>::threads_of_row / 32;

@@ -10,7 +10,6 @@
 // Everything that is a constant of the model (su, sv, weight, Y) is read before the kernel waits for the one before it. Who writes those must
 // not let its successor begin before it has ended, and no kernel here does.
 #pragma once
-#include "../../ops/silu-mul/fast_silu.cuh"
 #include "runs_steps.cuh"
 
 namespace ops::product {
@@ -196,17 +195,8 @@ __device__ void run_chain(const Chain& c) {
   }
   if constexpr (end == End::finished) return;
 
-  const float factors[4] = {su.x * weight.x, su.y * weight.y, su.z * weight.z, su.w * weight.w};
   float u[1][4];
-  float2 sums{};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float x = v[0][i];
-    if (N == 1 && active) sums.y = fmaf(x, x, sums.y);
-    if constexpr (N == 2) x *= fast_silu(v[1][i]);
-    u[0][i] = x * factors[i];
-    if (active) sums.x = fmaf(u[0][i], u[0][i], sums.x);
-  }
+  float2 sums = scaled(v, su, weight, active, u);
   if constexpr (all) {  // on their way while S is made
     sums = warp_sums(sums);
     if (!finish) cluster_wait();

@@ -2,6 +2,7 @@
 #pragma once
 #include "../../core/cluster.cuh"
 #include "../../core/tensor_core.cuh"
+#include "../../ops/silu-mul/fast_silu.cuh"
 #include "product_operands.cuh"
 #include "runs.cuh"
 
@@ -160,6 +161,22 @@ __device__ inline float write_digits(const Digits& to, unsigned char* parts, int
   __half* const at = reinterpret_cast<__half*>(parts) + j;
   *reinterpret_cast<uint2*>(at) = high, *reinterpret_cast<uint2*>(at + stride) = low;
   return 0;
+}
+
+// u = x ⊙ su ⊙ weight of four numbers, x the first of v, gated by the second where there are two. Gives Σu² and, of one that is not gated, Σx².
+template <int N>
+__device__ inline float2 scaled(const float (&v)[N][4], const float4& su, const float4& weight, bool active, float (&u)[1][4]) {
+  const float factors[4] = {su.x * weight.x, su.y * weight.y, su.z * weight.z, su.w * weight.w};
+  float2 sums{};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float x = v[0][i];
+    if (N == 1 && active) sums.y = fmaf(x, x, sums.y);
+    if constexpr (N == 2) x *= fast_silu(v[1][i]);
+    u[0][i] = x * factors[i];
+    if (active) sums.x = fmaf(u[0][i], u[0][i], sums.x);
+  }
+  return sums;
 }
 
 // Σ of two numbers over a warp, in one order always.
