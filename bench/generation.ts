@@ -12,6 +12,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Ops } from '../native/ops.js'
+import { rate } from '../pipeline/text.js'
 import { measure } from '../stages/model/bench.js'
 import { readConfig } from '../stages/model/config.js'
 import { randomWeights, shapeNames, shapeOf } from '../stages/model/shapes.js'
@@ -105,8 +106,6 @@ export function generationTable({ rows }: Figures): string {
   })
   return [head, head.map(() => '---'), ...lines].map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }
-
-const rate = (n: number): string => (n < 10 ? n.toFixed(2) : n < 100 ? n.toFixed(1) : n.toFixed(0))
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const readme = join(root, 'bench/README.md')

@@ -36,6 +36,9 @@ export function count(n: number): string {
   return digits(n)
 }
 
+/** 1.23, 12.3, 123: tokens a second. */
+export const rate = (n: number): string => (n < 10 ? n.toFixed(2) : n < 100 ? n.toFixed(1) : n.toFixed(0))
+
 const digits = (value: number): string =>
   Number.isInteger(value) || value >= 99.95 ? `${Math.round(value)}` : value >= 9.995 ? value.toFixed(1) : value.toFixed(2)
 

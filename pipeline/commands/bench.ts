@@ -9,7 +9,7 @@ import { randomWeights, shapeNames, shapeOf } from '../../stages/model/shapes.js
 import { freeBytesOf } from '../device.js'
 import { writeJson, writing } from '../disk.js'
 import { PipeError } from '../error.js'
-import { bytes, duration } from '../text.js'
+import { bytes, duration, rate } from '../text.js'
 import { deviceOption, examples, type HoldingOptions, holdingOptions, number, openDevice, type Register } from './wiring.js'
 
 interface Options extends HoldingOptions {
@@ -97,8 +97,6 @@ async function expectPlace(path: string): Promise<void> {
     hint: 'Give a file in a folder that is there.',
   })
 }
-
-const rate = (n: number): string => (n < 10 ? n.toFixed(2) : n < 100 ? n.toFixed(1) : n.toFixed(0))
 
 const said = (r: BenchResult, o: Options): string =>
   `${[

@@ -1,7 +1,7 @@
 /** bench: how fast a model makes text on a device, and the bound that memory bandwidth sets. */
 import type { Ops } from '../../native/ops.js'
 import { Decoder } from './decoder.js'
-import { expectRoom } from './kv-cache.js'
+import { cacheBytes, expectRoom } from './kv-cache.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
 
@@ -44,18 +44,12 @@ const warmUp = 4
 export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Promise<BenchResult> {
   const positions = o.prompt + o.tokens + warmUp + 1
   const shape = { slots: o.batch, capacity: positions, dtype: o.cache }
-  expectRoom(
-    weights.checkpoint.path,
-    weights.checkpoint.config,
-    shape,
-    o.free ?? Number.POSITIVE_INFINITY,
-    'Give fewer --tokens, or a smaller --batch',
-  )
+  expectRoom(weights.checkpoint.path, weights.checkpoint.config, shape, 'Give fewer --tokens, or a smaller --batch', o.free)
   const before = ops.device.liveBytes
   using model = await OpenModel.open(ops, weights, o)
   using decoder = Decoder.over(model, { slots: o.batch, positions, cache: o.cache })
   await ops.finish()
-  const { vocab, layers, g, e } = model.config.sizes
+  const { vocab } = model.config.sizes
   const prompt = Array.from({ length: o.prompt }, (_, i) => (i * 7919 + 1) % vocab)
   const slots = Array.from({ length: o.batch }, (_, slot) => slot)
 
@@ -74,8 +68,11 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
   }
 
   const make = async (count: number): Promise<void> => {
-    if (o.batch === 1) for await (const _ of decoder.greedy(0, 1, count)) o.signal?.throwIfAborted()
-    for (let i = 0; o.batch > 1 && i < count; i++) {
+    if (o.batch === 1) {
+      for await (const _ of decoder.greedy(0, 1, count)) o.signal?.throwIfAborted()
+      return
+    }
+    for (let i = 0; i < count; i++) {
       o.signal?.throwIfAborted()
       await decoder.step(slots.map(slot => ({ slot, token: (i + slot) % vocab })))
     }
@@ -87,8 +84,7 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
   const bytesHeld = ops.device.liveBytes - before
 
   const meanLength = o.prompt + warmUp + o.tokens / 2
-  const cacheBytes = 2 * layers * g * e * (o.cache === 'bf16' ? 2 : 4) * meanLength * o.batch
-  const bytesPerStep = model.bytes + cacheBytes
+  const bytesPerStep = model.bytes + cacheBytes(model.config, { ...shape, capacity: meanLength })
   const copyBandwidth = await copies(ops)
   const bound = (o.batch * copyBandwidth) / bytesPerStep
   const tokensPerSecond = o.batch / step

@@ -45,7 +45,7 @@ export class Generator implements Disposable {
     checkPrompt(checkpoint.path, prompt.length, positions)
     const most = Math.min(o.maxTokens, positions - prompt.length)
     const shape = { slots: 1, capacity: prompt.length + most, dtype: o.cache ?? 'f32' }
-    expectRoom(checkpoint.path, checkpoint.config, shape, o.free ?? Number.POSITIVE_INFINITY, 'Give fewer --max-tokens')
+    expectRoom(checkpoint.path, checkpoint.config, shape, 'Give fewer --max-tokens', o.free)
     using decoder = Decoder.over(this.model, { slots: 1, positions: prompt.length + most, cache: o.cache })
     const first = await decoder.prefill(0, prompt)
     for await (const token of isGreedy(o.sampling) ? likeliest(decoder, first, most) : drawn(decoder, first, prompt, most, o)) {

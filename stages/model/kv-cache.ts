@@ -24,15 +24,16 @@ export interface KvCacheOptions {
   readonly precision: Precision
 }
 
-/** Raises PipeError where a cache would take more than so many bytes. */
-export function expectRoom(
-  where: string,
-  { sizes: { layers, g, e } }: ModelConfig,
-  { slots, capacity, dtype }: Pick<KvCacheOptions, 'slots' | 'capacity' | 'dtype'>,
-  free: number,
-  hint: string,
-): void {
-  const bytes = 2 * layers * slots * capacity * g * e * (dtype === 'bf16' ? 2 : 4)
+type CacheShape = Pick<KvCacheOptions, 'slots' | 'capacity' | 'dtype'>
+
+/** Bytes of keys and values: 2·layers·slots·capacity·g·e elements. */
+export const cacheBytes = ({ sizes: { layers, g, e } }: ModelConfig, { slots, capacity, dtype }: CacheShape): number =>
+  2 * layers * slots * capacity * g * e * (dtype === 'bf16' ? 2 : 4)
+
+/** Raises PipeError where a cache would take more than so many bytes (default: any). */
+export function expectRoom(where: string, config: ModelConfig, shape: CacheShape, hint: string, free = Number.POSITIVE_INFINITY): void {
+  const { slots, capacity } = shape
+  const bytes = cacheBytes(config, shape)
   if (bytes <= free) return
   const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
   throw new PipeError('memory', {

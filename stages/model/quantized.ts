@@ -16,7 +16,7 @@ import { expectFinite } from './finite.js'
 import { toDense } from './incoherence.js'
 import type { PackedWeights } from './linear.js'
 import { decodeQtip, openPackedQtip } from './qtip.js'
-import type { QtipQuantization } from './qtip-config.js'
+import { type QtipQuantization, weightTypes } from './qtip-config.js'
 import { type PipeQuantization, tablesOf } from './quantization.js'
 
 /** A further code's number begins the rest of a table's name, and no table's own name has a dot. */
@@ -132,7 +132,7 @@ async function openCodec(
     await expectFinite(
       ops,
       checkpoint.path,
-      tables.filter(([, table]) => isFloat(table)).map(([name, table]) => [place(name), table]),
+      tables.filter(([, table]) => weightTypes.includes(table.dtype)).map(([name, table]) => [place(name), table]),
     )
     const codec = codebook.open(ops, params, tables.length > 0 ? Object.fromEntries(tables) : undefined) // takes over its tables
     for (const [name, table] of tables) if (codec.tables[name] !== table) table[Symbol.dispose]()
@@ -147,8 +147,6 @@ async function openCodec(
     )
   }
 }
-
-const isFloat = ({ dtype }: Tensor): boolean => ['f64', 'f32', 'f16', 'bf16'].includes(dtype)
 
 /** Linears that tiles do not divide are padded with zero weights. */
 const paddedShape = ({ tile: [Tx, Ty] }: Codec, m: number, n: number): [number, number] => [Math.ceil(m / Tx) * Tx, Math.ceil(n / Ty) * Ty]

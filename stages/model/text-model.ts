@@ -63,7 +63,7 @@ export class TextModel implements AsyncDisposable {
 
   /** Raises PipeError as openCheckpoint, openTokenizer, ChatTemplate.open and Decoder.open do. */
   static async open(ops: Ops, folder: string, o: TextModelOptions = {}): Promise<TextModel> {
-    const { slots = 8, queue = 32, free = Number.POSITIVE_INFINITY } = o
+    const { slots = 8, queue = 32, free } = o
     const checkpoint = await openCheckpoint(folder)
     const tokenizer = await openTokenizer(folder, checkpoint.config.sizes.vocab)
     const template = await ChatTemplate.open(folder, o.template)
@@ -71,7 +71,7 @@ export class TextModel implements AsyncDisposable {
     const { positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
     const positions = Math.min(o.context ?? usual, own)
     const shape = { slots, capacity: positions, dtype: o.cache ?? 'f32' }
-    expectRoom(folder, checkpoint.config, shape, free, 'Give a smaller --context or fewer --slots')
+    expectRoom(folder, checkpoint.config, shape, 'Give a smaller --context or fewer --slots', free)
     const weights = await openWeights(ops, checkpoint)
     try {
       const decoder = await Decoder.open(ops, weights, { ...o, slots, positions })
