@@ -50,7 +50,8 @@
 // for the table, 500 for x, 3700 for its chunks, 1080 for the end; a chain of empty kernels takes 0.77 us a kernel.
 // What bounds: from 8192 × 8192 to 8192 × 28672 a chunk and scheduler take 243 (hyb), 314 (mul1) and 352 cycles (mul1, 3 bits) of 1.81 GHz, which are
 // the 188, 206 and 247 instructions and 6.6 to 6.9 for each of the 8, 16 and 16 matrix instructions: so mul1, which has 64 registers of A a chunk
-// where hyb has 32, can't be as fast with this instruction. 3inst: 433, 276 of them instructions, and 340 of the pipe of shifts, masks and permutes.
+// where hyb has 32, can't be as fast with either kind (bench/matrix_rates_cuda.cu: wgmma with A in registers takes 8 to 9.5).
+// 3inst: 433, 276 of them instructions, and 340 of the pipe of shifts, masks and permutes.
 // Profile of the line with 185 instructions at 8192 × 28672: 2.9 instructions a clock with start and end, shifts and masks 59 % busy,
 // multiplications 48 %, shared memory 54 %; when one warp is chosen 3.6 others could be. At 4096 × 4096 1.5 a clock: warps wait for memory.
 // Profile of the fifth line: 3.0 instructions a clock of 4, the integer pipe 58 % busy; warps that cannot go on wait for x from the level-1 cache.
