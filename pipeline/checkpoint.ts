@@ -9,6 +9,16 @@ import { sentence } from './error.js'
 import { LazyTensor } from './lazy.js'
 import { Damaged, ParquetFile, writeParquet } from './parquet.js'
 
+const folderOf = (cache: Cache, key: string): string => join(cache.folder, 'checkpoints', key)
+
+/** Bytes of all checkpoints under this key. */
+export async function savedBytes(cache: Cache, key: string): Promise<number> {
+  const folder = folderOf(cache, key)
+  const files = await readdir(folder).catch(() => [])
+  const sizes = await Promise.all(files.map(async file => (await stat(join(folder, file))).size))
+  return sizes.reduce((a, b) => a + b, 0)
+}
+
 interface Saved {
   readonly value: Readonly<Record<string, unknown>>
   readonly tensors: readonly { readonly name: string; readonly dtype: DType; readonly shape: readonly number[] }[]
@@ -22,7 +32,7 @@ export class Checkpoints implements Checkpoint {
     private readonly cache: Cache,
     key: string,
   ) {
-    this.#folder = join(cache.folder, 'checkpoints', key)
+    this.#folder = folderOf(cache, key)
   }
 
   async save(name: string, value: Readonly<Record<string, unknown>>, tensors: Readonly<Record<string, Tensor>>): Promise<void> {

@@ -246,6 +246,8 @@ export interface Estimate {
   readonly memory: number
   /** Bytes that are stored or written to files and stay. */
   readonly disk: number
+  /** The most bytes of checkpoints that it keeps on disk while it is at work, and drops when it is done. */
+  readonly scratch?: number
   /** What the next stage's estimate is given, if it should know more than this one: rows with a column added, say. */
   readonly rows?: readonly KnownRow[]
 }

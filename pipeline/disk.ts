@@ -102,7 +102,7 @@ export function refused(
 ): PipeError | undefined {
   const refusal = refusals[codeOf(error) ?? '']
   if (refusal === undefined) return undefined
-  const free = freeBytes(path)
+  const free = freeDisk(path)
   return new PipeError(
     'disk',
     {
@@ -117,7 +117,7 @@ export function refused(
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException | undefined)?.code
 
 /** Free for us in the file system of the nearest folder above that exists. */
-function freeBytes(path: string): number | undefined {
+export function freeDisk(path: string): number | undefined {
   for (let folder = path; ; folder = dirname(folder)) {
     try {
       const { bavail, bsize } = statfsSync(folder)

@@ -8,6 +8,7 @@ import { Cache } from './cache.js'
 import type { Engine } from './context.js'
 import type { Report } from './define.js'
 import { checkParameters } from './checks.js'
+import { savedBytes } from './checkpoint.js'
 import { Contents } from './contents.js'
 import { readJson } from './disk.js'
 import { didYouMean, PipeError } from './error.js'
@@ -19,7 +20,7 @@ import type { Graph, GraphStage } from './graph.js'
 import { type Lane, openLanes } from './lane.js'
 import type { LastRun } from './plan.js'
 import { collectSource } from './segment.js'
-import { type Node, nodesOf, type Place, type SourceRows, survey } from './survey.js'
+import { manifestKey, type Node, nodesOf, type Place, type SourceRows, survey } from './survey.js'
 import { Usage } from './usage.js'
 
 export interface RunOptions {
@@ -152,6 +153,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       if (place === undefined || (node.kind === 'stored' && !(await cache.has(place.key)))) return []
       return engine.rowsOf(node, place)
     },
+    savedBytes: node => savedBytes(cache, manifestKey(node)),
     survey: async () => {
       checked ??= checkParameters(nodes, source)
       await checked

@@ -24,6 +24,7 @@ export interface Cost {
   readonly seconds?: number
   readonly memoryBytes?: number
   readonly diskBytes?: number
+  readonly scratchBytes?: number
   /** The seconds are not measured ones of an earlier run. */
   readonly isGuess?: true
 }
@@ -38,6 +39,8 @@ export interface Known {
   sourceRows(node: Node): Promise<ReadonlyMap<string, readonly KnownRow[]>>
   /** Of a stored batch, or of a source's; none when it is not there. */
   inputRows(node: Node, id: string): Promise<readonly KnownRow[]>
+  /** Bytes of its checkpoints that are there already. */
+  savedBytes(node: Node): Promise<number>
 }
 
 /** Of a member of a segment that will run. */
@@ -73,9 +76,11 @@ export async function costOf(node: Node, segment: Segment, known: Known): Promis
   const side = segment.isStream ? 1 : (measured === undefined ? 1 : (cost?.devices ?? 1)) / known.lanes.length
   const alone = measured?.seconds ?? guess?.seconds
   const seconds = alone === undefined ? undefined : alone * side
+  const scratchBytes = guess && Math.max(0, guess.scratch - (guess.scratch > 0 ? await known.savedBytes(node) : 0))
   return {
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
     ...(diskBytes === undefined ? {} : { diskBytes }),
+    ...(scratchBytes ? { scratchBytes } : {}),
     ...(seconds === undefined ? {} : { seconds }),
     ...(measured === undefined && seconds !== undefined ? { isGuess: true } : {}),
   }
@@ -85,6 +90,7 @@ interface Guess {
   readonly seconds: number
   readonly memory: number
   readonly disk: number
+  readonly scratch: number
 }
 
 async function guessOf(node: Node, missing: readonly string[] | undefined, known: Known): Promise<Guess | undefined> {
@@ -94,7 +100,7 @@ async function guessOf(node: Node, missing: readonly string[] | undefined, known
   const rate = rates[kind] * (kind === 'cpu' ? Math.min(known.device.info().threads, cpus().length) : 1)
   const disk = node.kind === 'inline' ? 0 : estimate.disk
   const seconds = estimate.operations / rate + disk / diskRate + (missing?.length ?? 1) * batchSeconds
-  return { seconds, memory: Math.round(estimate.memory), disk: Math.round(disk) }
+  return { seconds, memory: Math.round(estimate.memory), disk: Math.round(disk), scratch: Math.round(estimate.scratch ?? 0) }
 }
 
 /** The stage's own estimate, on the rows of its sources as the stages between say they change. */
@@ -127,6 +133,7 @@ function withInner(own: Estimate, rows: readonly KnownRow[], { inner = {} }: Gra
       operations: sum.operations + estimate.operations,
       memory: Math.max(sum.memory, estimate.memory),
       disk: Math.max(sum.disk, estimate.disk),
+      ...(sum.scratch === undefined ? {} : { scratch: sum.scratch }),
       rows: given,
     }
   }

@@ -1,4 +1,4 @@
-/** What the segments of a plan need of a device's memory, and what will not fit, in sentences. */
+/** What the segments of a plan need of a device's memory and of the disk, and what will not fit, in sentences. */
 import type { DevicePlan, SegmentPlan, StagePlan } from './plan.js'
 import { jobsAtOnce } from './schedule.js'
 import { bytes } from './text.js'
@@ -44,4 +44,30 @@ export function misfits(segments: readonly SegmentPlan[], devices: readonly Devi
       `${needs}, more than the ${bytes(bound.limitBytes)} that tensors may take: give --memory ${bytes(leastBytes).replace(' ', '')}, or it works by the piece and may go beyond.`,
     ]
   })
+}
+
+/**
+ * The most bytes on disk at a time, segment after segment: what those before have stored, and what this one stores, with the
+ * checkpoints that it drops when it is done. A stage that does not say counts nothing.
+ */
+export function peakDisk(stages: readonly StagePlan[]): number {
+  let [stays, peak] = [0, 0]
+  for (const number of new Set(stages.map(({ segment }) => segment))) {
+    const members = stages.filter(({ segment }) => segment === number && segment >= 0)
+    stays += members.reduce((sum, { diskBytes = 0 }) => sum + diskBytes, 0)
+    peak = Math.max(peak, stays + members.reduce((sum, { scratchBytes = 0 }) => sum + scratchBytes, 0))
+  }
+  return peak
+}
+
+/** A sentence where the file system of `out` has less free than the run needs at a time. */
+export function diskMisfits(stages: readonly StagePlan[], freeBytes: number | undefined, out: string): string[] {
+  const peakBytes = peakDisk(stages)
+  if (freeBytes === undefined || peakBytes <= freeBytes) return []
+  const [largest] = [...stages].sort((a, b) => (b.scratchBytes ?? 0) - (a.scratchBytes ?? 0))
+  const { id, scratchBytes = 0 } = largest ?? { id: '' }
+  const part = scratchBytes > 0 ? `, ${bytes(scratchBytes)} of it for checkpoints of ${id} that go when it is done` : ''
+  return [
+    `The run may need ${bytes(peakBytes)} of disk at a time${part}, and ${bytes(freeBytes)} are free at ${out}: make room there, or write elsewhere with --out.`,
+  ]
 }

@@ -26,7 +26,10 @@ export interface StagePlan {
   /** The seconds are a guess: the stage never ran here. */
   readonly isGuess?: true
   readonly memoryBytes?: number
+  /** What it stores or writes to files, and stays. */
   readonly diskBytes?: number
+  /** Checkpoints that it keeps on disk beside that while it is at work; absent where there are none. */
+  readonly scratchBytes?: number
   /** Cache keys of the batches that are known, by batch id: what `cache gc` keeps. */
   readonly keys: Readonly<Record<string, string>>
 }
@@ -61,6 +64,8 @@ export interface Plan {
   readonly backend: string
   readonly devices: readonly DevicePlan[]
   readonly stages: readonly StagePlan[]
+  /** In the file system of `out`; absent where it does not say. */
+  readonly freeDiskBytes?: number
   /** Those that will run, in order. */
   readonly segments: readonly SegmentPlan[]
   /** Sentences: what does not fit, and what to set. */
@@ -69,6 +74,8 @@ export interface Plan {
   readonly seconds?: number
   readonly memoryBytes?: number
   readonly diskBytes?: number
+  /** The most on disk at a time, checkpoints on the way included; diskBytes is what stays of it. */
+  readonly peakDiskBytes?: number
 }
 
 /** What is kept of a run, by stage id, in cache/last-run.json. */

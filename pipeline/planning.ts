@@ -1,11 +1,12 @@
 /** Graph → Plan: what would run, what is stored, and why. */
 import type { Columns } from './define.js'
 import { deviceText, freeBytesOf } from './device.js'
+import { freeDisk } from './disk.js'
 import { describeColumn } from './edges.js'
 import { openEngine, type RunOptions } from './engine.js'
 import { costOf, type Known } from './estimate.js'
 import { differences } from './fingerprint.js'
-import { misfits, segmentPlans } from './fitting.js'
+import { diskMisfits, misfits, peakDisk, segmentPlans } from './fitting.js'
 import type { Graph } from './graph.js'
 import type { Action, DevicePlan, Plan, StagePlan } from './plan.js'
 import { type Node, type Segment, segmentsOf } from './survey.js'
@@ -42,8 +43,13 @@ export async function planOf(graph: Graph, { out }: { out: string }, nodes: read
       (a, b) => a + b,
     ),
   }
-  const told = Object.fromEntries(Object.entries(totals).filter(([, value]) => value !== undefined))
-  const warnings = misfits(segmentsOnDevice, devices)
+  const freeDiskBytes = freeDisk(out)
+  const told = Object.fromEntries(
+    Object.entries({ ...totals, freeDiskBytes, peakDiskBytes: totals.diskBytes === undefined ? undefined : peakDisk(stages) }).filter(
+      ([, value]) => value !== undefined,
+    ),
+  )
+  const warnings = [...misfits(segmentsOnDevice, devices), ...diskMisfits(stages, freeDiskBytes, out)]
   return {
     graph: graph.name,
     file: graph.file,

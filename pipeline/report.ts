@@ -14,6 +14,7 @@ export const shortPath = (path: string): string => {
 /** Stage by stage: what will happen and why, how long, how much; with `edges`, the columns that flow out of each. */
 export function planText(plan: Plan, o: { edges: boolean }): string {
   const runs = plan.stages.filter(({ action }) => action === 'run' || action === 'partly')
+  const meanwhile = plan.stages.some(({ scratchBytes }) => scratchBytes !== undefined)
   const rows = plan.stages.map(stage => [
     stage.id,
     what(stage, plan),
@@ -21,13 +22,14 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
     stage.segment < 0 ? '' : stage.seconds === undefined ? '?' : `${stage.isGuess ? '~' : ''}${duration(stage.seconds)}`,
     stage.memoryBytes === undefined || stage.action === 'cached' ? '' : bytes(stage.memoryBytes),
     stage.diskBytes === undefined || stage.diskBytes === 0 ? '' : bytes(stage.diskBytes),
+    ...(meanwhile ? [stage.scratchBytes === undefined ? '' : bytes(stage.scratchBytes)] : []),
     stage.why.join('; ').replaceAll(`${process.cwd()}/`, ''),
   ])
   const lines = [
     `${plan.graph}  →  ${shortPath(plan.out)}`,
     `on ${plan.devices.map(({ text }) => text).join(', ')}`,
     '',
-    ...table(['stage', 'will', 'batches', 'time', 'memory', 'disk', 'why'], rows),
+    ...table(['stage', 'will', 'batches', 'time', 'memory', 'disk', ...(meanwhile ? ['on the way'] : []), 'why'], rows),
     '',
   ]
   if (runs.length === 0) lines.push('Nothing will run: everything is stored.')
@@ -40,7 +42,7 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
         ? 'time unknown until they have run once'
         : `about ${duration(known)}${unknown.length > 0 ? ` and what ${unknown.join(', ')} will take` : ''}`,
       ...(plan.memoryBytes === undefined ? [] : [`${bytes(plan.memoryBytes)} of tensors at a time`]),
-      ...(plan.diskBytes === undefined ? [] : [`${bytes(plan.diskBytes)} of disk`]),
+      ...diskFacts(plan),
     ]
     lines.push(`${plural(runs.length, 'stage')} of ${plan.stages.length} will run: ${facts.join(', ')}.`)
     for (const { name, freeBytes, totalBytes, limitBytes } of plan.devices) {
@@ -53,6 +55,16 @@ export function planText(plan: Plan, o: { edges: boolean }): string {
   }
   if (o.edges) lines.push('', 'Columns on the edges', ...edges(plan))
   return `${lines.join('\n')}\n`
+}
+
+/** What is needed on disk, and what stays where that is less. */
+function diskFacts({ diskBytes, peakDiskBytes = diskBytes }: Plan): string[] {
+  if (diskBytes === undefined || peakDiskBytes === undefined) return []
+  return [
+    peakDiskBytes > diskBytes
+      ? `${bytes(peakDiskBytes)} of disk on the way, of which ${bytes(diskBytes)} stay`
+      : `${bytes(diskBytes)} of disk`,
+  ]
 }
 
 /** What flows out of each stage, and to whom; + marks the columns that its own input had not. */

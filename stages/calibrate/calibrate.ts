@@ -25,9 +25,9 @@ import type { ModelConfig } from '../model/config.js'
 import { embed, forwardBlock, Opened, openBlock, Rotary, type Tap } from '../model/forward.js'
 import { type Precision, precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights } from '../model/quantized.js'
-import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
+import { most, mostOfLayer, savedStreams, sizesOf, sum } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
-import { Gradients } from './gradients.js'
+import { Gradients, savedGradients } from './gradients.js'
 import { Residual } from './residual.js'
 
 const params = Type.Object(
@@ -57,7 +57,8 @@ export default defineStage({
   output: activations,
   scope: 'stream',
   estimate(rows, { sequences, length, batch, gradients }) {
-    const { groups, weights } = sizesOf(rows)
+    const sizes = sizesOf(rows)
+    const { groups, weights } = sizes
     const tokens = sequences * length
     const widest = most(groups, ({ m }) => m)
     // A block in f32, and what its linears read and give for a chunk of sequences.
@@ -69,6 +70,7 @@ export default defineStage({
       operations: (gradients ? 4 : 1) * weights * tokens,
       memory: (gradients ? 3 : 1) * memory,
       disk: 0,
+      scratch: savedStreams(sizes, tokens) + (gradients ? savedGradients * tokens * sum(groups, ({ linears }) => linears) : 0),
       rows: rows.map(row => ({ ...row, tokens })),
     }
   },

@@ -20,7 +20,7 @@ import { blockName, headName } from '../model/architecture.js'
 import { backwardBlock, forwardHeadWithTape, forwardWithTape } from '../model/backward.js'
 import type { Checkpoint } from '../model/checkpoint.js'
 import { embed, forwardBlock, Opened, openBlock, type Rotary } from '../model/forward.js'
-import { finestGroups } from '../model/groups.js'
+import { finestGroups, mostGroups } from '../model/groups.js'
 import type { Precision } from '../model/precision.js'
 import type { Weights } from '../model/quantized.js'
 import { DenseLinear, Parameter, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
@@ -30,6 +30,9 @@ const streamBytes = 512 * 2 ** 20
 const streamShare = 0.25
 /** Logits and their gradients are made for so many rows at a time. */
 const logitsBytes = 256 * 2 ** 20
+
+/** The most bytes of s of a token and a linear, as they are saved. */
+export const savedGradients = 4 * mostGroups
 
 const nameOf = (chunk: number): string => `gradients.${chunk}`
 

@@ -20,7 +20,7 @@ import { defineStage, file, spread } from '../../pipeline/define.js'
 import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { trainingPrecision } from '../model/precision.js'
-import { most, sizesOf } from '../model/sizes.js'
+import { most, savedStreams, sizesOf, sum } from '../model/sizes.js'
 import { splitMistakes } from '../model/training.js'
 import { distillModel } from './model.js'
 
@@ -68,13 +68,20 @@ export default defineStage({
   scope: 'stream',
   batch: blockBatch,
   check: (_rows, params, where) => splitMistakes(params, where),
-  estimate(rows, { epochs, sequences, length, validation, batch, embedding }) {
-    const { weights, head, groups } = sizesOf(rows)
+  estimate(rows, { epochs, sequences, length, validation, batch, embedding, teacher }) {
+    const sizes = sizesOf(rows)
+    const { weights, head, groups } = sizes
     // Forward twice and back twice as much; each epoch also looks at the validation sequences. The original once.
     const passes = epochs * (4 * (sequences - validation) + validation) + sequences
     const width = most(groups, ({ n }) => n)
     const memory = 4 * weights + (embedding ? 32 : 16) * head + 4 * batch * length * width * 64
-    return { operations: (weights + 2 * head) * passes * length, memory, disk: 0 }
+    // What the original's blocks give; its likeliest tokens where they are kept; the student's state, 16 bytes a number that is
+    // trained, twice while it is replaced.
+    const tokens = sequences * length
+    const trained = sum(groups, ({ m, n, linears }) => m + n * linears) + (embedding ? 2 : 1) * head
+    const kept = typeof teacher === 'object' ? tokens * (8 * teacher.topK + 8) : 0
+    const scratch = savedStreams(sizes, tokens, { last: true }) + kept + 32 * trained
+    return { operations: (weights + 2 * head) * passes * length, memory, disk: 0, scratch }
   },
   operator: (params, context) => source =>
     source.pipe(

@@ -20,7 +20,7 @@ import { linears } from '../../schemas/tables/linears.js'
 import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { trainingPrecision } from '../model/precision.js'
-import { most, mostOfLayer, sizesOf } from '../model/sizes.js'
+import { most, mostOfLayer, savedStreams, sizesOf } from '../model/sizes.js'
 import { splitMistakes } from '../model/training.js'
 import { finetuneBlocks } from './blocks.js'
 
@@ -68,7 +68,8 @@ export default defineStage({
   batch: blockBatch,
   check: (_rows, params, where) => (params.epochs > 0 ? splitMistakes(params, where) : []),
   estimate(rows, { epochs, sequences, length, validation, batch }) {
-    const { groups, weights } = sizesOf(rows)
+    const sizes = sizesOf(rows)
+    const { groups, weights } = sizes
     const linearsOfBlock = 7
     // Forward, and back twice as much; each epoch also looks at the validation sequences.
     const passes = epochs * linearsOfBlock * (3 * (sequences - validation) + validation) + (epochs > 0 ? sequences : 0)
@@ -76,7 +77,8 @@ export default defineStage({
     const block = 20 * mostOfLayer(groups, ({ m, n }) => m * n)
     const activations = 4 * batch * length * 3 * mostOfLayer(groups, ({ m, n }) => m + n)
     const width = most(groups, ({ n }) => n)
-    return { operations: weights * passes * length, memory: block + activations + 8 * sequences * length * width, disk: 0 }
+    const scratch = epochs > 0 ? savedStreams(sizes, sequences * length, { last: true }) : 0
+    return { operations: weights * passes * length, memory: block + activations + 8 * sequences * length * width, disk: 0, scratch }
   },
   operator: (params, context) => source =>
     source.pipe(

@@ -2,8 +2,10 @@
 import type { TensorRef } from '../../native/tensor-ref.js'
 import { PipeError } from '../../pipeline/define.js'
 
+export const mostGroups = 8
+
 /** The most groups that m outputs can be cut into: 8, 4, 2 or 1. Squared gradients are averaged over these, so that any coarser ones can be made of them. */
-export const finestGroups = (m: number): number => [8, 4, 2].find(groups => m % groups === 0) ?? 1
+export const finestGroups = (m: number): number => [mostGroups, 4, 2].find(groups => m % groups === 0) ?? 1
 
 /** g of a row whose `hessian` is [g·n, n]; 1 without one. Raises PipeError where there can be no such groups. */
 export function hessianGroups({

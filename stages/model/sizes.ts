@@ -22,6 +22,8 @@ export interface Sizes {
   /** Bytes of tensors that are carried along, and elements of the largest: the embedding, as large as the head. */
   readonly keptBytes: number
   readonly head: number
+  /** Numbers that a token is between blocks. */
+  readonly d: number
   /** Of a weight as it is stored, where a checkpoint says it. */
   readonly bits?: number
   /** That are measured: the original and the quantized; of a checkpoint by itself, one. */
@@ -34,12 +36,13 @@ export function sizesOf(rows: readonly KnownRow[]): Sizes {
     return { ...sizesOfCheckpoint(Number(first.weights), first.source === undefined ? 1 : 2), bits: Number(first.bitsPerWeight) }
   const groups = new Map<string, Group>()
   const known = new Set<TensorRef>()
-  let [weights, keptBytes, head] = [0, 0, 0]
+  let [weights, keptBytes, head, d] = [0, 0, 0, 0]
   for (const row of rows) {
     const { role, layer, shares, m, n } = row as { role: string; layer: number; shares: string; m: number; n: number }
     const bytes = (row.weight as TensorRef | undefined)?.bytes ?? 0
     if (role !== 'linear') {
       keptBytes += bytes
+      if (m * n > head) d = n // the embedding's
       head = Math.max(head, m * n)
       continue
     }
@@ -55,14 +58,14 @@ export function sizesOf(rows: readonly KnownRow[]): Sizes {
     group.bytes += bytes
     weights += m * n
   }
-  return { groups: [...groups.values()], weights, keptBytes, head, models: 2 }
+  return { groups: [...groups.values()], weights, keptBytes, head, d, models: 2 }
 }
 
 /** Of a row that stands for a checkpoint: it has no linears to look at, so they are taken for 32 blocks of 7 squares, the embedding for a block's. */
 function sizesOfCheckpoint(weights: number, models: number): Sizes {
   const n = Math.ceil(Math.sqrt(weights / (32 * 7)))
   const groups = Array.from({ length: 32 }, (_, layer) => ({ layer, n, m: 7 * n, linears: 7, hessians: 1, bytes: 28 * n * n }))
-  return { groups, weights, keptBytes: 0, head: weights / 32, models }
+  return { groups, weights, keptBytes: 0, head: weights / 32, d: n, models }
 }
 
 /** Bytes of weights that are decoded at a time (prompt_cuda.cu). */
@@ -80,6 +83,16 @@ export function blockBytes({ groups, models, bits = 32 }: Sizes, form: 'packed' 
         most(groups, ({ m, n, linears }) => (4 * m * n) / linears),
       ),
   )
+}
+
+/**
+ * Bytes of the residual streams that are saved on the way, f32 of so many tokens: three at the most, what entered the block
+ * before, what enters this one and what leaves it. That of the first block is made from the text again; that which leaves the last
+ * one is kept where it is asked for.
+ */
+export function savedStreams({ groups, d }: Sizes, tokens: number, { last = false } = {}): number {
+  const layers = Math.max(0, ...groups.map(({ layer }) => layer + 1))
+  return Math.min(3, Math.max(0, layers - (last ? 0 : 1))) * 4 * d * tokens
 }
 
 /** Decoding as operations, some 50 a weight: once, or from bits whenever so many tokens go through. */

@@ -1,6 +1,8 @@
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
 import { type AnyStage, defineStage, each } from '../../pipeline/define.js'
+import { diskMisfits, peakDisk } from '../../pipeline/fitting.js'
+import type { StagePlan } from '../../pipeline/plan.js'
 import { planText } from '../../pipeline/report.js'
 import { FakeDevice, fakeOps } from './fake.js'
 import { newOut, plan } from './harness.js'
@@ -70,4 +72,26 @@ t.test('what does not fit is said, and what to set', async t => {
     'second may need 30 GB at a time, more than the 20 GB that tensors may take: give --memory 30GB, or it works by the piece and may go beyond.',
   ])
   t.match(planText(bound, { edges: false }), /\nWarning: second may need 30 GB/)
+})
+
+t.test('the disk: checkpoints count while their segment runs, and what is stored from then on', async t => {
+  const estimate = (disk: number, scratch: number) => () => ({ operations: 1, memory: 1, disk, scratch })
+  const first = sized('first', 1, { cache: false, estimate: estimate(0, 9e18) })
+  const small = await planned(sized('first', 1, { estimate: estimate(2e6, 5e6) }), sized('second', 1, { estimate: estimate(3e6, 0) }), 64e9)
+  t.strictSame([small.diskBytes, small.peakDiskBytes, small.warnings], [5e6, 7e6, []])
+  t.match(planText(small, { edges: false }), /\nstage .* disk +on the way +why\n.*\nfirst .* 2 MB +5 MB +never ran here\n/)
+  t.match(planText(small, { edges: false }), /, 7 MB of disk on the way, of which 5 MB stay\.\n/)
+  const large = await planned(first, sized('second', 1, { estimate: estimate(3e6, 0) }), 64e9)
+  t.match(large.warnings, [
+    /^The run may need 9000000 TB of disk at a time, 9000000 TB of it for checkpoints of first that go when it is done, and \S+ [GT]B are free at .*: make room there, or write elsewhere with --out\.$/,
+  ])
+  const stages = [
+    { id: 'a', segment: -1, diskBytes: 100, scratchBytes: 100 },
+    { id: 'b', segment: 0, diskBytes: 1 },
+    { id: 'c', segment: 0, diskBytes: 2, scratchBytes: 10 },
+    { id: 'd', segment: 1, diskBytes: 4, scratchBytes: 7 },
+  ] as unknown as StagePlan[]
+  t.equal(peakDisk(stages), 14, 'what will not run takes nothing')
+  t.strictSame([diskMisfits(stages, 14, 'out'), diskMisfits(stages, undefined, 'out')], [[], []])
+  t.equal(diskMisfits(stages, 13, 'out').length, 1)
 })

@@ -5,15 +5,24 @@ import { bytesTensor, type Checkpoint, type Context } from '../../pipeline/defin
 import { contextOf } from './run-stage.js'
 
 /** Checkpoints as the engine keeps them, without files. */
-export function memoryCheckpoint(): Checkpoint & { readonly names: string[] } {
+export function memoryCheckpoint(): Checkpoint & { readonly names: string[]; readonly peakBytes: number } {
+  let peakBytes = 0
   const saved = new Map<string, NonNullable<Awaited<ReturnType<Checkpoint['load']>>>>()
   return {
     get names() {
       return [...saved.keys()].sort()
     },
+    get peakBytes() {
+      return peakBytes
+    },
     async save(name, value, tensors) {
       const stored: Record<string, TensorRef> = {}
       for (const [key, tensor] of Object.entries(tensors)) stored[key] = bytesTensor(await tensor.read(), tensor.dtype, tensor.shape)
+      const refs = [...saved.values()].flatMap(({ tensors }) => Object.values(tensors)) // what is replaced is there until then
+      peakBytes = Math.max(
+        peakBytes,
+        [...refs, ...Object.values(stored)].reduce((sum, { bytes }) => sum + bytes, 0),
+      )
       saved.set(name, { value, tensors: stored })
     },
     load: async name => saved.get(name),
