@@ -11,6 +11,7 @@ import type { Table } from './define.js'
 import { readJson, writeJson, writing } from './disk.js'
 import { sentence } from './error.js'
 import { fileTensor, LazyTensor, LiveTensors } from './lazy.js'
+import { leftOver } from './outputs.js'
 import { Damaged, ParquetFile, writeParquet } from './parquet.js'
 
 /** Where a batch comes from. */
@@ -160,7 +161,7 @@ export class Cache {
   /** What a killed run left half done: temporary files. Only for who holds the lock. */
   async sweep(): Promise<void> {
     const files = await readdir(this.folder, { recursive: true }).catch(() => [])
-    for (const file of files) if (file.endsWith('.tmp')) await rm(join(this.folder, file), { force: true })
+    for (const file of files) if (leftOver.test(file)) await rm(join(this.folder, file), { force: true })
   }
 
   #manifestPath(key: string): string {

@@ -14,6 +14,7 @@ import type { Mistake } from './error.js'
 import type { Random } from './random.js'
 
 export { Type } from '@sinclair/typebox'
+export { temporary, writeWhole } from './disk.js'
 export { type Mistake, nearest, PipeError } from './error.js'
 export { hashOfFile } from './hashing.js'
 export { bytesTensor, fileTensor } from './lazy.js'
@@ -220,6 +221,8 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   check?(rows: readonly KnownRow[], params: Static<P>, where: string, above: readonly StageAbove[]): readonly Mistake[]
   /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */
   intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
+  /** For stages that write files: rejects with PipeError where something is in the way that no run has written. Asked before anything runs. */
+  mayWrite?(context: { readonly out: string }): Promise<void>
   /** For stages that end a graph: what goes into result.json, and the lines of the results table. */
   report?(row: Row<O>): Report
   /** Name at least one parameter, used or not: TypeScript infers the types of rows inside only then. */

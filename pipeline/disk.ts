@@ -1,15 +1,43 @@
 /** Outputs appear whole or not at all, and a disk that refuses says so in one sentence. */
-import { existsSync, statfsSync } from 'node:fs'
+import { existsSync, rmSync, statfsSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { PipeError } from './error.js'
+
+const unfinished = new Set<string>()
+
+/**
+ * A file or a folder that is about to be made and will not stay as it is: should the process end (a second signal, an error
+ * nobody caught) before this is disposed, it goes.
+ */
+export function temporary(path: string): Disposable {
+  if (unfinished.size === 0) process.on('exit', removeUnfinished)
+  unfinished.add(path)
+  return {
+    [Symbol.dispose]() {
+      unfinished.delete(path)
+      if (unfinished.size === 0) process.off('exit', removeUnfinished)
+    },
+  }
+}
+
+function removeUnfinished(): void {
+  for (const path of unfinished) {
+    try {
+      rmSync(path, { recursive: true, force: true })
+    } catch {
+      // The next run does it.
+    }
+  }
+}
 
 let count = 0
 
 /** Bytes reach `path` all at once: a temporary file in the same folder, fsync, rename, fsync of the folder. Returns the size in bytes. */
 export async function writeWhole(path: string, fill: (file: FileHandle) => Promise<void>): Promise<number> {
-  const temporary = `${path}.${process.pid}-${count++}.tmp`
-  const file = await open(temporary, 'wx')
+  const beside = `${path}.${process.pid}-${count++}.tmp`
+  using _ = temporary(beside)
+  const file = await open(beside, 'wx')
   try {
     let size: number
     try {
@@ -19,11 +47,11 @@ export async function writeWhole(path: string, fill: (file: FileHandle) => Promi
     } finally {
       await file.close()
     }
-    await rename(temporary, path)
+    await rename(beside, path)
     await syncFolder(dirname(path))
     return size
   } catch (error) {
-    await unlink(temporary).catch(() => {}) // the first error is the one to tell
+    await unlink(beside).catch(() => {}) // the first error is the one to tell
     throw error
   }
 }

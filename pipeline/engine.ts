@@ -53,6 +53,8 @@ export interface OpenEngine extends Engine, Known, AsyncDisposable {
   reports(node: Node): Promise<readonly Report[]>
   /** Tells stages that are still at work, after a stop or another's failure, that nobody waits for them. */
   abandon(): void
+  /** Events so far, but for those that come by the clock. */
+  readonly heard: number
   /** Rejects when an op failed that nobody waited for. */
   readonly failure: Promise<never>
 }
@@ -61,7 +63,11 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const { ops, part = {}, versions, events } = options
   const out = resolve(options.out)
   const begin = performance.now()
-  const emit = (happening: Happening): void => events?.next({ seconds: (performance.now() - begin) / 1000, ...happening } as Event)
+  let heard = 0
+  const emit = (happening: Happening): void => {
+    if (happening.kind !== 'memory' && happening.kind !== 'waiting') heard++
+    events?.next({ seconds: (performance.now() - begin) / 1000, ...happening } as Event)
+  }
   const stages = partOf(graph, part)
   const contents = new Contents(join(out, 'cache', 'hashes.json'))
   const prints = new Map<string, Fingerprint>()
@@ -106,6 +112,9 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     signal,
     nodes,
     emit,
+    get heard() {
+      return heard
+    },
     failure,
     device: ops.device,
     sourceRows: node => source(node),

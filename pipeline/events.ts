@@ -39,6 +39,8 @@ export type Happening =
   /** One sentence of a stage (or of the engine, without stage). */
   | { readonly kind: 'note'; readonly stage?: string; readonly batch?: string; readonly text: string }
   | { readonly kind: 'warning'; readonly stage?: string; readonly batch?: string; readonly text: string }
+  /** Nothing has been heard for so long, and this stage is the one that others wait for. */
+  | { readonly kind: 'waiting'; readonly stage: string; readonly batch?: string; readonly silentSeconds: number }
   /** Nothing is given to this device any more. */
   | { readonly kind: 'device-lost'; readonly device: string; readonly text: string }
   /** Sampled twice a second, for each device. live: bytes of tensors there; rss: of the process. */

@@ -4,6 +4,7 @@ import { basename, join } from 'node:path'
 import type { Lineage } from './cache.js'
 import { sentence } from './error.js'
 import { ParquetFile } from './parquet.js'
+import { leftOver } from './outputs.js'
 import type { Plan } from './plan.js'
 
 export interface CacheEntry {
@@ -66,6 +67,6 @@ export async function deleteEntries(out: string, entries: readonly CacheEntry[])
   for (const { path } of entries) await unlink(path)
   const folder = join(out, 'cache')
   for (const name of await readdir(folder, { recursive: true }).catch(() => [])) {
-    if (name.endsWith('.tmp')) await rm(join(folder, name), { force: true })
+    if (leftOver.test(name)) await rm(join(folder, name), { force: true })
   }
 }

@@ -1,7 +1,7 @@
 /** One run a folder at a time: a lock file with the process and when it started, so that a dead process's lock is taken over. */
 import { link, readFile, rename, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { makeFolder, writing } from './disk.js'
+import { makeFolder, temporary, writing } from './disk.js'
 import { PipeError } from './error.js'
 
 interface Owner {
@@ -22,21 +22,28 @@ export async function lockFolder(folder: string): Promise<AsyncDisposable> {
       if (!(await create(path, owner))) throw await busy(path, folder)
     }
   })
-  return { [Symbol.asyncDispose]: () => unlink(path).catch(() => {}) } // gone with its folder is as good
+  const held = temporary(path)
+  return {
+    async [Symbol.asyncDispose]() {
+      await unlink(path).catch(() => {}) // gone with its folder is as good
+      held[Symbol.dispose]()
+    },
+  }
 }
 
 /** Linked into place with its content: nobody ever sees half a lock. */
 async function create(path: string, owner: Owner): Promise<boolean> {
-  const temporary = `${path}.${process.pid}.tmp`
+  const beside = `${path}.${process.pid}.tmp`
+  using _ = temporary(beside)
   try {
-    await writeFile(temporary, JSON.stringify(owner))
-    await link(temporary, path)
+    await writeFile(beside, JSON.stringify(owner))
+    await link(beside, path)
     return true
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
     throw error
   } finally {
-    await unlink(temporary).catch(() => {}) // a folder that can't be written has none
+    await unlink(beside).catch(() => {}) // a folder that can't be written has none
   }
 }
 

@@ -3,19 +3,28 @@ import type { Columns } from './define.js'
 import { deviceText, freeBytesOf } from './device.js'
 import { freeDisk } from './disk.js'
 import { describeColumn } from './edges.js'
-import { openEngine, type RunOptions } from './engine.js'
+import { type OpenEngine, openEngine, type RunOptions } from './engine.js'
 import { costOf, type Known } from './estimate.js'
 import { differences } from './fingerprint.js'
 import { diskMisfits, misfits, peakDisk, segmentPlans } from './fitting.js'
 import type { Graph } from './graph.js'
+import { expectOurs } from './outputs.js'
 import type { Action, DevicePlan, Plan, StagePlan } from './plan.js'
 import { type Node, type Segment, segmentsOf } from './survey.js'
+import { unlessStuck } from './waiting.js'
 
 /** What `run` would do now. Runs sources only (which just look), writes nothing but the hashes of input files. */
 export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'>): Promise<Plan> {
+  await expectOurs(options.out)
   await using engine = await openEngine(graph, { ...options, events: undefined })
-  await engine.survey()
+  await unlessStuck(engine, engine.survey())
+  await expectFree(engine)
   return planOf(graph, options, engine.nodes, engine)
+}
+
+/** Rejects with PipeError where a stage that will run may not write where it has to. */
+export async function expectFree({ nodes, out }: Pick<OpenEngine, 'nodes' | 'out'>): Promise<void> {
+  for (const { stage } of segmentsOf(nodes).flatMap(({ members }) => members)) await stage.stage.mayWrite?.({ out })
 }
 
 /** What planning asks of the engine. */

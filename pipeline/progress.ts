@@ -46,6 +46,8 @@ export class Progress {
   #now = 0
   #clock = performance.now()
   #said = 0
+  /** Whom others wait for, and since which second nothing has been heard. */
+  #silent: { readonly stage: string; readonly since: number } | undefined
 
   constructor(
     private readonly screen: Screen,
@@ -59,6 +61,7 @@ export class Progress {
   next(event: Event): void {
     this.#now = event.seconds
     this.#clock = performance.now()
+    if (event.kind !== 'memory') this.#silent = undefined
     switch (event.kind) {
       case 'plan':
         for (const { id, action, batches } of event.plan.stages) {
@@ -102,6 +105,12 @@ export class Progress {
       case 'batch-started':
         this.#at(event.device).set(workOf(event), undefined)
         break
+      case 'waiting': {
+        const { stage, silentSeconds } = event
+        this.#silent = { stage, since: event.seconds - silentSeconds }
+        if (!this.#live || !this.#lines.has(stage)) this.#above(`${workOf(event)}: waited for; nothing new for ${duration(silentSeconds)}`)
+        break
+      }
       case 'device-lost':
         this.#devices.delete(event.device)
         this.#above(`warning: ${event.text}`)
@@ -210,8 +219,10 @@ export class Progress {
   /** Rate and time left, where there is something to say. */
   #pace(line: Line): string[] {
     // Between events the clock goes on.
-    const elapsed = this.#now - line.began + (performance.now() - this.#clock) / 1000
+    const now = this.#now + (performance.now() - this.#clock) / 1000
+    const elapsed = now - line.began
     if (elapsed < 0.5) return []
+    if (this.#silent?.stage === line.id) return [`nothing new for ${duration(now - this.#silent.since)}`]
     const units = line.whole?.done ?? line.finished + [...line.under.values()].reduce((sum, { done }) => sum + done, 0)
     const rate = units > 0 ? `${count(units / elapsed)} ${line.unit}/s` : ''
     const done = fraction(line)

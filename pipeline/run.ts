@@ -1,22 +1,6 @@
 /** Plan → one RxJS chain of segments, and the only subscribe() to it. */
 import { join } from 'node:path'
-import {
-  concat,
-  concatMap,
-  defer,
-  EMPTY,
-  from,
-  ignoreElements,
-  interval,
-  merge,
-  NEVER,
-  Observable,
-  of,
-  retry,
-  take,
-  tap,
-  throwError,
-} from 'rxjs'
+import { concat, concatMap, defer, EMPTY, from, ignoreElements, merge, NEVER, Observable, of, retry, take, tap, throwError } from 'rxjs'
 import { writeJson, writing } from './disk.js'
 import { type OpenEngine, openEngine, type RunOptions } from './engine.js'
 import { PipeError, sentence } from './error.js'
@@ -24,12 +8,14 @@ import { deviceFailure, tellLost } from './failure.js'
 import { eventsFile, type ReportTable, type RunResult } from './events.js'
 import type { Graph } from './graph.js'
 import { lockFolder } from './lock.js'
+import { expectOurs, sweepOutputs } from './outputs.js'
 import type { StageRecord } from './plan.js'
-import { planOf } from './planning.js'
+import { expectFree, planOf } from './planning.js'
 import { Damaged } from './parquet.js'
 import { runSegment } from './segment.js'
 import { type Node, type Segment, segmentsOf } from './survey.js'
 import { sampleMs } from './usage.js'
+import { unlessStuck, watchSilence } from './waiting.js'
 
 /** A file found damaged is discarded and its batch computed again; a disk that damages this many is not to be trusted. */
 const mostDamaged = 100
@@ -40,6 +26,7 @@ const memoryEventMs = 500
  * stage's own, or 'failed' with the cause. Finished batches are kept whatever happens.
  */
 export async function runGraph(graph: Graph, options: RunOptions): Promise<RunResult> {
+  await expectOurs(options.out)
   await using _lock = await lockFolder(options.out)
   const { signal } = options
   const begin = performance.now()
@@ -47,12 +34,15 @@ export async function runGraph(graph: Graph, options: RunOptions): Promise<RunRe
   let engine: OpenEngine | undefined
   try {
     engine = await openEngine(graph, options)
+    using _watch = watchSilence(engine)
     await engine.cache.sweep()
-    await engine.survey()
+    await sweepOutputs(options.out)
+    await unlessStuck(engine, engine.survey())
+    await expectFree(engine)
     engine.emit({ kind: 'plan', plan: await planOf(graph, options, engine.nodes, engine) })
     await remember(engine)
     const started = performance.now()
-    await chain(engine, signal)
+    await unlessStuck(engine, chain(engine, signal))
     const result = await report(engine, (performance.now() - started) / 1000)
     engine.emit({ kind: 'result', result })
     return result
@@ -123,9 +113,17 @@ const aborted = (signal: AbortSignal): Observable<never> =>
     return () => signal.removeEventListener('abort', stop)
   })
 
+/** Counts, without keeping the process: nothing but the run's own work does. */
+const ticks = (ms: number): Observable<number> =>
+  new Observable(out => {
+    let i = 0
+    const timer = setInterval(() => out.next(i++), ms).unref()
+    return () => clearInterval(timer)
+  })
+
 /** Looks at the memory of the process, for the stages and, less often, as an event. Emits nothing. */
 const samples = (engine: OpenEngine): Observable<never> =>
-  interval(sampleMs).pipe(
+  ticks(sampleMs).pipe(
     tap(i => {
       const rssBytes = process.memoryUsage.rss()
       for (const usage of engine.usages) usage.sample(rssBytes)

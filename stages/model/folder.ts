@@ -2,9 +2,9 @@
 import { copyFile, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
-import { PipeError } from '../../pipeline/define.js'
+import { PipeError, temporary, writeWhole } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
-import { type NewEntry, writeSafetensors, writeWhole } from './safetensors.js'
+import { type NewEntry, writeSafetensors } from './safetensors.js'
 
 /** A file is not made longer than this. */
 const shardBytes = 5e9
@@ -32,35 +32,36 @@ export async function writeFolder(
     })
   }
   await mkdir(dirname(target), { recursive: true })
-  const temporary = join(dirname(target), `.${basename(target)}.partial`)
-  await rm(temporary, { recursive: true, force: true })
-  await mkdir(temporary)
+  const partial = join(dirname(target), `.${basename(target)}.partial`)
+  using _ = temporary(partial)
+  await rm(partial, { recursive: true, force: true })
+  await mkdir(partial)
   try {
     const shards = split(entries, most)
     const files = shards.map((_, i) =>
       shards.length === 1 ? 'model.safetensors' : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`,
     )
-    for (const [i, shard] of shards.entries()) await writeSafetensors(join(temporary, files[i] as string), shard, { format: 'pt' })
+    for (const [i, shard] of shards.entries()) await writeSafetensors(join(partial, files[i] as string), shard, { format: 'pt' })
     const bytes = shards.flat().reduce((sum, entry) => sum + bytesOf(entry), 0)
     if (shards.length > 1) {
       const map = Object.fromEntries(shards.flatMap((shard, i) => shard.map(({ name }) => [name, files[i]])))
-      await writeJson(join(temporary, 'model.safetensors.index.json'), { metadata: { total_size: bytes }, weight_map: map })
+      await writeJson(join(partial, 'model.safetensors.index.json'), { metadata: { total_size: bytes }, weight_map: map })
     }
-    await writeJson(join(temporary, 'config.json'), config)
+    await writeJson(join(partial, 'config.json'), config)
     const besides = (await readdir(source.path)).filter(name => companions.test(name))
-    for (const name of besides) await copyFile(join(source.path, name), join(temporary, name))
+    for (const name of besides) await copyFile(join(source.path, name), join(partial, name))
     await rmdir(target).catch(() => undefined) // an empty folder gives way
-    await rename(temporary, target)
+    await rename(partial, target)
     return { files: await readdir(target), bytes }
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true })
+    await rm(partial, { recursive: true, force: true })
     throw error
   }
 }
 
 const number = (i: number): string => String(i).padStart(5, '0')
 const bytesOf = ({ shape, dtype }: NewEntry): number => elements(shape) * bytesPerElement[dtype]
-const writeJson = (path: string, value: unknown): Promise<void> =>
+const writeJson = (path: string, value: unknown): Promise<number> =>
   writeWhole(path, file => file.writeFile(`${JSON.stringify(value, null, 2)}\n`))
 
 function split(entries: readonly NewEntry[], most: number): NewEntry[][] {

@@ -5,10 +5,9 @@
  * A header is hostile until checked: its length is bounded, every tensor's bytes must equal its shape times its
  * element, and the tensors must cover the rest of the file exactly, without overlap and without a gap.
  */
-import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { bytesPerElement, type DType, elements } from '../../native/tensor.js'
-import { PipeError } from '../../pipeline/define.js'
+import { PipeError, writeWhole } from '../../pipeline/define.js'
 
 /** One tensor of a file; offset counted from the start of the file. */
 export interface Entry {
@@ -182,22 +181,4 @@ export async function writeSafetensors(
       for (let done = 0; done < bytes.byteLength; ) done += (await file.write(bytes, done)).bytesWritten
     }
   })
-}
-
-/** Runs `fill` on a temporary file beside `path`, and puts it in place once it is on disk. On failure nothing is left behind. */
-export async function writeWhole(path: string, fill: (file: FileHandle) => Promise<void>): Promise<void> {
-  const temporary = `${path}.part`
-  const file = await open(temporary, 'w')
-  try {
-    await fill(file)
-    await file.sync()
-  } catch (error) {
-    await file.close()
-    await rm(temporary, { force: true })
-    throw error
-  }
-  await file.close()
-  await rename(temporary, path)
-  const folder = await open(dirname(path), 'r')
-  await folder.sync().finally(() => folder.close())
 }

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
-import { hashOfFile, PipeError } from '../../pipeline/define.js'
+import { hashOfFile, PipeError, temporary } from '../../pipeline/define.js'
 import { type NewEntry, readSafetensors, writeSafetensors } from '../model/safetensors.js'
 
 export type Entry = NewEntry
@@ -39,6 +39,7 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
   const parent = dirname(o.folder)
   const partial = join(parent, `.${basename(o.folder)}.partial`)
   const old = join(parent, `.${basename(o.folder)}.old`)
+  using _ = temporary(partial)
   await rm(partial, { recursive: true, force: true })
   await mkdir(partial, { recursive: true })
   try {
@@ -59,7 +60,7 @@ export async function writeCheckpoint(o: Folder): Promise<{ sha256: string }> {
 }
 
 /** A checkpoint that was written before, as it was or damaged, gives way to the new one; nothing else does. */
-async function expectOurs(folder: string): Promise<void> {
+export async function expectOurs(folder: string): Promise<void> {
   const refuse = (found: string): never => {
     throw new PipeError('failed', {
       where: folder,

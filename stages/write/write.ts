@@ -25,7 +25,7 @@ import { headName } from '../model/architecture.js'
 import { openCheckpoint } from '../model/checkpoint.js'
 import { tablesOf } from '../model/quantization.js'
 import { bytesOfCodes, sizesOf } from '../model/sizes.js'
-import { type Entry, entryBytes, folderHash, writeCheckpoint } from './folder.js'
+import { type Entry, entryBytes, expectOurs, folderHash, writeCheckpoint } from './folder.js'
 
 const params = Type.Object(
   {
@@ -46,6 +46,7 @@ export default defineStage({
   scope: 'stream',
   batch: () => 'all',
   intact: async (row, { out }) => (await folderHash(`${out}/${row.path}`).catch(() => '')) === row.sha256,
+  mayWrite: ({ out }) => expectOurs(`${out}/model`),
   estimate(rows) {
     const { keptBytes, head } = sizesOf(rows)
     const disk = bytesOfCodes(rows) + keptBytes

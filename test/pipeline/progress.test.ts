@@ -51,6 +51,19 @@ function written(isTTY: boolean, events: [seconds: number, event: Happening][], 
   return text
 }
 
+t.test('for whom the run waits, until something is heard', async t => {
+  const waiting = { kind: 'waiting', stage: 'clip', batch: '3/attn', silentSeconds: 30 } as const
+  const events: [number, Happening][] = [
+    [0, plan(stage('clip', 9))],
+    [1, { kind: 'stage-started', stage: 'clip' }],
+    [40, waiting],
+  ]
+  t.match(written(false, events), /\nclip 3\/attn: waited for; nothing new for 30 s\n$/)
+  t.match(written(true, events), /clip .* 0\/9 {2}nothing new for 30 s/)
+  const after = written(true, [...events, [41, { kind: 'batch-finished', stage: 'clip', batch: '0/attn', cached: false, bytes: 1 }]])
+  t.notMatch(after.split('\n').at(-2), /nothing new/)
+})
+
 t.test('plain: a line at the start, at most one every few seconds, one at the end', async t => {
   const progress = Array.from({ length: 100 }, (_, i): [number, Happening] => [
     i / 10,

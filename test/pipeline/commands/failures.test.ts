@@ -190,17 +190,43 @@ t.test('an output folder that is a file, is below one, or has no name that a fil
   t.equal(readFileSync(file, 'utf8'), 'mine', 'what was there is there')
 })
 
-t.test('a place that is taken stops the last stage; with it free the same command goes on, and nothing is rounded twice', async t => {
+t.test('what the user has where a run writes: refused before any work, and left as it is', async t => {
   const out = join(here, 'taken')
   mkdirSync(out)
-  writeFileSync(join(out, 'result.json.tmp'), '')
-  mkdirSync(join(out, 'result.json'))
   const args = ['run', graphWith(), '--out', out, '--device', 'cpu', '--json']
-  const first = await pipe(args)
-  t.equal(first.code, 1)
-  t.match(first.stdout, /"kind":"failed".*a folder is where a file has to be/)
-  rmSync(join(out, 'result.json'), { recursive: true })
-  const again = await pipe(args)
-  t.equal(again.code, 0, again.stderr)
-  t.notMatch(again.stdout, /"kind":"batch-started","stage":"round"/)
+  const refused = async (name: string, make: (path: string) => void, said: RegExp): Promise<void> => {
+    const path = join(out, name)
+    make(path)
+    const before = statSync(path).mtimeMs
+    for (const words of [args, ['plan', ...args.slice(1)]]) {
+      const { code, stdout, stderr } = await pipe(words)
+      t.equal(code, 1, name)
+      t.match(stderr, said)
+      t.notMatch(stdout, /"kind":"(plan|batch-started)"/)
+    }
+    t.equal(statSync(path).mtimeMs, before)
+    rmSync(path, { recursive: true })
+  }
+  const file = (text: string) => (path: string) => writeFileSync(path, text)
+  const mine = (expected: string, found: string) =>
+    new RegExp(
+      `\n? {2}expected ${expected} that a run has written, or nothing, and found ${found}\\.\n {2}Move it away, or write elsewhere with --out\\.\n`,
+    )
+  await refused('result.json', file('{"mine": 1}\n'), mine('results', 'another file'))
+  await refused('result.json', file(''), mine('results', 'another file'))
+  await refused('result.json', path => mkdirSync(path), mine('results', 'a folder'))
+  await refused('events.jsonl', file('{"event": "mine"}\n'), mine('events', 'another file'))
+  await refused('cache', file('mine'), mine('a cache', 'a file'))
+  const folderWith = (name: string) => (path: string) => {
+    mkdirSync(path)
+    writeFileSync(join(path, name), 'mine')
+  }
+  await refused('cache', folderWith('notes.tmp'), mine('a cache', '"notes.tmp" in it'))
+  await refused('model', folderWith('notes.txt'), mine('a checkpoint', '"notes.txt" in it'))
+  writeFileSync(join(out, 'result.json.77-0.tmp'), 'half')
+  writeFileSync(join(out, 'notes.tmp'), 'mine')
+  writeFileSync(join(out, 'events.jsonl'), '{"sec')
+  t.equal((await pipe(args)).code, 0, 'with all that out of the way it runs')
+  t.strictSame(readdirSync(out).sort(), ['cache', 'events.jsonl', 'model', 'notes.tmp', 'result.json'], 'what a killed run left is gone')
+  t.equal((await pipe(args)).code, 0, 'and again over its own')
 })

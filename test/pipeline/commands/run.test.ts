@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { startPipe, pipe as startedPipe, temporary } from '../../helpers.js'
@@ -129,6 +129,7 @@ t.test('SIGINT twice: stops at once', async t => {
   await running.saw('Stopping')
   running.kill('SIGINT')
   t.equal((await running.finished).code, 130)
+  t.strictSame(readdirSync(join(folder, 'out/toy')).sort(), ['cache', 'events.jsonl'], 'nor is its lock left')
 })
 
 t.test('a second run in the same folder is told who is there', async t => {
