@@ -2,7 +2,7 @@
  * What `pipe bench --shape` says of several models, codes and numbers of texts, one after the other: random weights of the
  * shape, a prompt, tokens made after it. Cases are separated by commas; a case is the words that differ from hyb at 2 bits
  * in f32 for one text: a shape; a code; a number of bits; "x8" for eight texts; "prompt 1024"; "layers 8" in
- * place of all; "int8" (activations), "dense" or "bf16" (dense matrices in bf16).
+ * place of all; "int8" (activations), "dense" or "bf16" (dense matrices in bf16); "drawn" where tokens are not the likeliest.
  *
  *   --device cuda:0 --prompt 128 --tokens 128 --cases "llama-2-7b,llama-2-7b mul1 4,llama-2-7b x8,llama-2-70b"
  *
@@ -12,9 +12,11 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Ops } from '../native/ops.js'
+import { draws } from '../pipeline/random.js'
 import { rate } from '../pipeline/text.js'
 import { measure } from '../stages/model/bench.js'
 import { readConfig } from '../stages/model/config.js'
+import { drawOf, type Sampling } from '../stages/model/sampling.js'
 import { randomWeights, shapeNames, shapeOf } from '../stages/model/shapes.js'
 import { root } from './commit.js'
 import { cardOf, openDevice } from './gpu.js'
@@ -31,6 +33,7 @@ const usual = [
   'llama-2-7b prompt 1024',
   'llama-2-7b layers 8',
   'llama-2-7b x8',
+  'llama-2-7b x8 drawn',
   'llama-2-13b',
   'llama-3-8b',
   'qwen2-7b',
@@ -49,7 +52,11 @@ interface Case {
   readonly weights: 'packed' | 'dense'
   readonly activations: 'f32' | 'int8'
   readonly precision?: 'bf16'
+  readonly picks?: 'drawn'
 }
+
+/** With all that is there to be done at every token. */
+const drawn: Sampling = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05, repetitionPenalty: 1.1 }
 
 /** Throws on a word that is none. */
 export function caseOf(text: string, prompt: number): Case {
@@ -64,21 +71,38 @@ export function caseOf(text: string, prompt: number): Case {
     else if (word === 'int8') one = { ...one, activations: word }
     else if (word === 'dense') one = { ...one, weights: word }
     else if (word === 'bf16') one = { ...one, precision: word }
+    else if (word === 'drawn') one = { ...one, picks: word }
     else if (['hyb', '1mad', '3inst', 'mul1', 'mcg'].includes(word)) one = { ...one, code: word }
     else
-      throw new Error(`--cases: "${word}" of "${text.trim()}" is no code, bits, xTEXTS, prompt TOKENS, layers COUNT, int8, dense or bf16`)
+      throw new Error(
+        `--cases: "${word}" of "${text.trim()}" is no code, bits, xTEXTS, prompt TOKENS, layers COUNT, int8, dense, bf16 or drawn`,
+      )
   }
   return one
 }
 
 async function rowOf(ops: Ops, one: Case, tokens: number): Promise<Row> {
-  const { model, code, bits, precision, layers, ...rest } = one
+  const { model, code, bits, precision, layers, picks, ...rest } = one
+  const uniform = draws(0, 'bench')
   const packed = one.weights === 'packed'
   const whole = shapeOf(model)
   const config = layers === undefined ? whole : readConfig({ ...whole.raw, num_hidden_layers: layers }, model)
   using weights = randomWeights(ops, config, model, packed ? { use: `trellis/${code}`, K: bits } : undefined)
-  const figures = await measure(ops, weights, { ...rest, ...(precision && { precision }), tokens, cache: 'f32' })
-  const named = { model, ...(layers && { layers }), ...(packed && { code, bits }), ...rest, ...(precision && { precision }) }
+  const figures = await measure(ops, weights, {
+    ...rest,
+    ...(precision && { precision }),
+    ...(picks && { draw: () => drawOf(drawn, uniform) }),
+    tokens,
+    cache: 'f32',
+  })
+  const named = {
+    model,
+    ...(layers && { layers }),
+    ...(packed && { code, bits }),
+    ...rest,
+    ...(precision && { precision }),
+    ...(picks && { picks }),
+  }
   return { ...named, tokens, cache: 'f32', ...figures }
 }
 
@@ -102,7 +126,8 @@ export function generationTable({ rows }: Figures): string {
       row.weights === 'dense' ? (row.precision ?? 'dense') : `${row.code}, ${row.bits}${row.activations === 'int8' ? ', int8' : ''}`
     const made = [rate(number('tokensPerSecond')), (1e3 * number('step')).toFixed(2), `${Math.round(100 * number('share'))} %`]
     const shape = row.layers === undefined ? row.model : `${row.model}, ${row.layers} layers`
-    return [shape, code, row.batch, ...made, row.prompt, rate(number('promptTokensPerSecond')), (1e3 * number('firstToken')).toFixed(1)]
+    const texts = row.picks === undefined ? row.batch : `${row.batch}, ${row.picks}`
+    return [shape, code, texts, ...made, row.prompt, rate(number('promptTokensPerSecond')), (1e3 * number('firstToken')).toFixed(1)]
   })
   return [head, head.map(() => '---'), ...lines].map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }

@@ -38,6 +38,7 @@
 #include "ops/rmsnorm-backward/rmsnorm_backward.h"
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/rope/rope.h"
+#include "ops/sample/sample.h"
 #include "ops/scale/scale.h"
 #include "ops/silu-mul-backward/silu_mul_backward.h"
 #include "ops/silu-mul/silu_mul.h"
@@ -80,6 +81,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("rmsnorm", ops::rmsnorm);
     list.add("rmsnorm_backward", ops::rmsnorm_backward);
     list.add("rope", ops::rope);
+    list.add("sample", ops::sample);
     list.add("scale", ops::scale);
     list.add("silu_mul", ops::silu_mul);
     list.add("silu_mul_backward", ops::silu_mul_backward);

@@ -41,6 +41,7 @@ import { reshape } from './ops/reshape/reshape.js'
 import { rmsnormBackward } from './ops/rmsnorm-backward/rmsnorm-backward.js'
 import { rmsnorm } from './ops/rmsnorm/rmsnorm.js'
 import { rope } from './ops/rope/rope.js'
+import { sample } from './ops/sample/sample.js'
 import { scale } from './ops/scale/scale.js'
 import { siluMulBackward } from './ops/silu-mul-backward/silu-mul-backward.js'
 import { siluMul } from './ops/silu-mul/silu-mul.js'
@@ -88,6 +89,7 @@ const verbs = {
   crossEntropy,
   klDivergence,
   argmax,
+  sample,
   advance,
   // training: gradients, and the step they are for
   rmsnormBackward,

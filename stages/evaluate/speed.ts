@@ -22,11 +22,11 @@ export async function tokensPerSecond(ops: Ops, weights: Weights): Promise<numbe
   if (held > most || positions <= 1 + warmUp) return undefined
   using decoder = await Decoder.open(ops, weights, { slots: 1, positions })
   await decoder.prefill(0, [0])
-  for await (const _ of decoder.greedy(0, 0, warmUp));
+  for await (const _ of decoder.picks([{ slot: 0, token: 0 }], warmUp));
   await ops.finish()
   const started = performance.now()
   let [count, passed] = [0, 0]
-  for await (const _ of decoder.greedy(0, 0, made)) {
+  for await (const _ of decoder.picks([{ slot: 0, token: 0 }], made)) {
     count++
     passed = performance.now() - started
     if (passed > enough) break

@@ -4,7 +4,7 @@
  */
 import type { Tokenizer } from 'tokenizers'
 import type { Decoder } from './decoder.js'
-import { type Sampling, sample } from './sampling.js'
+import { type Draw, drawOf, likeliest, picked, type Sampling } from './sampling.js'
 import { StreamedText } from './streamed-text.js'
 
 /** What one text is to be. */
@@ -51,16 +51,14 @@ export class Row {
   #made = 0
   #wakers: (() => void)[] = []
   readonly #text: StreamedText
-  readonly #seen: Set<number>
   readonly #most: number
 
   constructor(
     private readonly asked: Asked,
     tokenizer: Tokenizer,
-    private readonly decoder: Pick<Decoder, 'positions' | 'ends'>,
+    private readonly decoder: Pick<Decoder, 'positions' | 'ends' | 'remember'>,
   ) {
     this.#text = new StreamedText(tokenizer, asked.prompt, asked.stop)
-    this.#seen = new Set(asked.prompt)
     this.#most = Math.min(asked.maxTokens, decoder.positions - asked.prompt.length)
   }
 
@@ -79,8 +77,10 @@ export class Row {
 
   /** The slot holds the first `same` tokens of the prompt. */
   into(slot: number, same: number): void {
+    const { prompt, sampling } = this.asked
     this.slot = slot
-    this.#hold(this.asked.prompt.slice(0, same))
+    this.#hold(prompt.slice(0, same))
+    if (sampling.repetitionPenalty !== 1) this.decoder.remember(slot, prompt)
   }
 
   nextOfPrompt(tokens: number): readonly number[] {
@@ -89,16 +89,32 @@ export class Row {
     return next
   }
 
+  /** Whether a token more is wanted when those of so many steps have come, as far as is known now. */
+  goesOn(steps: number): boolean {
+    return !this.over && !this.left && this.#made + steps < this.#most
+  }
+
+  /** How the next token is picked; of a prompt's piece that is not its last, nobody cares. */
+  draw(): Draw {
+    if (this.joining) return likeliest
+    try {
+      return drawOf(this.asked.sampling, () => this.asked.uniform())
+    } catch (error) {
+      this.fail(error)
+      return likeliest
+    }
+  }
+
   #hold(tokens: readonly number[]): void {
     for (const token of tokens) this.held.push(token)
   }
 
-  /** The token that these logits give, and the text that it makes certain. */
-  async take(logits: Float32Array): Promise<void> {
-    const token = sample(logits, this.#seen, this.asked.sampling, () => this.asked.uniform())
+  /** The token that was picked, and the text that it makes certain. Nothing of what comes when the text is over. */
+  async take(id: number | undefined): Promise<void> {
+    if (this.over || this.left) return
+    const token = picked(id)
     if (this.decoder.ends.has(token) || this.asked.ends?.has(token)) return this.#end('stop', '')
     this.token = token
-    this.#seen.add(token)
     this.#made++
     const text = await this.#text.push(token)
     if (this.#text.stopped) return this.#end('stop', text)

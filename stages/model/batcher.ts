@@ -2,7 +2,8 @@
  * batcher: several texts at a time from one model, each with its own prompt, sampling, seed and end. Every step puts one
  * token of each text that is under way through the model, side by side (continuous batching: Yu et al., Orca, OSDI 2022,
  * section 3.1). A new text joins between two steps, where a slot is free; its prompt goes in by pieces of `piece` tokens,
- * one piece between two steps, so that the texts under way wait for no long prompt.
+ * one piece between two steps, so that the texts under way wait for no long prompt. As long as the same texts go on, a step
+ * begins before the tokens of the one before are read; what it makes of a text that turns out to be over is dropped.
  *
  * A slot keeps what went through the model until another text needs it: a prompt that begins as one that a free slot still
  * holds, as in a conversation, goes in from where they differ.
@@ -14,13 +15,13 @@
 import type { Tokenizer } from 'tokenizers'
 import { PipeError } from '../../pipeline/define.js'
 import { type Asked, type Piece, Reading, Row } from './batched-text.js'
-import type { Decoder } from './decoder.js'
+import { ahead, type Decoder } from './decoder.js'
 
 /** Tokens of a prompt between two steps. */
 const piece = 256
 
 /** What a batcher needs of a decoder. */
-export type Slots = Pick<Decoder, 'slots' | 'positions' | 'ends' | 'prefill' | 'step' | 'free'>
+export type Slots = Pick<Decoder, 'slots' | 'positions' | 'ends' | 'pickAfter' | 'pick' | 'remember' | 'free'>
 
 export class Batcher implements AsyncDisposable {
   /** Under way, by slot, and waiting for one, in the order they came. */
@@ -105,7 +106,7 @@ export class Batcher implements AsyncDisposable {
       if (joining !== undefined) await this.#prefill(joining)
       this.#sweep()
       const ready = [...this.#rows.values()].filter(row => !row.joining)
-      if (ready.length > 0) await this.#step(ready)
+      if (ready.length > 0) await this.#steps(ready)
     }
     this.#running = undefined
   }
@@ -147,23 +148,41 @@ export class Batcher implements AsyncDisposable {
   }
 
   async #prefill(row: Row): Promise<void> {
-    const next = row.nextOfPrompt(piece)
     try {
-      const logits = await this.decoder.prefill(row.slot, next)
-      if (!row.joining && !row.left) await row.take(logits)
+      const next = row.nextOfPrompt(piece)
+      const id = await this.decoder.pickAfter(row.slot, next, row.draw())
+      if (!row.joining) await row.take(id)
     } catch (error) {
       row.fail(error)
     }
   }
 
-  async #step(rows: readonly Row[]): Promise<void> {
-    try {
-      const logits = await this.decoder.step(rows.map(({ slot, token }) => ({ slot, token })))
-      for (const row of rows) row.held.push(row.token)
-      await Promise.all(rows.map((row, i) => row.take(logits[i]!).catch(error => row.fail(error))))
-    } catch (error) {
-      for (const row of rows) row.fail(error)
+  /** Steps of these, until one of them is over or others are to be beside them. */
+  async #steps(rows: readonly Row[]): Promise<void> {
+    const under: Promise<Int32Array>[] = []
+    const more = (first: boolean): void => {
+      const next = this.decoder.pick(rows.map(row => ({ slot: row.slot, token: first ? row.token : undefined, ...row.draw() })))
+      next.catch(() => {}) // told when its turn comes
+      under.push(next)
     }
+    try {
+      more(true)
+      while (under.length > 0) {
+        while (under.length < ahead && this.#stays(rows, under.length)) more(false)
+        const ids = await (under.shift() as Promise<Int32Array>)
+        for (const row of rows) if (!row.over && !row.left) row.held.push(row.token)
+        await Promise.all(rows.map((row, i) => row.take(ids[i]).catch(error => row.fail(error))))
+      }
+    } catch (error) {
+      for (const row of rows) if (!row.over) row.fail(error)
+    }
+    await Promise.allSettled(under)
+  }
+
+  /** Whether behind so many steps of these comes another of the same. */
+  #stays(rows: readonly Row[], steps: number): boolean {
+    const joins = this.#rows.size > rows.length || (this.#waiting.length > 0 && this.#rows.size < this.decoder.slots)
+    return !joins && rows.every(row => row.goesOn(steps))
   }
 }
 

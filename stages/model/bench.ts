@@ -4,6 +4,7 @@ import { Decoder } from './decoder.js'
 import { cacheBytes, expectRoom } from './kv-cache.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
+import { type Draw, likeliest } from './sampling.js'
 
 export interface BenchOptions extends OpenModelOptions {
   /** Tokens of the prompt, and tokens made after it. */
@@ -13,6 +14,8 @@ export interface BenchOptions extends OpenModelOptions {
   readonly batch: number
   readonly weights: 'packed' | 'dense'
   readonly cache: 'f32' | 'bf16'
+  /** How tokens are picked. Default: the likeliest. */
+  readonly draw?: () => Draw
   /** Bytes that keys and values may take. Default: any. */
   readonly free?: number
   /** Aborting ends it between two steps. */
@@ -68,14 +71,8 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
   }
 
   const make = async (count: number): Promise<void> => {
-    if (o.batch === 1) {
-      for await (const _ of decoder.greedy(0, 1, count)) o.signal?.throwIfAborted()
-      return
-    }
-    for (let i = 0; i < count; i++) {
-      o.signal?.throwIfAborted()
-      await decoder.step(slots.map(slot => ({ slot, token: (i + slot) % vocab })))
-    }
+    const rows = slots.map(slot => ({ slot, token: 1 + slot }))
+    for await (const _ of decoder.picks(rows, count, o.draw ?? (() => likeliest))) o.signal?.throwIfAborted()
   }
   await make(warmUp)
   started = performance.now()

@@ -8,7 +8,7 @@ import { Decoder } from './decoder.js'
 import { expectRoom } from './kv-cache.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
 import type { Weights } from './quantized.js'
-import { greedy, type Sampling, sample } from './sampling.js'
+import { drawOf, picked, type Sampling } from './sampling.js'
 
 export interface GenerateOptions {
   readonly sampling: Sampling
@@ -47,8 +47,13 @@ export class Generator implements Disposable {
     const shape = { slots: 1, capacity: prompt.length + most, dtype: o.cache ?? 'f32' }
     expectRoom(checkpoint.path, checkpoint.config, shape, 'Give fewer --max-tokens', o.free)
     using decoder = Decoder.over(this.model, { slots: 1, positions: prompt.length + most, cache: o.cache })
-    const first = await decoder.prefill(0, prompt)
-    for await (const token of isGreedy(o.sampling) ? likeliest(decoder, first, most) : drawn(decoder, first, prompt, most, o)) {
+    const draw = () => drawOf(o.sampling, o.uniform)
+    if (o.sampling.repetitionPenalty !== 1) decoder.remember(0, prompt)
+    let token = picked(await decoder.pickAfter(0, prompt, draw()))
+    if (decoder.ends.has(token)) return
+    yield token
+    for await (const [next] of decoder.picks([{ slot: 0, token }], most - 1, draw)) {
+      token = picked(next)
       if (decoder.ends.has(token)) return
       yield token
     }
@@ -56,33 +61,6 @@ export class Generator implements Disposable {
 
   [Symbol.dispose](): void {
     this.model[Symbol.dispose]()
-  }
-}
-
-/** Nothing but the largest logit matters. */
-const isGreedy = ({ temperature, repetitionPenalty }: Sampling): boolean => temperature === 0 && repetitionPenalty === 1
-
-async function* likeliest(decoder: Decoder, logits: Float32Array, count: number): AsyncGenerator<number, void, undefined> {
-  const token = sample(logits, new Set(), greedy, () => 0)
-  yield token
-  yield* decoder.greedy(0, token, count - 1)
-}
-
-async function* drawn(
-  decoder: Decoder,
-  first: Float32Array,
-  prompt: readonly number[],
-  count: number,
-  { sampling, uniform }: GenerateOptions,
-): AsyncGenerator<number, void, undefined> {
-  const seen = new Set(prompt)
-  let logits = first
-  for (let made = 1; ; made++) {
-    const token = sample(logits, seen, sampling, uniform)
-    yield token
-    if (made >= count) return
-    seen.add(token)
-    logits = (await decoder.step([{ slot: 0, token }]))[0] as Float32Array
   }
 }
 

@@ -15,9 +15,10 @@ t.test('a case is the words that differ from the usual', async t => {
     activations: 'int8',
   })
   t.strictSame(caseOf('llama-2-7b dense bf16', 4), { ...usual, prompt: 4, weights: 'dense', precision: 'bf16' })
+  t.strictSame(caseOf('llama-2-7b x8 drawn', 128), { ...usual, batch: 8, picks: 'drawn' })
   t.throws(() => caseOf('llama-7', 128), { message: /^--cases: llama-7 is no shape; there are: llama-2-7b, / })
   t.throws(() => caseOf('llama-2-7b 5', 128), {
-    message: '--cases: "5" of "llama-2-7b 5" is no code, bits, xTEXTS, prompt TOKENS, layers COUNT, int8, dense or bf16',
+    message: '--cases: "5" of "llama-2-7b 5" is no code, bits, xTEXTS, prompt TOKENS, layers COUNT, int8, dense, bf16 or drawn',
   })
   t.throws(() => caseOf('llama-2-7b prompt', 128), { message: /^--cases: "prompt" of/ })
 })
@@ -36,14 +37,14 @@ t.test('the table', async t => {
   t.equal(
     generationTable({
       rows: [
-        { ...row, code: 'mul1', bits: 3, weights: 'packed', activations: 'int8' },
+        { ...row, code: 'mul1', bits: 3, weights: 'packed', activations: 'int8', picks: 'drawn' },
         { ...row, layers: 3, batch: 1, tokensPerSecond: 3.456, weights: 'dense', precision: 'bf16' },
       ],
     }),
     [
       '| shape | code, bits | texts | tokens/s | ms a step | of the bound | prompt | its tokens/s | ms to its end |',
       '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
-      '| a | mul1, 3, int8 | 8 | 1235 | 6.48 | 40 % | 16 | 100.0 | 160.0 |',
+      '| a | mul1, 3, int8 | 8, drawn | 1235 | 6.48 | 40 % | 16 | 100.0 | 160.0 |',
       '| a, 3 layers | bf16 | 1 | 3.46 | 6.48 | 40 % | 16 | 100.0 | 160.0 |',
     ].join('\n'),
   )

@@ -1,6 +1,6 @@
-// What a step of decoding leaves for the next one: the tokens that were the likeliest, one position on.
+// What a step of decoding leaves for the next one: the tokens that were picked (0 where none could be: −1), one position on.
 //
-//   ids[t] = best[t]        positions[t] = positions[t] + 1
+//   ids[t] = max(best[t], 0)        positions[t] = positions[t] + 1
 //
 //   best, ids, positions  i32 [t], three tensors
 //   cost                  none to speak of: it saves the host two writes a step

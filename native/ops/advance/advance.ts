@@ -2,7 +2,7 @@ import type { Device } from '../../device.js'
 import { expectTensor } from '../../expect.js'
 import type { Tensor } from '../../tensor.js'
 
-/** ids = best and positions += 1, in place, i32 [t] each: the step after this one can follow without the host. */
+/** ids = best (0 where that is none: −1) and positions += 1, in place, i32 [t] each: the step after this one can follow without the host. */
 export const advance =
   (device: Device) =>
   (ids: Tensor, positions: Tensor, best: Tensor): void => {

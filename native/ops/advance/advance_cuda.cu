@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(const AdvanceArgs arg
   wait_for_previous();
   let_next_begin();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < args.t) args.ids[i] = args.best[i], ++args.positions[i];
+  if (i < args.t) args.ids[i] = args.best[i] < 0 ? 0 : args.best[i], ++args.positions[i];
 }
 
 }  // namespace

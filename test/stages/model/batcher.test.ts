@@ -89,14 +89,15 @@ t.test('a long prompt goes in by pieces, between the steps of others', async t =
     slots: 2,
     positions: 512,
     ends: decoder.ends,
-    prefill: (slot, ids) => {
+    pickAfter: (slot, ids, draw) => {
       calls.push(`prefill ${ids.length}`)
-      return decoder.prefill(slot, ids)
+      return decoder.pickAfter(slot, ids, draw)
     },
-    step: tokens => {
-      calls.push(`step ${tokens.length}`)
-      return decoder.step(tokens)
+    pick: rows => {
+      calls.push(`step ${rows.length}`)
+      return decoder.pick(rows)
     },
+    remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
   }
   await using batcher = new Batcher(watched, tokenizer, 0)
@@ -126,11 +127,12 @@ t.test('what a slot still holds of a prompt is not computed again, and changes n
     slots: 2,
     positions: 512,
     ends: decoder.ends,
-    prefill: (slot, ids) => {
+    pickAfter: (slot, ids, draw) => {
       fed.push(ids.length)
-      return decoder.prefill(slot, ids)
+      return decoder.pickAfter(slot, ids, draw)
     },
-    step: tokens => decoder.step(tokens),
+    pick: rows => decoder.pick(rows),
+    remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
   }
   const [one, other] = [prompts[2]!, prompts[3]!]
@@ -209,14 +211,15 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
     slots: 2,
     positions: 512,
     ends: decoder.ends,
-    prefill: async (slot, ids) => {
+    pickAfter: async (slot, ids, draw) => {
       if (fail === 'prefill') throw new Error('no memory')
-      return decoder.prefill(slot, ids)
+      return decoder.pickAfter(slot, ids, draw)
     },
-    step: async tokens => {
+    pick: async rows => {
       if (fail === 'step') throw new Error('the device is lost')
-      return decoder.step(tokens)
+      return decoder.pick(rows)
     },
+    remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
   }
   await using batcher = new Batcher(failing, tokenizer, 2)
@@ -226,6 +229,65 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
   for (const one of both) await t.rejects(one, { message: 'the device is lost' })
   fail = undefined
   t.equal((await whole(batcher.text(ask(prompts[0]!)))).end, 'length')
+  t.ok(await free(batcher))
+})
+
+t.test('a step begins before the last is read, and what it makes of a text that is over is dropped', async t => {
+  const log: string[] = []
+  const watched: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    pickAfter: (slot, ids, draw) => decoder.pickAfter(slot, ids, draw),
+    pick: async rows => {
+      const made = decoder.pick(rows)
+      log.push('begin')
+      const ids = await made
+      log.push('end')
+      return ids
+    },
+    remember: (slot, ids) => decoder.remember(slot, ids),
+    free: (slot, from) => decoder.free(slot, from),
+  }
+  await using batcher = new Batcher(watched, tokenizer, 0)
+  const [prompt, other] = [prompts[0]!, prompts[2]!]
+  const { text } = await whole(batcher.text(ask(prompt, { maxTokens: 12 })))
+  t.equal(log.length, 2 * 11, 'a text that ends by its length has no step too many')
+  t.strictSame(log.slice(0, 4), ['begin', 'begin', 'end', 'begin'])
+  log.length = 0
+  const words = text.split(' ')
+  const asked = { maxTokens: 30, sampling: { ...drawn, repetitionPenalty: 1.3 } }
+  const [stopped, beside] = await Promise.all([
+    whole(batcher.text(ask(prompt, { maxTokens: 12, stop: [words[4]!] }))),
+    whole(batcher.text(ask(other, { ...asked, uniform: uniform(5) }))),
+  ])
+  t.equal(stopped.text, text.slice(0, text.indexOf(words[4]!)))
+  // The slot that had a step too many goes on from what it holds, and one text's history is none of the next one's.
+  const ids = (await tokenizer.encode(stopped.text, null, { addSpecialTokens: false })).getIds()
+  const again = await whole(batcher.text(ask([...prompt, ...ids], { maxTokens: 8 })))
+  const alone = await whole(batcher.text(ask(other, { ...asked, uniform: uniform(5) })))
+  t.equal(alone.text, beside.text)
+  await batcher[Symbol.asyncDispose]()
+  await using fresh = new Batcher(decoder, tokenizer, 0)
+  t.equal((await whole(fresh.text(ask([...prompt, ...ids], { maxTokens: 8 })))).text, again.text)
+  t.ok(await free(fresh))
+})
+
+t.test('predictions that are no numbers end the text that has them, alone', async t => {
+  let steps = 0
+  const damaged: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    pickAfter: (slot, ids, draw) => decoder.pickAfter(slot, ids, draw),
+    pick: async rows => (await decoder.pick(rows)).map((id, i) => (rows[i]!.slot === 0 && ++steps === 3 ? -1 : id)),
+    remember: (slot, ids) => decoder.remember(slot, ids),
+    free: (slot, from) => decoder.free(slot, from),
+  }
+  await using batcher = new Batcher(damaged, tokenizer, 0)
+  const [bad, good] = [whole(batcher.text(ask(prompts[0]!))), whole(batcher.text(ask(prompts[2]!)))]
+  await t.rejects(bad, { name: 'PipeError', message: /predictions are no numbers/ })
+  t.equal((await good).tokens, 20)
   t.ok(await free(batcher))
 })
 

@@ -2,6 +2,7 @@
 import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../../native/index.js'
+import { rng } from '../../../pipeline/random.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { readConfig } from '../../../stages/model/config.js'
 import { Decoder } from '../../../stages/model/decoder.js'
@@ -9,6 +10,7 @@ import { OpenModel } from '../../../stages/model/open-model.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { randomWeights } from '../../../stages/model/shapes.js'
 import { nmse, root, testDevice } from '../../helpers.js'
+import { type Draw, drawOf, likeliest } from '../../../stages/model/sampling.js'
 
 const ops = await openBackend(testDevice)
 const folder = join(root, 'fixtures/hf-reference/mistral-window')
@@ -93,21 +95,51 @@ t.test('a slot that goes back, and others in its place: positions are those of n
   for (const token of [50, 2]) await step(1, second, token)
   await step(0, first, 19)
   // Two more are under way when the first of these is read: whoever leaves then finds the slot one token on.
-  const greedy = decoder.greedy(0, 4, 6)
-  const { value: next } = await greedy.next()
-  await greedy.return()
+  const picks = decoder.picks([{ slot: 0, token: 4 }], 6)
+  const { value } = await picks.next()
+  await picks.return()
+  const [next] = value as Int32Array
   first.push(4)
   t.equal(decoder.held(0), first.length)
   await step(0, first, next as number)
   await step(1, second, 33)
   const made: number[] = []
-  for await (const id of decoder.greedy(1, 9, 3)) made.push(id)
+  for await (const [id] of decoder.picks([{ slot: 1, token: 9 }], 3)) made.push(id!)
   second.push(9)
   for (const id of made) {
     const logits = await alone(second)
     t.equal(id, logits.indexOf(Math.max(...logits)))
     second.push(id)
   }
+})
+
+t.test('several texts pick side by side what each picks alone, and draws follow their numbers', async t => {
+  using decoder = await open({ slots: 3, positions: 32 })
+  const draw = (slot: number) => {
+    const next = rng(slot, 'drawn')
+    const sampling = { temperature: slot === 1 ? 0 : 1.5, topK: 0, topP: 0.95, minP: 0, repetitionPenalty: slot === 2 ? 1.5 : 1 }
+    return (): Draw => drawOf(sampling, () => next.uniform(1)[0]!)
+  }
+  const made = async (slots: readonly number[], count: number): Promise<number[][]> => {
+    const draws = new Map(slots.map(slot => [slot, draw(slot)]))
+    const all = new Map(slots.map(slot => [slot, [] as number[]]))
+    const rows: { slot: number; token: number }[] = []
+    for (const slot of slots) {
+      decoder.free(slot)
+      decoder.remember(slot, texts[slot]!)
+      const token = await decoder.pickAfter(slot, texts[slot]!, draws.get(slot)!())
+      all.get(slot)!.push(token)
+      rows.push({ slot, token })
+    }
+    for await (const ids of decoder.picks(rows, count, slot => draws.get(slot)!()))
+      for (const [i, slot] of slots.entries()) all.get(slot)!.push(ids[i]!)
+    for (const slot of slots) t.equal(decoder.held(slot), texts[slot]!.length + count)
+    return slots.map(slot => all.get(slot)!)
+  }
+  const together = await made([2, 0, 1], 15)
+  t.strictSame(together, [...(await made([2], 15)), ...(await made([0], 15)), ...(await made([1], 15))])
+  t.ok(together.every(ids => new Set(ids).size > 4))
+  await t.rejects(decoder.pick([{ slot: 0, ...likeliest }]), { name: 'RangeError', message: /goes on where one with the same slots ended/ })
 })
 
 t.test('what does not fit is refused, and nothing changes', async t => {
