@@ -129,6 +129,12 @@ inline Halves planes(V a, V b) {
   return {select(high, _mm512_slli_epi16(a, 8), b), select(high, a, _mm512_srli_epi16(b, 8))};
 }
 
+// u = s(s + 1) of 64 states.
+inline Halves hashes(V a, V b) {
+  const V one = words16(-1);
+  return planes(_mm512_mullo_epi16(a, _mm512_sub_epi16(a, one)), _mm512_mullo_epi16(b, _mm512_sub_epi16(b, one)));
+}
+
 // (256·high + low) · X in three levels, of 2^16, 2^8 and 1 · 256: without low times the last digit.
 template <int T>
 [[gnu::always_inline]] inline void multiply(const Halves& plane, const uint8_t* x, int64_t stride, V (&sum)[T][3]) {
@@ -160,11 +166,8 @@ struct BytePairs {
   struct Index {
     V row;
     __mmask64 high, low, not_low;
-    Index(V a, V b) {
-      const V one = words16(-1);
-      const Halves u = planes(_mm512_mullo_epi16(a, _mm512_sub_epi16(a, one)), _mm512_mullo_epi16(b, _mm512_sub_epi16(b, one)));
-      row = u.high, high = _mm512_movepi8_mask(u.low), low = _mm512_movepi8_mask(_mm512_add_epi8(u.low, u.low)), not_low = _knot_mask64(low);
-    }
+    explicit Index(const Halves& u)
+        : row(u.high), high(_mm512_movepi8_mask(u.low)), low(_mm512_test_epi8_mask(u.low, words16(0x4040))), not_low(_knot_mask64(low)) {}
   };
   // Where the mask is zero the index stays, for the next table: one blend in place of three.
   template <int c, int p>
@@ -194,21 +197,34 @@ constexpr int first_of(int g) { return TC ? g / 2 * 4 + g % 2 : 2 * g; }
 template <bool TC>
 constexpr int second_of(int g) { return first_of<TC>(g) + (TC ? 2 : 1); }
 
+// Of groups g and g + 1 of a chunk.
+template <int g, int K, bool TC>
+[[gnu::always_inline]] inline void hashes(const ChunkWindow<K, TC>& window, Halves (&u)[2]) {
+  unroll<2>([&](auto i) __attribute__((always_inline)) {
+    u[i] = hashes(window.template state<first_of<TC>(g + i) * 2 * K>(), window.template state<second_of<TC>(g + i) * 2 * K>());
+  });
+}
+
+// 128 states side by side, and those after them hashed before: what a lookup needs is there when its turn comes.
 template <int K, bool TC, bool int8, int T>
 void pair_sums(const Job& job, int64_t (*sums)[32]) {
-  constexpr int bits = 2 * K, sets = TC ? 2 : 1, groups = 4, levels = int8 ? 1 : 3, component_bytes = 4 * levels, group_bytes = 2 * component_bytes;
+  constexpr int sets = TC ? 2 : 1, groups = 4, levels = int8 ? 1 : 3, component_bytes = 4 * levels, group_bytes = 2 * component_bytes;
   constexpr int64_t until = 1024;  // chunks until 32 bits might overflow
   const BytePairs<int8> pairs(job);
   for (int64_t from = 0; from < job.chunks; from += until) {
+    const int64_t last = std::min(job.chunks, from + until) - 1;
     V sum[sets][T][levels] = {};
-    for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
-      const ChunkWindow<K, TC> window(job.words + chunk * K * kLanes);
+    Halves u[2];
+    hashes<0>(ChunkWindow<K, TC>(job.words + from * K * kLanes), u);
+    for (int64_t chunk = from; chunk <= last; ++chunk) {
+      const ChunkWindow<K, TC> window(job.words + chunk * K * kLanes), after(job.words + std::min(chunk + 1, last) * K * kLanes);
       const uint8_t* const x = job.x + chunk * (groups / sets * group_bytes);
       unroll<groups / 2>([&](auto i) __attribute__((always_inline)) {
         constexpr int g = 2 * i;
         using Index = typename BytePairs<int8>::Index;
-        const Index at[2] = {{window.template state<first_of<TC>(g) * bits>(), window.template state<second_of<TC>(g) * bits>()},
-                             {window.template state<first_of<TC>(g + 1) * bits>(), window.template state<second_of<TC>(g + 1) * bits>()}};
+        const Index at[2] = {Index(u[0]), Index(u[1])};
+        if constexpr (g + 2 < groups) hashes<g + 2>(window, u);
+        else hashes<0>(after, u);
         unroll<2>([&](auto c) __attribute__((always_inline)) {
           V planes[BytePairs<int8>::planes_each][2];
           pairs.template component<c>(at, planes);
