@@ -62,17 +62,19 @@ const settings = [
 /** Rows of a width, with what the definition says of them. */
 function rowsOf(v: number): { rows: Row[]; wanted: number[] } {
   const next = uniform(v)
+  const few = v < 500
+  // Some are equal, or all: more than a kernel compares with each other.
   const kinds: Float32Array[] = [gaussian(v, v), gaussian(v, v + 1).map(x => 4 * Math.round(x))]
-  if (v < 1000)
+  if (v < 10_000) kinds.push(new Float32Array(v))
+  if (few)
     kinds.push(
       gaussian(v, v + 2).map(x => 50 * x),
-      new Float32Array(v),
       gaussian(v, 9).fill(Number.NEGATIVE_INFINITY, 9, 12).fill(40, 17, 18),
     )
   const rows: Row[] = []
   for (const z of kinds)
-    for (const [r, t, k, p, least] of v < 1000 ? settings : settings.slice(-2))
-      for (const temperature of t === 0 ? [0] : v < 1000 ? [0.1, 1, 30] : [0.7]) {
+    for (const [r, t, k, p, least] of few ? settings : settings.slice(v < 10_000 ? -5 : -2))
+      for (const temperature of t === 0 ? [0] : few ? [0.1, 1, 30] : [0.7]) {
         const seen = new Set(Array.from({ length: 20 }, () => Math.floor(next() * v)))
         rows.push({ z, seen, how: [r, temperature, k, p, least, [0, 0.9999, next(), next()][rows.length % 4]!] })
       }

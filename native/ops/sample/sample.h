@@ -13,7 +13,7 @@
 //   slots   i32 [t]        the row of `seen` that is the text's; all different
 //   seen    u8 [s, v]      1: the token was seen. Read and added to where r is not 1
 //   out     i32 [t]        −1 where a logit is NaN or the largest is infinite, or the slot is none of s
-//   cost    4 bytes read an element, on CUDA up to seventeen times from its cache; exponentials in f64
+//   cost    4 bytes read an element, on CUDA four to nine times from its cache; exponentials in f64
 //
 // Probabilities are whole multiples of 2⁻⁴⁰ of the likeliest's: their sums are exact in any order, and so are cuts and draws.
 #pragma once

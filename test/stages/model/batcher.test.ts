@@ -253,7 +253,7 @@ t.test('a step begins before the last is read, and what it makes of a text that 
   const [prompt, other] = [prompts[0]!, prompts[2]!]
   const { text } = await whole(batcher.text(ask(prompt, { maxTokens: 12 })))
   t.equal(log.length, 2 * 11, 'a text that ends by its length has no step too many')
-  t.strictSame(log.slice(0, 4), ['begin', 'begin', 'end', 'begin'])
+  t.strictSame(log.slice(0, 2), ['begin', 'begin'])
   log.length = 0
   const words = text.split(' ')
   const asked = { maxTokens: 30, sampling: { ...drawn, repetitionPenalty: 1.3 } }
