@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../../core/parallel.h"
@@ -20,14 +21,7 @@ int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // ── x ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-int32_t nearest(double x) { return static_cast<int32_t>(x + (x < 0 ? -0.5 : 0.5)); }
-
-// What is left of X after its last digit, which is from −2^(bits−1) to 2^(bits−1) − 1.
-int32_t last_digit(int32_t& X, int bits) {
-  const int32_t half = 1 << (bits - 1), digit = ((X + half) & (2 * half - 1)) - half;
-  X = (X - digit) >> bits;
-  return digit;
-}
+int32_t nearest(double x) { return static_cast<int32_t>(x + std::copysign(0.5, x)); }
 
 // ΣX, Σ(X − x2)/256.
 struct Sums {
@@ -52,29 +46,46 @@ double unit_of(const float* x, int64_t n, double largest) {
 
 constexpr int64_t kPiece = 2048;  // columns
 
-// A piece of a row: `count` columns, in whole chunks that zeros fill.
+// Takes the last digit off `count` numbers, from −2^(bits−1) to 2^(bits−1) − 1, and gives the sum of these.
+template <int bits>
+int64_t last_digits(int32_t* X, int64_t count, int16_t* digits) {
+  constexpr int32_t half = 1 << (bits - 1);
+  int32_t sum = 0;
+  for (int64_t j = 0; j < count; ++j) {
+    const int32_t digit = ((X[j] + half) & (2 * half - 1)) - half;
+    X[j] = (X[j] - digit) >> bits;
+    digits[j] = static_cast<int16_t>(digit);
+    sum += digit;
+  }
+  return sum;
+}
+
+// A piece of a row: `count` columns, in whole chunks that zeros fill. Loops of their own, so that the compiler finds vectors in them.
 template <class Digit>
 Sums convert(const float* x, int64_t count, double unit, const Kernel& kernel, int columns, Digit* to) {
-  int16_t digits[3][kPiece] = {};
-  Sums sums;
-  const double inverse = unit == unit ? 1 / unit : 0;
-  for (int64_t j = 0; j < count; ++j) {
-    int32_t X = unit == unit ? nearest(x[j] * inverse) : 0;
-    sums.all += X;
-    if (kernel.digits == Digits::bytes) {
-      digits[2][j] = static_cast<int16_t>(last_digit(X, 8));
-      sums.high += X;
-      digits[1][j] = static_cast<int16_t>(last_digit(X, 8));
-    } else if (kernel.digits == Digits::halves) {
-      digits[1][j] = static_cast<int16_t>(last_digit(X, 12));
-    }
-    digits[0][j] = static_cast<int16_t>(X);
+  const int64_t chunks = blocks_of(count, columns), whole = chunks * columns;
+  int32_t X[kPiece];
+  int16_t digits[3][kPiece];
+  std::fill(X + count, X + whole, 0);
+  if (unit == unit) {
+    for (int64_t j = 0; j < count; ++j) X[j] = nearest(x[j] * (1 / unit));
+  } else {
+    std::fill_n(X, count, 0);
   }
-  for (int64_t from = 0; from < count; from += columns) {
-    for (int i = 0; i < kernel.slots.count; ++i) {
-      const Slot slot = kernel.slots.at[i];
-      *to++ = static_cast<Digit>(digits[slot.digit][from + slot.column]);
-    }
+  Sums sums;
+  if (kernel.digits == Digits::bytes) {
+    const int64_t last = last_digits<8>(X, whole, digits[2]), middle = last_digits<8>(X, whole, digits[1]), first = last_digits<8>(X, whole, digits[0]);
+    sums = {first * 65536 + middle * 256 + last, first * 256 + middle};
+  } else if (kernel.digits == Digits::halves) {
+    const int64_t last = last_digits<12>(X, whole, digits[1]), first = last_digits<12>(X, whole, digits[0]);
+    sums.all = first * 4096 + last;
+  } else {
+    sums.all = last_digits<8>(X, whole, digits[0]);
+  }
+  int from[std::extent_v<decltype(Slots::at)>];
+  for (int i = 0; i < kernel.slots.count; ++i) from[i] = kernel.slots.at[i].digit * kPiece + kernel.slots.at[i].column;
+  for (const int16_t* chunk = digits[0]; chunk < digits[0] + whole; chunk += columns) {
+    for (int i = 0; i < kernel.slots.count; ++i) *to++ = static_cast<Digit>(chunk[from[i]]);
   }
   return sums;
 }

@@ -50,15 +50,16 @@ class Mixer {
     }
   }
 
-  // z [order, columns], contiguous. Calls emit(r, j, width, values) with y[r, j … j+width) for all of y.
+  // z [order, columns], contiguous. Calls emit(r, j, width, values) with y[r, j … j+width) for all of y, from any thread.
   template <class F>
   void operator()(const float* z, int64_t columns, const F& emit) const {
     const int64_t mr = kernel_.mr, nr = kernel_.nr;
-    thread_local std::vector<float> panel;
-    panel.resize(order_ * nr);
-    alignas(64) float tile[kGemmTile];
-    for (int64_t j = 0; j < columns; j += nr) {
-      const int64_t width = std::min(nr, columns - j);
+    // A row alone, as decoding has it, is shared by threads here; several are shared by the caller.
+    parallel_for(columns, nr, [&](int64_t j, int64_t end) {
+      thread_local std::vector<float> panel;
+      panel.resize(order_ * nr);
+      alignas(64) float tile[kGemmTile];
+      const int64_t width = end - j;
       for (int64_t k = 0; k < order_; ++k) {
         copy_run(z + k * columns + j, width, panel.data() + k * nr);
         std::fill_n(panel.data() + k * nr + width, nr - width, 0.f);
@@ -67,7 +68,7 @@ class Mixer {
         kernel_.packed(order_, packed_.data() + p * mr * order_, panel.data(), 1, 0, tile, nr);
         for (int64_t i = 0; i < std::min(mr, order_ - p * mr); ++i) emit(p * mr + i, j, width, tile + i * nr);
       }
-    }
+    });
   }
 
  private:
