@@ -103,10 +103,9 @@ export class Batcher implements AsyncDisposable {
       while (this.#waiting.length > 0 && this.#rows.size < this.decoder.slots) this.#admit(this.#waiting.shift()!)
       if (this.#rows.size === 0) break
       const joining = [...this.#rows.values()].find(row => row.joining)
-      if (joining !== undefined) await this.#prefill(joining)
-      this.#sweep()
       const ready = [...this.#rows.values()].filter(row => !row.joining)
-      if (ready.length > 0) await this.#steps(ready)
+      // Both are enqueued at once, in this order.
+      await Promise.all([joining && this.#prefill(joining), ready.length > 0 && this.#steps(ready)])
     }
     this.#running = undefined
   }
