@@ -119,6 +119,20 @@ for (const { name, skip, open } of backends) {
         ).ids,
         [1, 0, -1, -1, -1, 0],
       )
+    const wrong = [
+      { r: 0 },
+      { r: Number.NaN },
+      { T: -1 },
+      { T: plus },
+      { T: Number.NaN },
+      { k: -1 },
+      { p: Number.NaN },
+      { least: -1 },
+      { u: 1 },
+      { u: -1 },
+    ]
+    const rowsOfWrong = [...wrong, {}].map(o => ({ z: rows[0]!, how: drawn(o) }))
+    t.strictSame((await sample(ops, rowsOfWrong)).ids, [...wrong.map(() => -1), 1], 'numbers out of range')
     using logits = ops.tensor(Float32Array.of(1, 2), [1, 2])
     using how = ops.tensor(Float64Array.from(greedy), [1, 6])
     using slots = ops.tensor(Int32Array.of(1), [1])

@@ -9,10 +9,10 @@
 //   out[t] = the first of what is left, the likeliest first, with which their sum is more than u of it all
 //
 //   logits  f32 [t, v]     v ≤ 2²¹
-//   how     f64 [t, 6]     r, T, top-k, top-p, min-p, and u in [0, 1)
+//   how     f64 [t, 6]     r > 0, T ≥ 0, top-k, top-p, min-p ≥ 0, and u in [0, 1)
 //   slots   i32 [t]        the row of `seen` that is the text's; all different
 //   seen    u8 [s, v]      1: the token was seen. Read and added to where r is not 1
-//   out     i32 [t]        −1 where a logit is NaN or the largest is infinite, or the slot is none of s
+//   out     i32 [t]        −1 where a logit is NaN, the largest is infinite, the slot is none of s, or a number of `how` is none of these
 //   cost    4 bytes read an element, on CUDA four to nine times from its cache; exponentials in f64
 //
 // Probabilities are whole multiples of 2⁻⁴⁰ of the likeliest's: their sums are exact in any order, and so are cuts and draws.
@@ -47,6 +47,10 @@ struct SampleArgs {
 struct Drawing {
   double penalty, temperature, k, p, least, u;
 };
+
+PIPE_BOTH inline bool sample_can(const Drawing& how) {
+  return how.penalty > 0 && how.temperature >= 0 && how.temperature < HUGE_VAL && how.k >= 0 && how.p >= 0 && how.least >= 0 && how.u >= 0 && how.u < 1;
+}
 
 PIPE_BOTH inline float sample_penalized(float z, double penalty) { return static_cast<float>(z > 0 ? z / penalty : z * penalty); }
 

@@ -63,22 +63,22 @@ int32_t draw(Row& row, int64_t v, float most, const Drawing& how) {
 }
 
 int32_t token(Row& row, const SampleArgs& args, int64_t i) {
-  const auto& [penalty, temperature, k, p, least, u] = reinterpret_cast<const Drawing*>(args.how)[i];
+  const Drawing& how = reinterpret_cast<const Drawing*>(args.how)[i];
   const int64_t slot = args.slots[i];
-  if (slot < 0 || slot >= args.s) return -1;
-  uint8_t* seen = penalty == 1 ? nullptr : args.seen + slot * args.v;
+  if (slot < 0 || slot >= args.s || !sample_can(how)) return -1;
+  uint8_t* seen = how.penalty == 1 ? nullptr : args.seen + slot * args.v;
   row.z.assign(args.logits + i * args.v, args.logits + (i + 1) * args.v);
   row.keys.resize(args.v);
   int32_t best = 0;
   for (int64_t j = 0; j < args.v; ++j) {
     float& z = row.z[j];
-    if (seen && seen[j]) z = sample_penalized(z, penalty);
+    if (seen && seen[j]) z = sample_penalized(z, how.penalty);
     if (std::isnan(z)) return -1;
     row.keys[j] = sample_key(z);
     if (row.keys[j] > row.keys[best]) best = static_cast<int32_t>(j);
   }
   if (!std::isfinite(row.z[best])) return -1;
-  const int32_t id = temperature == 0 ? best : draw(row, args.v, row.z[best], {penalty, temperature, k, p, least, u});
+  const int32_t id = how.temperature == 0 ? best : draw(row, args.v, row.z[best], how);
   if (seen) seen[id] = 1;
   return id;
 }

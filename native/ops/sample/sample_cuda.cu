@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(kWide) sample_kernel(const SampleArgs args) {
   const int64_t t = blockIdx.y;
   const Drawing how = reinterpret_cast<const Drawing*>(args.how)[t];
   const int64_t slot = args.slots[t];
-  const bool known = slot >= 0 && slot < args.s;
+  const bool known = slot >= 0 && slot < args.s && sample_can(how);
   uint8_t* const seen = known && how.penalty != 1 ? args.seen + slot * args.v : nullptr;
   Row row(args, told, seen, how.penalty);
   row.meet();  // all blocks run, and can be read from
