@@ -27,15 +27,6 @@ const arrangedBytes = (rows: number, columns: number, K: number): number => (upT
 /** The names that linear.h has for an output: its own, and behind them which it is (X, Gate, 0 … 3). */
 const named = (which: string | number, output: OpArgs): OpArgs =>
   Object.fromEntries(Object.entries(output).map(([name, value]) => [`${name}${which}`, value]))
-/** The names that prompt.h has for a linear, made once: a prompt's ops are waited for where it is short. */
-const ofPrompt = Array.from({ length: mostOutputs }, (_, i) => ({
-  sv: `sv${i}`,
-  add: `add${i}`,
-  y: `y${i}`,
-  rows: `rows${i}`,
-  block: `block${i}`,
-  factor: `factor${i}`,
-}))
 const noOutput = { first: 0, stride: 0, rows: 0, block: 0, factor: 0, head: 0, eps: 0 }
 
 /** The products of a code; undefined where it has no kernel. entries: hyb's table, [rows, 2] of any float type; it stays the caller's. */
@@ -197,14 +188,40 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
         return { rows, sv, add, block, factor: factorOf('prompt', `linears[${i}].block`, block, rows) }
       })
       const results = linears.map(({ rows }) => device.empty('f32', [t, rows]))
-      const args: Record<string, Tensor | number | boolean | undefined> = {
+      // One literal: an object that grows by names is slow to make and to go through, and short prompts wait for the host.
+      const [a, b, c, d] = checked
+      device.run('trellis_prompt', {
         x,
         gate,
         su,
         weight: norm?.weight,
-        eps: norm?.eps ?? 0,
         arranged,
         entries: entriesOnDevice(),
+        sv0: a?.sv,
+        add0: a?.add,
+        y0: results[0],
+        rows0: a?.rows ?? 0,
+        block0: a?.block ?? 0,
+        factor0: a?.factor ?? 0,
+        sv1: b?.sv,
+        add1: b?.add,
+        y1: results[1],
+        rows1: b?.rows ?? 0,
+        block1: b?.block ?? 0,
+        factor1: b?.factor ?? 0,
+        sv2: c?.sv,
+        add2: c?.add,
+        y2: results[2],
+        rows2: c?.rows ?? 0,
+        block2: c?.block ?? 0,
+        factor2: c?.factor ?? 0,
+        sv3: d?.sv,
+        add3: d?.add,
+        y3: results[3],
+        rows3: d?.rows ?? 0,
+        block3: d?.block ?? 0,
+        factor3: d?.factor ?? 0,
+        eps: norm?.eps ?? 0,
         t,
         rows,
         columns,
@@ -215,17 +232,7 @@ export const packedProducts = (ops: Ops, name: string, shape: TileShape, entries
         K,
         code,
         tensorCore: order !== undefined,
-      }
-      for (const [i, names] of ofPrompt.entries()) {
-        const linear = checked[i]
-        args[names.sv] = linear?.sv
-        args[names.add] = linear?.add
-        args[names.y] = results[i]
-        args[names.rows] = linear?.rows ?? 0
-        args[names.block] = linear?.block ?? 0
-        args[names.factor] = linear?.factor ?? 0
-      }
-      device.run('trellis_prompt', args)
+      })
       return results
     },
     [Symbol.dispose]() {

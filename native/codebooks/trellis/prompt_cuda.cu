@@ -12,6 +12,8 @@
 #include "linear.h"
 #include "prompt_kernel.cuh"
 #include "prompt_product.h"
+#include "prompt_rows.h"
+#include "prompt_warpgroup.h"
 
 namespace ops {
 
@@ -82,6 +84,65 @@ void multiply(const TrellisPromptArgs& a, const __half* x, int64_t vectors, floa
   }
 }
 
+void begin(const TrellisPromptArgs& a, bool has_groups, const RowParts& to) {
+  const RowShape shape = has_groups ? row_shape(a.columns, a.block, a.factor, a.gate ? 2 : 1) : RowShape{};
+  const bool is_grouped = shape.factor > 0;
+  RowTransform in = is_grouped ? row_transform(shape, a.factor, false) : transform_of(a.columns, a.block, a.factor, false);
+  in.x = a.x, in.stride = a.columns, in.before = a.su, in.weight = a.weight, in.gate = a.gate, in.eps = a.eps;
+  if (is_grouped) return begin_rows(in, a.t, to);
+  const auto begin = [&](auto kernel) {
+    allow_shared(kernel, row_bytes(a.columns));
+    kernel<<<static_cast<unsigned>(a.t), kRowThreads, row_bytes(a.columns), stream()>>>(in, to.parts, to.units, !a.rounded, to.panel, to.natural);
+    launched();
+  };
+  const auto choose = [&]<Input kInput>(std::integral_constant<Input, kInput>) {
+    const int tiles = tiles_of(a.factor);
+    begin(tiles == 0 ? incoherent_rows_kernel<kInput, 0> : tiles == 1 ? incoherent_rows_kernel<kInput, 1> : incoherent_rows_kernel<kInput, kMostTiles>);
+  };
+  if (a.weight) choose(std::integral_constant<Input, Input::normed>{});
+  else if (a.gate) choose(std::integral_constant<Input, Input::gated>{});
+  else choose(std::integral_constant<Input, Input::scaled>{});
+}
+
+// Outputs whose kernel is one, together.
+void finish(const TrellisPromptArgs& a, bool has_groups, const float* z, const float* units, int pieces) {
+  struct Output {
+    const TrellisPromptArgs::Linear* linear;
+    const float* z;
+    RowShape shape;  // of warpgroups' kernel, or
+    int tiles;
+  };
+  std::vector<Output> left;
+  for (const TrellisPromptArgs::Linear& to : a.linears) {
+    if (to.rows == 0) continue;
+    left.push_back({&to, z, has_groups ? row_shape(to.rows, to.block, to.factor, pieces) : RowShape{}, tiles_of(to.factor)});
+    z += to.rows;
+  }
+  while (!left.empty()) {
+    const Output first = left.front();
+    const bool is_grouped = first.shape.factor > 0;
+    RowTransforms after{};
+    int count = 0, bytes = 0;
+    std::erase_if(left, [&](const Output& one) {
+      if (one.shape != first.shape || (!is_grouped && one.tiles != first.tiles)) return false;
+      const TrellisPromptArgs::Linear& to = *one.linear;
+      RowTransform& out = after.of[count++] =
+          is_grouped ? row_transform(one.shape, to.factor, true) : transform_of(to.rows, to.block, to.factor, true);
+      out.x = one.z, out.stride = a.rows, out.after = to.sv, out.add = to.add, out.y = to.y;
+      bytes = std::max(bytes, row_bytes(to.rows));
+      return true;
+    });
+    if (is_grouped) {
+      finish_rows(after, count, a.t, units, pieces);
+      continue;
+    }
+    const auto kernel = first.tiles == 0 ? coherent_rows_kernel<0> : first.tiles == 1 ? coherent_rows_kernel<1> : coherent_rows_kernel<kMostTiles>;
+    allow_shared(kernel, bytes);
+    kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, pieces);
+    launched();
+  }
+}
+
 }  // namespace
 
 void trellis_prompt(const TrellisPromptArgs& a) {
@@ -92,43 +153,11 @@ void trellis_prompt(const TrellisPromptArgs& a) {
   const int64_t panel = std::max(plan.panel, 1), columns = plan.panel == 0 ? a.columns : (a.columns + 63) / 64 * 64;
   Scratch<__half> x((vectors + panel - 1) / panel * panel * columns);
   Scratch<float> units(a.t), z(pieces * vectors * rows);
-
-  RowTransform in = transform_of(a.columns, a.block, a.factor, false);
-  in.x = a.x, in.stride = a.columns, in.before = a.su, in.weight = a.weight, in.gate = a.gate, in.eps = a.eps;
-  const auto begin = [&](auto kernel) {
-    allow_shared(kernel, row_bytes(a.columns));
-    kernel<<<static_cast<unsigned>(a.t), kRowThreads, row_bytes(a.columns), stream()>>>(in, x, units, !a.rounded, plan.panel, plan.natural);
-    launched();
-  };
-  const auto choose = [&]<Input kInput>(std::integral_constant<Input, kInput>) {
-    const int tiles = tiles_of(a.factor);
-    begin(tiles == 0 ? incoherent_rows_kernel<kInput, 0> : tiles == 1 ? incoherent_rows_kernel<kInput, 1> : incoherent_rows_kernel<kInput, kMostTiles>);
-  };
-  if (a.weight) choose(std::integral_constant<Input, Input::normed>{});
-  else if (a.gate) choose(std::integral_constant<Input, Input::gated>{});
-  else choose(std::integral_constant<Input, Input::scaled>{});
-
+  const bool has_groups = a.rounded && card_has_warpgroups();
+  begin(a, has_groups, {x, units, plan.panel, plan.natural});
   if (plan.pieces > 0) prompt_product(a, x, vectors, z, plan);
   else multiply(a, x, vectors, z);
-
-  for (const int tiles : {0, 1, kMostTiles}) {
-    RowTransforms after{};
-    unsigned count = 0;
-    int bytes = 0;
-    const float* from = z;
-    for (const TrellisPromptArgs::Linear& to : a.linears) {
-      from += to.rows;
-      if (to.rows == 0 || tiles != tiles_of(to.factor)) continue;
-      RowTransform& out = after.of[count++] = transform_of(to.rows, to.block, to.factor, true);
-      out.x = from - to.rows, out.stride = rows, out.after = to.sv, out.add = to.add, out.y = to.y;
-      bytes = std::max(bytes, row_bytes(to.rows));
-    }
-    if (count == 0) continue;
-    const auto kernel = tiles == 0 ? coherent_rows_kernel<0> : tiles == 1 ? coherent_rows_kernel<1> : coherent_rows_kernel<kMostTiles>;
-    allow_shared(kernel, bytes);
-    kernel<<<dim3(static_cast<unsigned>(a.t), count), kRowThreads, bytes, stream()>>>(after, units, static_cast<int>(pieces * parts));
-    launched();
-  }
+  finish(a, has_groups, z, units, static_cast<int>(pieces * parts));
 }
 
 }  // namespace ops

@@ -110,7 +110,7 @@ enum class Input { scaled, normed, gated };
 
 // The largest number that f16 parts reach: ‖x‖ becomes it, and no entry of x·H is larger.
 constexpr float kMostHalf = 32768.0f;
-constexpr int kAhead = 4;  // loads of a thread on their way
+constexpr int kLoads = 4;  // loads of a thread on their way
 
 // (x ⊙ before)·H as f16, in units of each row: one number or, exact, two whose sum it is. Grid t; parts [1 or 2][t][columns], or by panels as
 // prompt_product.h says.
@@ -122,16 +122,16 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   const float* const x = t.x + b * t.stride;
   const float* const other = kInput == Input::gated ? t.gate + b * t.n : t.weight;
   float raw = 0, squares = 0;
-  for (int base = threadIdx.x; base < t.n / 4; base += kAhead * kRowThreads) {
-    float4 v[kAhead], by[kAhead];
+  for (int base = threadIdx.x; base < t.n / 4; base += kLoads * kRowThreads) {
+    float4 v[kLoads], by[kLoads];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kLoads; ++i) {
       const int at = min(base + i * kRowThreads, t.n / 4 - 1);
       v[i] = four(x, at);
       if constexpr (kInput != Input::scaled) by[i] = four(other, at);
     }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kLoads; ++i) {
       const int at = base + i * kRowThreads;
       if (at >= t.n / 4) break;
       if constexpr (kInput == Input::normed) raw = squared(v[i], raw), v[i] = times(v[i], by[i]);
@@ -167,18 +167,18 @@ __global__ void __launch_bounds__(kRowThreads, 2) coherent_rows_kernel(const Row
   const RowTransform& t = transforms.of[blockIdx.y];
   const int64_t b = blockIdx.x;
   const float scale = units[b] * t.norm;
-  for (int base = threadIdx.x; base < t.n / 4; base += kAhead * kRowThreads) {
-    float4 sum[kAhead] = {};
+  for (int base = threadIdx.x; base < t.n / 4; base += kLoads * kRowThreads) {
+    float4 sum[kLoads] = {};
     for (int piece = 0; piece < pieces; ++piece) {
       const float* const x = t.x + (piece * static_cast<int64_t>(gridDim.x) + b) * t.stride;
-      float4 v[kAhead];
+      float4 v[kLoads];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) v[i] = four(x, min(base + i * kRowThreads, t.n / 4 - 1));
+      for (int i = 0; i < kLoads; ++i) v[i] = four(x, min(base + i * kRowThreads, t.n / 4 - 1));
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) sum[i].x += v[i].x, sum[i].y += v[i].y, sum[i].z += v[i].z, sum[i].w += v[i].w;
+      for (int i = 0; i < kLoads; ++i) sum[i].x += v[i].x, sum[i].y += v[i].y, sum[i].z += v[i].z, sum[i].w += v[i].w;
     }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kLoads; ++i) {
       const int at = base + i * kRowThreads;
       if (at < t.n / 4) keep(row, at, times(sum[i], {scale, scale, scale, scale}));
     }

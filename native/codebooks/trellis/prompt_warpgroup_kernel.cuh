@@ -100,6 +100,7 @@ __global__ void __launch_bounds__(32 * kHalves, 1) warpgroup_product_kernel(cons
     for (int i = 0; i < kComing && i < count; ++i) bring(ring + i * bytes, x + static_cast<int64_t>(i) * bytes, bytes, full[i]);
   }
   __syncthreads();
+  let_next_begin();
 
   float d[panel / 2] = {};
   for (int i = 0, slot = 0, odd = 0; i < count; ++i) {

@@ -62,6 +62,9 @@ t.test('a prompt: as decoding and the ops one after the other, for any number of
     ['hyb', 64, [688], 40],
     ['mul1', 80, [32], 20],
     ['mcg', 4096, [32], 65],
+    ['hyb', 11008, [64, 16], 18],
+    ['mul1', 64, [11008, 4096, 11008], 18],
+    ['hyb', 32, [13824], 17],
   ] as const) {
     for (const [name, ops] of devices.slice(-1)) {
       const [shape, m] = [shapeOf(code, 3, code === 'hyb'), rows.reduce((a, b) => a + b, 0)]
