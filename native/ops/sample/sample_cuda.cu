@@ -157,7 +157,6 @@ class Row {
     if (threadIdx.x == kSteps - 1) told_.found[0] = mine.before + mine.weight;
     __syncthreads();
     mine.all = told_.found[0];
-    __syncthreads();
     turn_ ^= 1;
     return mine;
   }
@@ -166,6 +165,7 @@ class Row {
   template <bool COUNTS, class Weight>
   __device__ bool among(const Step& mine, float most, float scale, uint64_t place, Weight weight, Passed& passed) {
     const uint64_t before = COUNTS ? mine.count_before : mine.before, amount = COUNTS ? mine.count : mine.weight;
+    __syncthreads();  // what was found before is read
     if (threadIdx.x == 0) told_.count[turn_] = 0;
     if (before <= place && place < before + amount)
       told_.found[0] = threadIdx.x, told_.found[1] = mine.before, told_.found[2] = static_cast<uint64_t>(mine.count) << 32 | mine.count_before;
@@ -173,10 +173,7 @@ class Row {
     const int step = static_cast<int>(told_.found[0]);
     const uint64_t weight_before = told_.found[1];
     const uint32_t count = told_.found[2] >> 32, count_before = static_cast<uint32_t>(told_.found[2]);
-    if (count > kMembers) {
-      __syncthreads();
-      return false;
-    }
+    if (count > kMembers) return false;
     each([&](float z, uint32_t j) {
       if (step_of(z, most, scale) == step) told_.shared[turn_].members[atomicAdd(&told_.count[turn_], 1)] = static_cast<uint64_t>(sample_key(z)) << 32 | ~j;
     });
@@ -205,7 +202,6 @@ class Row {
     if (here) told_.found[0] = static_cast<uint32_t>(~key), told_.found[1] = sum + own;
     __syncthreads();
     passed = {static_cast<uint32_t>(told_.found[0]), told_.found[1]};
-    __syncthreads();
     turn_ ^= 1;
     return true;
   }
