@@ -26,7 +26,7 @@ export function within(ops: Ops, config: ModelConfig, { cos, sin, length }: Posi
 }
 
 /** The same of queries and keys that are turned; what it gives is of their type. In bf16 scores and sums stay f32. */
-export function attendTurned(
+function attendTurned(
   ops: Ops,
   config: ModelConfig,
   layer: number,

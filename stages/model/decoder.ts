@@ -54,8 +54,8 @@ const unknown: Step['next'] = { slots: [], positions: [] }
 
 /** Steps that are under way at once: the device need not wait for the host. */
 export const ahead = 2
-/** Tokens of a prompt for which one op that turns, keeps and attends a row at a time takes less than nine that do it in blocks: a GPU waits for the host then. */
-const fewRows = { cuda: 96, cpu: 0 }
+/** Tokens of a prompt up to which one op that does a row at a time takes no longer than two that do blocks: a GPU waits for the host then. */
+const fewRows = { cuda: 64, cpu: 0 }
 /** Tokens of a prompt that go through the model at once: bounds the memory that a prompt takes. */
 const chunk = 2048
 

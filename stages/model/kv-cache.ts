@@ -11,7 +11,7 @@ import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
 import type { ModelConfig } from './config.js'
-import { type Attend, attendTurned } from './attention.js'
+import type { Attend } from './attention.js'
 import { Rotary } from './forward.js'
 import type { Precision } from './precision.js'
 
@@ -80,19 +80,17 @@ export class KvCache implements Disposable {
   /** Attention for the first rows of a slot: a whole sequence, for which there is an op that works on blocks of queries. */
   first(slot: number, length: number): Attend {
     const { ops } = this
-    const { h: heads, g: kvHeads } = this.config.sizes
+    const { h: heads, g: kvHeads, e } = this.config.sizes
     const { cos, sin } = this.#rotary.of(this.o.capacity, 1)
     return (layer, q, k, v) => {
       const [keys, values] = this.#of(layer)
-      using turned = ops.rope(q, cos, sin, undefined, { heads })
-      using key = ops.rope(k, cos, sin, undefined, { heads: kvHeads })
-      using narrowKey = key.dtype === keys.dtype ? undefined : ops.cast(key, keys.dtype)
-      using narrowValue = v.dtype === values.dtype ? undefined : ops.cast(v, values.dtype)
-      const kept = [narrowKey ?? key, narrowValue ?? v] as const
-      ops.paste(keys, kept[0], { row: slot * this.o.capacity })
-      ops.paste(values, kept[1], { row: slot * this.o.capacity })
-      const seen = keys.dtype === this.o.precision ? kept : ([key, v] as const)
-      return attendTurned(ops, this.config, layer, [turned, ...seen], length, this.o.precision)
+      const o = { heads, kvHeads, row: slot * this.o.capacity, dtype: this.o.precision }
+      const seen = ops.keepFirst(q, k, v, { keys, values, cos, sin }, o)
+      using turned = seen.q
+      using key = seen.k
+      using value = seen.v
+      const how = { heads, kvHeads, length, window: this.config.windows[layer], scale: 1 / Math.sqrt(e), dtype: q.dtype as Precision }
+      return ops.attention(turned, key, value, how)
     }
   }
 

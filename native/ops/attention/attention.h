@@ -5,7 +5,7 @@
 // over keys j of the same sequence with j ≤ i, and i − j < window where there is one.
 //
 //   q, out  [t, heads·e]     all f32, or all bf16: scores, softmax and sums are in f32 then, on a GPU with the weights of
-//   k, v    [t, kvHeads·e]   the softmax rounded to bf16
+//   k, v    [t, kvHeads·e]   the softmax rounded to bf16; where `wide`, out is f32 all the same
 //   length  rows of a sequence; t is a multiple
 //   window  0: none
 //   cost    4·e multiply-adds and one exponential for each query, head and key in reach
@@ -24,12 +24,12 @@ struct AttentionArgs {
   uint8_t* out;      // [t, heads, e]
   int64_t t, heads, kv_heads, e, length, window;
   float scale;
-  bool bf16;
+  bool bf16, wide;
   template <class V>
   void fields(V& visit) {
     visit("q", q), visit("k", k), visit("v", v), visit("out", out), visit("t", t), visit("heads", heads);
     visit("kvHeads", kv_heads), visit("e", e), visit("length", length), visit("window", window), visit("scale", scale);
-    visit("bf16", bf16);
+    visit("bf16", bf16), visit("wide", wide);
   }
 };
 

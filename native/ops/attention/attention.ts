@@ -22,14 +22,16 @@ export const expectAttention = (op: string, q: Tensor, k: Tensor, v: Tensor, o: 
 }
 
 /**
- * Causal attention within sequences of `length` rows; q [t, heads·e], k and v [t, kvHeads·e] → [t, heads·e], all f32 or all bf16;
- * window: keys at a distance below it only.
+ * Causal attention within sequences of `length` rows; q [t, heads·e], k and v [t, kvHeads·e] → [t, heads·e], all f32 or all bf16, or
+ * f32 of bf16 (dtype); window: keys at a distance below it only.
  */
 export const attention =
   (device: Device) =>
-  (q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions): Tensor => {
+  (q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions & { dtype?: 'f32' | 'bf16' }): Tensor => {
     const args = expectAttention('attention', q, k, v, o)
-    const out = device.empty(q.dtype, q.shape)
-    device.run('attention', { ...args, out })
+    const { dtype = q.dtype } = o
+    if (dtype !== q.dtype && dtype !== 'f32') throw new RangeError('attention: what it gives of f32 is f32')
+    const out = device.empty(dtype, q.shape)
+    device.run('attention', { ...args, out, wide: dtype === 'f32' })
     return out
   }

@@ -141,10 +141,17 @@ __global__ void __launch_bounds__(kBlock, E <= 64 ? 4 : E <= 128 ? 3 : 1) attent
     const int64_t query = row + r * 8;
     if (query >= args.length) continue;
     const float share = 1 / total[r];
-    uint16_t* to = reinterpret_cast<uint16_t*>(args.out) + ((first + query) * args.heads + head) * e;
+    const int64_t place = ((first + query) * args.heads + head) * e;
+    uint16_t* to = reinterpret_cast<uint16_t*>(args.out) + place;
+    float* wide = reinterpret_cast<float*>(args.out) + place;
 #pragma unroll
     for (int n = 0; n < E / 8; ++n) {
       const int column = n * 8 + lane % 4 * 2;
+      if (args.wide) {
+        if (column < e) wide[column] = out[n][2 * r] * share;
+        if (column + 1 < e) wide[column + 1] = out[n][2 * r + 1] * share;
+        continue;
+      }
       const uint32_t pair = bf16_pair(out[n][2 * r] * share, out[n][2 * r + 1] * share);
       if (e % 2 == 0 && column < e) {
         *reinterpret_cast<uint32_t*>(to + column) = pair;

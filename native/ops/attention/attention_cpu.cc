@@ -14,7 +14,7 @@ void attention(const AttentionArgs& args) {
 #endif
   const int64_t n = args.t * args.heads * args.e, kv_n = args.t * args.kv_heads * args.e;
   const Widened q(args.q, n, args.bf16), k(args.k, kv_n, args.bf16), v(args.v, kv_n, args.bf16);
-  Narrowing out(args.out, n, args.bf16);
+  Narrowing out(args.out, n, args.bf16 && !args.wide);
   const AttentionArrays arrays{q, k, v, out};
   const int64_t blocks = (args.length + kQueries - 1) / kQueries;
   parallel_for(args.t / args.length * args.heads * blocks, 1, [&](int64_t begin, int64_t end) {
