@@ -11,7 +11,7 @@
 //   more      on a GPU, up to some hundred: a kernel that decodes as it multiplies, for 128 rows at a time. Beyond, Ŵ is decoded (decode.h), a slice
 //             of rows at a time, each of which is multiplied before the next
 //   accuracy  NMSE ≤ 1e-9 against decoded weights (few rows: as product.h). On a GPU x̃ is the sum of two f16 numbers in units of its row,
-//             or one where `rounded`: NMSE about 1e-7
+//             or one where `rounded`, and then sums on the way through H may be, too: NMSE about 1e-7
 //   cost      2·t operations and a decoding a weight, and the transforms'
 //
 // QTIP (arXiv:2406.11235) section 3; the transform as in QuIP# (arXiv:2402.04396) section 3.
