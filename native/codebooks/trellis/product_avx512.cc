@@ -217,6 +217,7 @@ void pair_sums(const Job& job, int64_t (*sums)[32]) {
     Halves u[2];
     hashes<0>(ChunkWindow<K, TC>(job.words + from * K * kLanes), u);
     for (int64_t chunk = from; chunk <= last; ++chunk) {
+      fetch<K>(job.words + chunk * K * kLanes);
       const ChunkWindow<K, TC> window(job.words + chunk * K * kLanes), after(job.words + std::min(chunk + 1, last) * K * kLanes);
       const uint8_t* const x = job.x + chunk * (groups / sets * group_bytes);
       unroll<groups / 2>([&](auto i) __attribute__((always_inline)) {

@@ -22,6 +22,13 @@
 namespace ops::product {
 namespace {
 
+// Words that are read some chunks later, of the next block too: memory is further away than processors look by themselves.
+template <int K>
+[[gnu::always_inline]] inline void fetch(const uint16_t* words) {
+  constexpr int ahead = 4096, line = 64;  // bytes
+  for (int q = 0; q < K; ++q) __builtin_prefetch(reinterpret_cast<const char*>(words) + ahead + q * line);
+}
+
 // Computed codes: a weight's word times two digits of x of 12 bits, or one of 8; of both runs at once.
 template <class Lanes, ProductCode code, int digits_>
 struct Words {
@@ -105,6 +112,7 @@ void word_sums(const Job& job, int64_t (*sums)[32]) {
       V sum[sets][T][Code::levels] = {}, carried[sets][T][Code::levels] = {};
       for (int64_t from = first; from < std::min(job.chunks, first + most); from += until) {
         for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
+          if (part == 0) fetch<K>(job.words + chunk * K * kLanes);
           const typename Lanes::template Window<K, TC> window(job.words + chunk * K * kLanes, part);
           const uint8_t* const x = job.x + chunk * (Code::states / sets * Code::x_bytes);
           const auto add = [&](int j, V s) __attribute__((always_inline)) {
