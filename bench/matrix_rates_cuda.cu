@@ -6,7 +6,8 @@
 // Products with packed weights decode states by permutes and multiplications, one of each in turn here, and multiply what comes out by few vectors.
 // A warp makes the four registers of A of four matrix instructions, 16 registers, by so many instructions, then issues the four; 24 warps of a
 // multiprocessor do so, six a scheduler, each with two sets of registers. Printed: a scheduler's cycles for a warp's turn, and how many of them are
-// more than without the matrix instructions, for each. mma: m16n8k16 (f16), m16n8k32 (u8 · s8). wgmma: A from registers, m64n8 and m64n16.
+// more than its instructions, for each matrix instruction. mma: m16n8k16 (f16), m16n8k32 (u8 · s8). wgmma: A from registers, m64n8 and m64n16; and m64n128
+// as prompts have it, by 16 warps, which has 64 cycles of matrix units to do.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -19,14 +20,15 @@
 
 namespace {
 
-constexpr int kWarps = 24, kSchedulers = 4, kTurns = 2000;
-enum class Kind { none, mma, wgmma8, wgmma16 };
+constexpr int kSchedulers = 4, kTurns = 2000;
+enum class Kind { none, mma, wgmma8, wgmma16, wgmma128 };
+constexpr int warps_of(bool prompt) { return prompt ? 16 : 24; }
 
 // d += a · B, B being whatever shared memory has at `b`: what is computed does not matter.
 template <Kind kind, bool bytes>
-__device__ void multiply(uint32_t (&d)[8], const uint32_t (&a)[4], uint64_t b) {
+__device__ void multiply(uint32_t (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (kind == Kind::mma && !bytes) {
-    float(&f)[8] = reinterpret_cast<float(&)[8]>(d);
+    float(&f)[64] = reinterpret_cast<float(&)[64]>(d);
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(f[0]), "+f"(f[1]), "+f"(f[2]), "+f"(f[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(static_cast<uint32_t>(b)), "r"(static_cast<uint32_t>(b >> 32)));
@@ -50,18 +52,28 @@ __device__ void multiply(uint32_t (&d)[8], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n16k32.s32.u8.s8 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, 1;"
                  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else if constexpr (kind == Kind::wgmma128) {
+#define D8(i) "%" #i "0, %" #i "1, %" #i "2, %" #i "3, %" #i "4, %" #i "5, %" #i "6, %" #i "7, %" #i "8, %" #i "9, "
+#define R4(i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])
+#define R16(i) R4(i), R4(i + 4), R4(i + 8), R4(i + 12)
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, " D8(1) D8(2) D8(3) D8(4) D8(5)
+                 "%60, %61, %62, %63}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+                 : R16(0), R16(16), R16(32), R16(48) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#undef D8
+#undef R4
+#undef R16
   }
 }
 
-template <Kind kind, bool bytes, int ops>
-__global__ void __launch_bounds__(32 * kWarps, 1) turns(uint32_t* out, int64_t* cycles, uint32_t factor) {
-  __shared__ __align__(1024) uint32_t shared[kWarps / 4][256];
-  constexpr bool async = kind == Kind::wgmma8 || kind == Kind::wgmma16;
-  for (int i = threadIdx.x; i < kWarps / 4 * 256; i += 32 * kWarps) shared[0][i] = 0;
+template <Kind kind, bool bytes, int ops, int warps>
+__global__ void __launch_bounds__(32 * warps, 1) turns(uint32_t* out, int64_t* cycles, uint32_t factor) {
+  __shared__ __align__(1024) uint32_t shared[6144];
+  constexpr bool async = kind >= Kind::wgmma8;
+  for (int i = threadIdx.x; i < 6144; i += 32 * warps) shared[i] = 0;
   // A descriptor without a swizzle: the address, and 128 and 256 bytes between eights of columns and rows, in units of 16.
-  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared[threadIdx.x / 128]));
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared + threadIdx.x / 128 * 256));
   const uint64_t b = (at & 0x3ffff) >> 4 | uint64_t{128 >> 4} << 16 | uint64_t{256 >> 4} << 32;
-  uint32_t a[2][4][4], d[8] = {};
+  uint32_t a[2][4][4], d[64] = {};
 #pragma unroll
   for (int i = 0; i < 32; ++i) a[i / 16][i / 4 % 4][i % 4] = threadIdx.x * 77 + i;
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -87,24 +99,26 @@ __global__ void __launch_bounds__(32 * kWarps, 1) turns(uint32_t* out, int64_t* 
   if constexpr (async) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   const int64_t end = clock64();
   uint32_t all = 0;
-  for (int i = 0; i < 32; ++i) all ^= a[i / 16][i / 4 % 4][i % 4] ^ d[i % 8];
-  out[blockIdx.x * 32 * kWarps + threadIdx.x] = all;
+#pragma unroll
+  for (int i = 0; i < 64; ++i) all ^= a[i / 16 % 2][i / 4 % 4][i % 4] ^ d[i];
+  out[blockIdx.x * 32 * warps + threadIdx.x] = all;
   if (threadIdx.x == 0) cycles[blockIdx.x] = end - begin;
 }
 
-template <Kind kind, bool bytes, int ops>
+template <Kind kind, bool bytes, int ops, bool prompt = false>
 double cycles(int sm) {
-  uint32_t* const out = upload(std::vector<uint32_t>(sm * 32 * kWarps));
+  constexpr int warps = warps_of(prompt);
+  uint32_t* const out = upload(std::vector<uint32_t>(sm * 32 * warps));
   int64_t* const d_cycles = upload(std::vector<int64_t>(sm));
   std::vector<int64_t> each(sm);
   double best = 1e30;
   for (int run = 0; run < 3; ++run) {
-    turns<kind, bytes, ops><<<sm, 32 * kWarps>>>(out, d_cycles, 0x83dcd12d);
+    turns<kind, bytes, ops, warps><<<sm, 32 * warps>>>(out, d_cycles, 0x83dcd12d);
     check(cudaDeviceSynchronize(), "turns");
     check(cudaMemcpy(each.data(), d_cycles, sm * sizeof(int64_t), cudaMemcpyDeviceToHost), "copy");
     double sum = 0;
     for (const int64_t c : each) sum += static_cast<double>(c);
-    best = std::min(best, sum / sm / kTurns / (kWarps / kSchedulers));
+    best = std::min(best, sum / sm / kTurns / (warps / kSchedulers));
   }
   cudaFree(out), cudaFree(d_cycles);
   return best;
@@ -112,11 +126,11 @@ double cycles(int sm) {
 
 template <bool bytes, int ops>
 void row(int sm, bool last) {
-  const double none = cycles<Kind::none, bytes, ops>(sm);
-  std::printf("  {\"A\": \"%s\", \"instructions\": %d, \"alone\": %.1f", bytes ? "u8" : "f16", ops, none);
-  const auto print = [&](const char* name, double all) { std::printf(", \"%s\": %.1f, \"%s each\": %.1f", name, all, name, (all - none) / 4); };
+  std::printf("  {\"A\": \"%s\", \"instructions\": %d, \"alone\": %.1f", bytes ? "u8" : "f16", ops, cycles<Kind::none, bytes, ops>(sm));
+  const auto print = [](const char* name, double all) { std::printf(", \"%s\": %.1f, \"%s each\": %.1f", name, all, name, (all - ops) / 4); };
   print("mma", cycles<Kind::mma, bytes, ops>(sm));
   print("wgmma n8", cycles<Kind::wgmma8, bytes, ops>(sm)), print("wgmma n16", cycles<Kind::wgmma16, bytes, ops>(sm));
+  if constexpr (!bytes) print("wgmma n128", cycles<Kind::wgmma128, bytes, ops, true>(sm));
   std::printf("}%s\n", last ? "" : ",");
 }
 
