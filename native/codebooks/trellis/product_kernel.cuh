@@ -153,7 +153,7 @@ constexpr int sums_of_vector = Code::bytes ? Code::parts : 1;
 
 // What the end needs, in shared memory behind the table, before the pieces of the sums.
 struct Closing {
-  float units[8 * 33];              // of as many vectors as there ever are, in as many pieces: [t][1 + slots]
+  double gain[8], offset[8];        // of as many vectors as there ever are: y = sum·gain + offset
   int low[kStrips], high[kStrips];  // of a block's strip: the first and the last warp that has a piece
 };
 // Of a warp's sums of a strip, in words: a constant, so that the end has no addresses to work out.
@@ -207,18 +207,12 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   __syncthreads();
   wait_for_previous();
 
-  static_assert(sizeof(Closing::units) <= 32 * warps * 4, "a thread each");
-  if (threadIdx.x < args.t * (1 + args.slots)) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(closing.units + threadIdx.x))),
-                 "l"(args.units + threadIdx.x) : "memory");
-  }
   // Lane 4i + c reads what stands in column i of B, of its 16 columns of the matrix. Nobody reads what comes of columns beyond the parts there
   // are, so nothing is loaded for them: a load takes as long as its lanes are many.
   constexpr int size = Code::bytes ? 1 : 2, loads = size;
   const unsigned char* mine = args.x + (static_cast<int64_t>(lane / 4) * padded(args.n) + column * 64 + lane % 4 * 16) * size;
   uint4 x[groups][loads] = {};
-  Sum d[2][groups][4] = {};
-  const auto step = [&](Chunk<K>& in) {
+  const auto vectors = [&] {
 #pragma unroll
     for (int group = 0; group < groups; ++group) {
       if (group * 8 + lane / 4 < args.t * Code::parts) {
@@ -227,6 +221,27 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
       }
     }
     mine += 64 * size;
+  };
+  // Of sums of bytes x of the next chunk is asked for at the end of a step, else at its beginning: the same instructions, but in the order that the
+  // assembler makes of them a chunk takes up to 3 % more or less.
+  constexpr bool soon = Code::bytes;
+  if constexpr (soon) vectors();
+  // A warp for each vector works out what its sums are worth: at the end all others would wait for it.
+  if (warp < args.t) {
+    const float* const units = args.units + warp * (1 + args.slots);
+    const double unit = units[0];
+    double digits = 0;
+    if constexpr (Code::bytes) {
+      float pieces = lane < args.slots ? units[1 + lane] : 0;
+      for (int offset = 16; offset > 0; offset /= 2) pieces += __shfl_xor_sync(~0u, pieces, offset);
+      digits = pieces;
+    }
+    if (lane == 0) closing.gain[warp] = Code::bytes ? args.gain * unit : unit, closing.offset[warp] = Code::bytes ? args.offset * digits * unit : 0;
+  }
+
+  Sum d[2][groups][4] = {};
+  const auto step = [&](Chunk<K>& in) {
+    if constexpr (!soon) vectors();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const Stretch<K> bits(in.word + r * K);
@@ -290,15 +305,16 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
     while (true) {
       step(queue[0]);
       if (done()) break;
+      if constexpr (soon) vectors();
       if constexpr (ahead == 2) {
         step(queue[1]);
         if (done()) break;
+        if constexpr (soon) vectors();
       }
     }
   }
   int strip = warp, b = 0;
   for (; strip >= own && b < args.t; ++b) strip -= own;
-  asm volatile("cp.async.wait_all;" ::: "memory");
   __syncthreads();
 
   // A warp adds the pieces of a strip and vector, lane by row, eight at a time.
@@ -316,16 +332,12 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
         sum[part] += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
       }
     }
-    const float* const units = closing.units + b * (1 + args.slots);
     const int at = (first + strip) * kRows + lane;
     float y;
     if constexpr (Code::bytes) {
-      float digits = lane < args.slots ? units[1 + lane] : 0;
-      for (int offset = 16; offset > 0; offset /= 2) digits += __shfl_xor_sync(~0u, digits, offset);
-      const double total = (sum[0] * 65536.0 + sum[1] * 256.0) + sum[2];
-      y = static_cast<float>((args.gain * total + args.offset * static_cast<double>(digits)) * units[0]);
+      y = static_cast<float>(static_cast<double>(sum[0] * int64_t{65536} + sum[1] * int64_t{256} + sum[2]) * closing.gain[b] + closing.offset[b]);
     } else {
-      y = sum[0] * units[0];
+      y = sum[0] * static_cast<float>(closing.gain[b]);
     }
     if (at < args.m) args.y[static_cast<int64_t>(b) * args.m + at] = y;
     for (strip += warps; strip >= own && b < args.t; ++b) strip -= own;
