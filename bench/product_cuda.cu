@@ -46,6 +46,15 @@
 //   before that: table of one sign, 12 or 16 warps, so that a block of the next kernel has room beside this one     6.1   66     66    (dropped)
 //   before that: 64 KB of each block's weights into the level-2 cache (4 bits: 41.1 for 42.4, but a step 2.15 for 2.06)  5.4  34.0  34.0  (dropped)
 //   before that: mul1's shifts as multiplications, 75 % of the byte permutes' pipe's work (3 bits: 51.1 to 48.0)    5.8   42.0   42.0  (3 bits alone)
+//   sums of bytes: what they are worth is worked out while x is on its way, x of the next chunk asked for at a step's end; mul1   4.8   39.6   40.1
+//   the same, a sum's pieces added by 16 lanes (predicted 350 cycles of 530 less); hyb 4.8, mul1 4.9 and 38.3                         (dropped)
+//   before that, 4096 × 4096 and 8192 × 28672: half of the table filled after the wait, to hide x's way (predicted 500 cycles); hyb 4.8, 31.1 (dropped)
+//   … the second chunk asked for after x, which else waits behind it; hyb 4.6, 33.6, mul1 4.8, 40.4                                   (dropped)
+//   … a block's end gone through once by a warp that is done early, for its instructions to be there; hyb 4.6, mul1 5.2                (dropped)
+// Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
+// 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
+// A block of hyb by the clock now: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its
+// chunks, 8470 to its end (marks in memory included); the last blocks begin 0.3 us after the last of the kernel before has ended.
 // A block of hyb at 4096 x 4096 by the clock, before that: 650 cycles from the end of the one before it, 1500 to the loads of the first weights, 2100
 // for the table, 500 for x, 3700 for its chunks, 1080 for the end; a chain of empty kernels takes 0.77 us a kernel.
 // What bounds: from 8192 × 8192 to 8192 × 28672 a chunk and scheduler take 243 (hyb), 314 (mul1) and 352 cycles (mul1, 3 bits) of 1.81 GHz, which are
