@@ -21,12 +21,7 @@
 #include <cstring>
 
 #include "../../core/args.h"
-
-#ifdef __CUDACC__
-#define PIPE_BOTH __host__ __device__
-#else
-#define PIPE_BOTH
-#endif
+#include "../../core/ordered.h"
 
 namespace ops {
 
@@ -55,12 +50,7 @@ PIPE_BOTH inline bool sample_can(const Drawing& how) {
 PIPE_BOTH inline float sample_penalized(float z, double penalty) { return static_cast<float>(z > 0 ? z / penalty : z * penalty); }
 
 // Ordered as logits are, for those that are numbers.
-PIPE_BOTH inline uint32_t sample_key(float z) {
-  const float one_zero = z + 0.f;
-  uint32_t bits;
-  memcpy(&bits, &one_zero, sizeof bits);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+PIPE_BOTH inline uint32_t sample_key(float z) { return ordered(z + 0.f); }  // one zero
 PIPE_BOTH inline float sample_logit(uint32_t key) {
   const uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
   float z;
@@ -83,8 +73,6 @@ PIPE_BOTH inline uint64_t sample_place(double u, uint64_t all) {
   const double place = u * static_cast<double>(all);
   return place < static_cast<double>(all - 1) ? static_cast<uint64_t>(place) : all - 1;
 }
-
-#undef PIPE_BOTH
 
 void sample(const SampleArgs& args);
 

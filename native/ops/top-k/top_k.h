@@ -10,15 +10,8 @@
 //
 // NaN counts as larger than any number.
 #pragma once
-#include <cstring>
-
 #include "../../core/args.h"
-
-#ifdef __CUDACC__
-#define PIPE_BOTH __host__ __device__
-#else
-#define PIPE_BOTH
-#endif
+#include "../../core/ordered.h"
 
 namespace ops {
 
@@ -36,14 +29,9 @@ struct TopKArgs {
 
 // Numbers that are all different and ordered as the classes are to be: larger for a larger logit, then for a lower class.
 PIPE_BOTH inline uint64_t top_k_key(float logit, int64_t j) {
-  uint32_t bits;
-  memcpy(&bits, &logit, sizeof bits);
-  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<uint64_t>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(j));
+  return static_cast<uint64_t>(ordered(logit)) << 32 | (0xffffffffu - static_cast<uint32_t>(j));
 }
 PIPE_BOTH inline int32_t top_k_class(uint64_t key) { return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(key)); }
-
-#undef PIPE_BOTH
 
 void top_k(const TopKArgs& args);
 
