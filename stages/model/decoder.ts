@@ -8,6 +8,7 @@
  */
 import type { Program } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
+import { numbersOfDraw } from '../../native/ops/sample/sample.js'
 import type { Tensor } from '../../native/tensor.js'
 import { KvCache } from './kv-cache.js'
 import { OpenModel, type OpenModelOptions } from './open-model.js'
@@ -111,7 +112,7 @@ export class Decoder implements Disposable {
   async pickAfter(slot: number, ids: readonly number[], draw: Draw): Promise<number> {
     const { ops } = this.model
     using logits = this.#through(slot, ids)
-    using how = ops.tensor(Float64Array.from(numbersOf(draw)), [1, numbersOf(draw).length])
+    using how = ops.tensor(Float64Array.from(numbersOf(draw)), [1, numbersOfDraw])
     using slots = ops.tensor(Int32Array.of(slot), [1])
     using picked = ops.sample(logits, { how, slots, seen: this.#seen })
     return whole(await picked.read())[0] as number
@@ -209,7 +210,7 @@ export class Decoder implements Disposable {
     if (known !== undefined) return known
     const { ops } = this.model
     const [ids, slots, positions] = [0, 1, 2].map(() => ops.zeros('i32', [rows])) as [Tensor, Tensor, Tensor]
-    const how = ops.zeros('f64', [rows, numbersOf(likeliest).length])
+    const how = ops.zeros('f64', [rows, numbersOfDraw])
     const made: Tensor[] = []
     const program = ops.device.record(() => {
       using x = this.model.stream(ids, this.#cache.at({ slots, positions }))

@@ -6,6 +6,7 @@
 #include "../../core/error.h"
 #include "../../core/exp.h"
 #include "../../core/parallel.h"
+#include "../rope/turn.h"
 
 namespace ops {
 
@@ -21,16 +22,6 @@ float dot(const float* x, const float* y, int64_t n) {
   for (int half = 8; half > 0; half /= 2)
     for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
   return lanes[0];
-}
-
-void turn(const float* from, float* to, const float* cos, const float* sin, int64_t heads, int64_t half) {
-  for (int64_t h = 0; h < heads; ++h, from += 2 * half, to += 2 * half) {
-    for (int64_t l = 0; l < half; ++l) {
-      const float a = from[l], b = from[l + half];
-      to[l] = a * cos[l] - b * sin[l];
-      to[l + half] = b * cos[l] + a * sin[l];
-    }
-  }
 }
 
 }  // namespace

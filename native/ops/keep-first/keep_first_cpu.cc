@@ -4,6 +4,7 @@
 
 #include "../../core/bf16.h"
 #include "../../core/parallel.h"
+#include "../rope/turn.h"
 
 namespace ops {
 
@@ -16,17 +17,8 @@ void keep_first(const KeepFirstArgs& args) {
   parallel_for(args.t, std::max<int64_t>(1, (1 << 15) / (row + 2 * kv_row)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float *c = args.cos + i * half, *s = args.sin + i * half;
-      const auto turn = [&](const float* from, float* to, int64_t heads) {
-        for (int64_t h = 0; h < heads; ++h, from += e, to += e) {
-          for (int64_t l = 0; l < half; ++l) {
-            const float a = from[l], b = from[l + half];
-            to[l] = a * c[l] - b * s[l];
-            to[l + half] = b * c[l] + a * s[l];
-          }
-        }
-      };
-      turn(q + i * row, turned_q + i * row, args.heads);
-      turn(k + i * kv_row, seen_k + i * kv_row, args.kv_heads);
+      turn(q + i * row, turned_q + i * row, c, s, args.heads, half);
+      turn(k + i * kv_row, seen_k + i * kv_row, c, s, args.kv_heads, half);
       std::copy_n(seen_k + i * kv_row, kv_row, keys + i * kv_row);
       std::copy_n(v + i * kv_row, kv_row, seen_v + i * kv_row);
       std::copy_n(v + i * kv_row, kv_row, values + i * kv_row);

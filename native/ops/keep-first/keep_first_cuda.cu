@@ -1,24 +1,13 @@
 #include "keep_first.h"
 
-#include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
 #include "../../core/overlap.cuh"
+#include "../rope/turn.cuh"
 
 namespace ops {
 
 namespace {
-
-template <int WIDTH, class T>
-__device__ void load(const T* from, float (&to)[kVector]) {
-  if constexpr (WIDTH == kVector) load8(from, to);
-  else to[0] = widen(*from);
-}
-template <int WIDTH, class T>
-__device__ void store(T* to, const float (&x)[kVector]) {
-  if constexpr (WIDTH == kVector) store8(to, x);
-  else narrow(x[0], *to);
-}
 
 // A thread has WIDTH neighbouring pairs of a head of q, k or v.
 template <class Given, class Kept, class Seen, int WIDTH>
@@ -34,16 +23,7 @@ __global__ void __launch_bounds__(kThreads) keep_first_kernel(const KeepFirstArg
   const Given* const from = reinterpret_cast<const Given*>(is_q ? args.q : is_v ? args.v : args.k) + place + l;
   float a[kVector], b[kVector];
   load<WIDTH>(from, a), load<WIDTH>(from + half, b);
-  if (!is_v) {
-    float c[kVector], s[kVector];
-    load<WIDTH>(args.cos + i * half + l, c), load<WIDTH>(args.sin + i * half + l, s);
-#pragma unroll
-    for (int j = 0; j < WIDTH; ++j) {
-      const float turned = a[j] * c[j] - b[j] * s[j];
-      b[j] = b[j] * c[j] + a[j] * s[j];
-      a[j] = turned;
-    }
-  }
+  if (!is_v) turn<WIDTH>(a, b, args.cos + i * half + l, args.sin + i * half + l);
   Seen* const seen = reinterpret_cast<Seen*>(is_q ? args.turned_q : is_v ? args.seen_v : args.seen_k) + place + l;
   store<WIDTH>(seen, a), store<WIDTH>(seen + half, b);
   if (is_q) return;

@@ -3,6 +3,7 @@
 #include "../../core/bf16.h"
 #include "../../core/error.h"
 #include "../../core/parallel.h"
+#include "turn.h"
 
 namespace ops {
 
@@ -19,17 +20,7 @@ void rope(const RopeArgs& args) {
   Narrowing out(args.out, t * row, args.bf16);
   parallel_for(t, std::max<int64_t>(1, (1 << 15) / row), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const float* c = args.cos + position(i) * half;
-      const float* s = args.sin + position(i) * half;
-      for (int64_t h = 0; h < heads; ++h) {
-        const float* from = x + i * row + h * 2 * half;
-        float* to = out + i * row + h * 2 * half;
-        for (int64_t l = 0; l < half; ++l) {
-          const float a = from[l], b = from[l + half];
-          to[l] = a * c[l] - b * s[l];
-          to[l + half] = b * c[l] + a * s[l];
-        }
-      }
+      turn(x + i * row, out + i * row, args.cos + position(i) * half, args.sin + position(i) * half, heads, half);
     }
   });
 }

@@ -1,8 +1,8 @@
 #include "rope.h"
 
-#include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
+#include "turn.cuh"
 
 namespace ops {
 
@@ -18,20 +18,10 @@ void run(const RopeArgs& args) {
     const int64_t l = i % across * WIDTH, head = i / across, token = head / args.heads;
     const int64_t angle = (args.positions ? args.positions[token] : token % args.length) * args.half + l;
     const int64_t low = head * 2 * args.half + l, high = low + args.half;
-    float a[kVector], b[kVector], c[kVector], s[kVector];
-    if constexpr (WIDTH == kVector) {
-      load8(x + low, a), load8(x + high, b), load8(args.cos + angle, c), load8(args.sin + angle, s);
-    } else {
-      a[0] = widen(x[low]), b[0] = widen(x[high]), c[0] = args.cos[angle], s[0] = args.sin[angle];
-    }
-#pragma unroll
-    for (int j = 0; j < WIDTH; ++j) {
-      const float turned = a[j] * c[j] - b[j] * s[j];
-      b[j] = b[j] * c[j] + a[j] * s[j];
-      a[j] = turned;
-    }
-    if constexpr (WIDTH == kVector) store8(out + low, a), store8(out + high, b);
-    else narrow(a[0], out[low]), narrow(b[0], out[high]);
+    float a[kVector], b[kVector];
+    load<WIDTH>(x + low, a), load<WIDTH>(x + high, b);
+    turn<WIDTH>(a, b, args.cos + angle, args.sin + angle);
+    store<WIDTH>(out + low, a), store<WIDTH>(out + high, b);
   });
 }
 
