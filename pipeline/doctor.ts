@@ -112,10 +112,20 @@ function cudaCheck({ isBuilt, broken, architectures, runtime }: AddonState): Che
     return { name, state: 'missing', found: 'not built', advice: `It runs ops on NVIDIA GPUs. Install ${toolkit}, then build it ${build}` }
   if (broken !== undefined)
     return { name, state: 'wrong', found: `cannot be loaded: ${broken}`, advice: `Build it again with ${toolkit}, ${build}` }
-  const built = (architectures ?? '').split(' ')
-  const list = built.map(text => `${Number.parseInt(text, 10) / 10}`).map(text => (text.includes('.') ? text : `${text}.0`))
-  const newer = built.some(text => !text.endsWith('-real')) ? ' and newer' : ''
-  return { name, state: 'ok', found: `for compute capability ${list.join(', ')}${newer}; made with ${runtime}` }
+  return { name, state: 'ok', found: `for compute capability ${served(architectures ?? '')}; made with ${runtime}` }
+}
+
+/** Which cards "80-real 90" serves: machine code runs on later minor versions of its major one, PTX on all that is newer. */
+function served(architectures: string): string {
+  const ranges = new Map<number, string>()
+  const number = (entry: string) => Number.parseInt(entry, 10)
+  for (const entry of architectures.split(' ').sort((a, b) => number(a) - number(b))) {
+    const major = Math.floor(number(entry) / 10)
+    const from = `${major}.${number(entry) % 10}`
+    if (!entry.endsWith('-real')) return [...ranges.values(), `${from} and newer`].join(', ')
+    if (!ranges.has(major)) ranges.set(major, from.endsWith('9') ? from : `${from} to ${major}.9`)
+  }
+  return [...ranges.values()].join(', ')
 }
 
 function gpuCheck({ card, isa, threads, totalBytes, freeBytes, reason }: AddonState['devices'][number], i: number): Check {

@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "machine_cuda.h"
+#include "overlap.cuh"
 #include "state_cuda.cuh"
 
 namespace ops {
@@ -9,6 +10,9 @@ namespace ops {
 namespace {
 
 constexpr const char* kWhatToSet = "Lower --memory, end other programs that use it, or take a larger card.";
+
+// Asked what it was compiled for: the version of its PTX, also where the driver has made a newer card's machine code of that.
+__global__ void any_kernel() {}
 
 }  // namespace
 
@@ -51,6 +55,7 @@ void check(cudaError_t code) {
 bool recording() { return current->recording != nullptr; }
 cudaStream_t stream() { return current->capture ? current->capture : current->work; }
 int multiprocessors() { return current->card.multiProcessorCount; }
+bool card_overlaps() { return current->overlaps; }
 static size_t shared_limit() { return current->card.sharedMemPerBlockOptin; }
 void* borrow(size_t bytes) { return current->recording ? current->recording->borrow(bytes) : current->take(bytes, current->work); }
 void give_back(void* data) {
@@ -79,6 +84,9 @@ Backend::State::State(int wanted) : number(wanted) {
   cudaRuntimeGetVersion(&runtime);
   card = expect_usable(number, expect_gpus());
   check(cudaSetDevice(number));
+  cudaFuncAttributes kernel;
+  check(cudaFuncGetAttributes(&kernel, any_kernel));
+  overlaps = kernel.ptxVersion >= 90;
   check(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
   check(cudaStreamCreateWithFlags(&down, cudaStreamNonBlocking));

@@ -27,7 +27,7 @@ int runtime_version() {
   return version;
 }
 
-// "80-real 86-real 90" holds machine code for 8.0, 8.6, 9.0, which also runs on later minor versions of the same major one;
+// "80-real 90" holds machine code for 8.0 and 9.0, which also runs on later minor versions of the same major one;
 // an entry without "-real" holds PTX too, which the driver compiles for whatever is newer.
 bool kernels_for(const cudaDeviceProp& card) {
   std::stringstream list(PIPE_CUDA_ARCHITECTURES);

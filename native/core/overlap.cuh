@@ -1,5 +1,5 @@
 // defines: kernels that begin while the one before them in the stream still runs (programmatic dependent launch): what is between two
-// small kernels takes as long as they do. On cards before compute capability 9.0 they follow each other as always.
+// small kernels takes as long as they do. What is compiled for less than compute capability 9.0 follows each other as always.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -18,12 +18,8 @@ __device__ inline void let_next_begin() {
 #endif
 }
 
-inline bool card_overlaps() {
-  int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  return major >= 9;
-}
+// Whether the kernels that the card in use runs do so, and have clusters: both by card and by what they were compiled for.
+bool card_overlaps();
 
 // overlap: the kernel waits by itself.
 template <class... Parameters, class... Values>

@@ -59,6 +59,7 @@ struct Backend::State {
 
   int number;
   cudaDeviceProp card;
+  bool overlaps = false;  // card_overlaps()
   int driver = 0, runtime = 0;
   cudaStream_t work = nullptr, copies = nullptr;
   struct Up {

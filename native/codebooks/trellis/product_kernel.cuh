@@ -36,9 +36,16 @@ struct Args {
 
 // ── codes: what a state is to the matrix instruction ──────────────────────────────────────────────────────────────────
 
-// Where a block's own shared memory begins on every card since compute capability 8.0. As a constant it is part of the load; as a
-// value it would be an addition a state, a seventh of the work.
+// Where the table stands in shared memory: as a constant it is part of the load; as a value it would be an addition a state, a seventh of
+// the work. Since compute capability 9.0 a block's own memory begins there, before that at 0: then the table's is a kilobyte further.
 constexpr uint32_t kSharedStart = 1024;
+template <class Code>
+__device__ inline unsigned char* from_start(unsigned char* memory) {
+#if __CUDA_ARCH__ < 900
+  if constexpr (Code::table_bytes > 0) memory += kSharedStart - static_cast<uint32_t>(__cvta_generic_to_shared(memory));
+#endif
+  return memory;
+}
 
 // HYB, Q = 9: an entry of the table, replicated for 32 lanes, so that no two lanes of a warp ever want the same bank.
 // signs: both signs of every entry are in the table, 128 KB in place of 64, and one instruction a state less.
@@ -174,7 +181,8 @@ __device__ inline uint32_t operand(const uint4* x) {
 template <class Code, int K, bool natural, int groups, int warps, int ahead>
 __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   using Sum = std::conditional_t<Code::bytes, int, float>;
-  extern __shared__ __align__(16) unsigned char shared[];
+  extern __shared__ __align__(16) unsigned char memory[];
+  unsigned char* const shared = from_start<Code>(memory);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int chunks = padded(args.n) / 64;
   const int block = blockIdx.x, own = args.each + (block < args.more), first = block * args.each + min(block, args.more);  // strips
@@ -356,7 +364,7 @@ cudaError_t launch(Args args, int blocks, bool overlap, cudaStream_t stream) {
   const auto function = kernel<Code, K, natural, groups, warps, ahead>;
   // As few blocks as take no longer than all the card has: the kernels before and after have room beside them.
   const int strips = (args.m + kRows - 1) / kRows, turns = (strips + kStrips * blocks - 1) / (kStrips * blocks);
-  const int most = (strips + turns * blocks - 1) / (turns * blocks), bytes = shared_bytes<Code>(warps, most, groups);
+  const int most = (strips + turns * blocks - 1) / (turns * blocks), bytes = shared_bytes<Code>(warps, most, groups) + (overlap ? 0 : kSharedStart);
   blocks = (strips + most - 1) / most;
   for (int i = 0; i < 8; ++i) args.powers[i] = 1u << i;
   args.each = strips / blocks, args.more = strips % blocks;

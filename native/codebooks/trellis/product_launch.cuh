@@ -10,7 +10,10 @@ struct Card {
   int most_shared;  // bytes of a block
   bool overlaps;    // kernels with the one before
 };
-inline Card card() { return {static_cast<int>(ops::most_shared()), card_overlaps()}; }
+inline Card card() {
+  const bool overlaps = card_overlaps();
+  return {static_cast<int>(ops::most_shared() - (overlaps ? 0 : kSharedStart)), overlaps};
+}
 
 // What becomes of t vectors of n numbers before a product. slots: in how many pieces Σx is left.
 template <class Code>

@@ -33,7 +33,9 @@ void run(const ProductArgs& args, int pieces) {
 
 }  // namespace
 
-bool card_has_warpgroups() { return attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0; }
+bool card_has_warpgroups() {
+  return card_overlaps() && attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+}
 
 ProductPlan plan_of_warpgroups(const TrellisPromptArgs& a, int64_t vectors) {
   if (vectors > kMostVectors) return {};

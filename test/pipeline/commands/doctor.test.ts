@@ -65,7 +65,7 @@ t.test('what a GPU machine is told', async t => {
     kind: 'cuda',
     path: '',
     isBuilt: true,
-    architectures: '80-real 86-real 89-real 90',
+    architectures: '80-real 90',
     runtime: 'CUDA 13.0',
     driver: 'CUDA 13.0',
     release: '580.95.05',
@@ -96,7 +96,7 @@ t.test('what a GPU machine is told', async t => {
       ['ok', 'cpu.node', 'avx512, 16 threads'],
       ['ok', 'OpenBLAS', '/lib/libopenblas.so.0'],
       ['ok', 'NVIDIA driver', '580.95.05, serves CUDA 13.0'],
-      ['ok', 'cuda.node', 'for compute capability 8.0, 8.6, 8.9, 9.0 and newer; made with CUDA 13.0'],
+      ['ok', 'cuda.node', 'for compute capability 8.0 to 8.9, 9.0 and newer; made with CUDA 13.0'],
       ['ok', 'cuda:0', 'NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, 85 GB, 84.4 GB free'],
       ['wrong', 'cuda:1', 'Tesla V100, compute capability 7.0: cannot be used'],
       ['ok', 'cuBLAS', '/usr/local/cuda/lib64/libcublas.so.13'],
@@ -104,6 +104,15 @@ t.test('what a GPU machine is told', async t => {
       ['wrong', 'disk', '1 MB free in this folder'],
     ],
   )
+  for (const [architectures, served] of [
+    ['86', '8.6 and newer'],
+    ['89-real', '8.9'],
+    ['90-real 80-real 86-real', '8.0 to 8.9, 9.0 to 9.9'],
+    ['80-real 90-virtual', '8.0 to 8.9, 9.0 and newer'],
+  ]) {
+    const { checks } = diagnose({ ...facts, machine: { ...facts.machine, cuda: { ...gpus, architectures } } })
+    t.equal(checks.find(({ name }) => name === 'cuda.node')?.found, `for compute capability ${served}; made with CUDA 13.0`)
+  }
   const { blas: _, ...cuda } = gpus
   const bare = diagnose({
     ...facts,
