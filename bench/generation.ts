@@ -6,7 +6,7 @@
  *
  *   --device cuda:0 --prompt 128 --tokens 128 --cases "llama-2-7b,llama-2-7b mul1 4,llama-2-7b x8,llama-2-70b"
  *
- * `node dist/bench/generation.js` writes the table of bench/README.md from results/generation.json.
+ * `node dist/bench/generation.js` writes the tables of bench/README.md and README.md from results/generation.json and generation-cpu.json.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -23,6 +23,10 @@ import { cardOf, openDevice } from './gpu.js'
 import { type Figures, type Options, type Row, withTable } from './table.js'
 
 const marks = ['<!-- generation -->', '<!-- /generation -->'] as const
+const shortMarks = {
+  cuda: ['<!-- tokens a second: GPU -->', '<!-- /tokens a second: GPU -->'],
+  cpu: ['<!-- tokens a second: CPU -->', '<!-- /tokens a second: CPU -->'],
+} as const
 
 const usual = [
   'llama-2-7b',
@@ -132,8 +136,53 @@ export function generationTable({ rows }: Figures): string {
   return [head, head.map(() => '---'), ...lines].map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }
 
+/** Markdown: tokens a second of whole models, a line a shape; where a case was run several times, the least and the most. */
+export function shortTable({ rows }: Figures, title: string, columns: Readonly<Record<string, Row>>): string {
+  const whole = rows.filter(row => row.layers === undefined && row.picks === undefined)
+  const models = [...new Set(whole.map(row => `${row.model}`))]
+  const lines = models.map(model => {
+    const prompt = whole.find(row => row.model === model)?.prompt ?? 0 // others are cases of their own
+    const cells = Object.values(columns).map(of => {
+      const wanted: Row = { model, prompt, batch: 1, activations: 'f32', ...of }
+      const runs = whole.filter(row => Object.entries(wanted).every(([name, value]) => row[name] === value))
+      const rates = runs.map(row => Number(row.tokensPerSecond))
+      const [least, most] = [rate(Math.min(...rates)), rate(Math.max(...rates))]
+      return runs.length === 0 ? '' : least === most ? least : `${least}–${most}`
+    })
+    return [model, ...cells]
+  })
+  const head = [title, ...Object.keys(columns)]
+  return [head, head.map(() => '---'), ...lines].map(cells => `| ${cells.join(' | ')} |`).join('\n')
+}
+
+const shortColumns = {
+  cuda: {
+    'hyb, 2 bits': { code: 'hyb', bits: 2 },
+    'hyb, 3': { code: 'hyb', bits: 3 },
+    'hyb, 4': { code: 'hyb', bits: 4 },
+    'mul1, 2': { code: 'mul1', bits: 2 },
+    'mul1, 4': { code: 'mul1', bits: 4 },
+    'eight texts, hyb, 2': { code: 'hyb', bits: 2, batch: 8 },
+  },
+  cpu: {
+    bf16: { weights: 'dense' },
+    'hyb, 2 bits': { code: 'hyb', bits: 2 },
+    mul1: { code: 'mul1', bits: 2 },
+    '3inst': { code: '3inst', bits: 2 },
+    'hyb, activations of 8 bits': { code: 'hyb', bits: 2, activations: 'int8' },
+    'mul1, of 8 bits': { code: 'mul1', bits: 2, activations: 'int8' },
+    'eight texts, hyb': { code: 'hyb', bits: 2, batch: 8 },
+  },
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const readme = join(root, 'bench/README.md')
-  const figures = JSON.parse(readFileSync(join(root, 'bench/results/generation.json'), 'utf8')) as Figures
-  writeFileSync(readme, withTable(readFileSync(readme, 'utf8'), marks, generationTable(figures)))
+  const figures = (name: string) => JSON.parse(readFileSync(join(root, 'bench/results', `${name}.json`), 'utf8')) as Figures
+  const write = (file: string, marks: readonly [string, string], table: string) => {
+    const path = join(root, file)
+    writeFileSync(path, withTable(readFileSync(path, 'utf8'), marks, table))
+  }
+  const [gpu, cpu] = [figures('generation'), figures('generation-cpu')]
+  write('bench/README.md', marks, generationTable(gpu))
+  write('README.md', shortMarks.cuda, shortTable(gpu, 'tokens/s on an H100', shortColumns.cuda))
+  write('README.md', shortMarks.cpu, shortTable(cpu, 'tokens/s on two cores', shortColumns.cpu))
 }

@@ -1,6 +1,6 @@
 /** Cases of decoding as the benchmark reads them, and the table made of its results. */
 import t from 'tap'
-import { caseOf, generationTable } from '../../bench/generation.js'
+import { caseOf, generationTable, shortTable } from '../../bench/generation.js'
 
 t.test('a case is the words that differ from the usual', async t => {
   const usual = { model: 'llama-2-7b', code: 'hyb', bits: 2, batch: 1, prompt: 128, weights: 'packed', activations: 'f32' }
@@ -47,5 +47,23 @@ t.test('the table', async t => {
       '| a | mul1, 3, int8 | 8, drawn | 1235 | 6.48 | 40 % | 16 | 100.0 | 160.0 |',
       '| a, 3 layers | bf16 | 1 | 3.46 | 6.48 | 40 % | 16 | 100.0 | 160.0 |',
     ].join('\n'),
+  )
+})
+
+t.test('the short table: whole models, the usual prompt, ranges of what ran more than once', async t => {
+  const row = { model: 'a', code: 'hyb', bits: 2, batch: 1, prompt: 16, activations: 'f32' }
+  const rows = [
+    { ...row, tokensPerSecond: 200 },
+    { ...row, tokensPerSecond: 100 },
+    { ...row, tokensPerSecond: 150 },
+    { ...row, prompt: 1024, tokensPerSecond: 50 },
+    { ...row, layers: 2, tokensPerSecond: 900 },
+    { ...row, batch: 8, tokensPerSecond: 800 },
+    { ...row, batch: 8, picks: 'drawn', tokensPerSecond: 700 },
+    { ...row, model: 'b', prompt: 4, tokensPerSecond: 3.456 },
+  ]
+  t.equal(
+    shortTable({ rows }, 'title', { one: { bits: 2 }, 'three bits': { bits: 3 }, eight: { batch: 8 } }),
+    ['| title | one | three bits | eight |', '| --- | --- | --- | --- |', '| a | 100–200 |  | 800 |', '| b | 3.46 |  |  |'].join('\n'),
   )
 })
