@@ -36,7 +36,7 @@ const addonPath = (kind: Kind): string => join(packageRoot(), 'build', 'Release'
 export function loadAddon(kind: Kind): unknown {
   const path = addonPath(kind)
   try {
-    expectWhole(path)
+    expectLoadable(path)
     return createRequire(import.meta.url)(path)
   } catch (error) {
     const reason = (error as Error).message.split('\n')[0] ?? ''
@@ -44,13 +44,22 @@ export function loadAddon(kind: Kind): unknown {
   }
 }
 
-/** Loading a file that was cut off ends the process (SIGBUS). The table at the end of an ELF file tells how long it should be. */
-function expectWhole(path: string): void {
+/** Processors as an ELF file numbers them, by Node's names. */
+const processors: Readonly<Record<number, string>> = { 62: 'x64', 183: 'arm64' }
+
+/**
+ * Loading a file that was cut off ends the process (SIGBUS): the table at the end of an ELF file tells how long it should be.
+ * Of one that came from a machine of another kind, with the folder, the loader says that there is no such file.
+ */
+function expectLoadable(path: string): void {
   if (!existsSync(path)) return // the loader says so
   const file = openSync(path, 'r')
   try {
     const head = Buffer.alloc(64)
     if (readSync(file, head) < 64 || head.toString('latin1', 0, 6) !== '\x7fELF\x02\x01') return // 64 bits, little-endian
+    const processor = processors[head.readUInt16LE(18)]
+    if (processor !== undefined && processor !== process.arch)
+      throw new Error(`it was built for ${processor}, and this machine is ${process.arch}`)
     const length = Number(head.readBigUInt64LE(40)) + head.readUInt16LE(58) * head.readUInt16LE(60)
     const { size } = fstatSync(file)
     if (size < length) throw new Error(`it was cut off: ${size} bytes of ${length} are there`)

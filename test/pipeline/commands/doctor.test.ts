@@ -53,6 +53,11 @@ t.test('addons that are missing or broken: said, and exit code 1 where ops can r
   t.match(broken.stdout, /\n✗ {2}cpu\.node +cannot be loaded: it was cut off: 5000 bytes of \d+ are there\n/)
   t.match(broken.stdout, /\n✗ {2}cuda\.node +cannot be loaded: .*(file too short|invalid ELF header)/)
 
+  const foreign = readFileSync(join(root, 'build/Release/cpu.node'))
+  foreign.writeUInt16LE(process.arch === 'x64' ? 183 : 62, 18)
+  writeFileSync(join(addons, 'cpu.node'), foreign)
+  t.match(doctor().stdout, /\n✗ {2}cpu\.node +cannot be loaded: it was built for (arm64, and this machine is x64|x64, and this machine is arm64)\n/)
+
   rmSync(join(addons, 'cpu.node'))
   symlinkSync(join(root, 'build/Release/cpu.node'), join(addons, 'cpu.node'))
   const half = doctor()
