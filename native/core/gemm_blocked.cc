@@ -44,13 +44,12 @@ float* scratch(int slot, int64_t count) {
 void pack_quad(float* packed, const float* x, int64_t step, int64_t width) {
   Quad r[4];
   for (int i = 0; i < 4; ++i) r[i] = *reinterpret_cast<const QuadMemory*>(x + i * step);
-  typedef int32_t Index __attribute__((vector_size(16)));
-  const Quad a = __builtin_shuffle(r[0], r[1], Index{0, 4, 1, 5}), b = __builtin_shuffle(r[2], r[3], Index{0, 4, 1, 5});
-  const Quad c = __builtin_shuffle(r[0], r[1], Index{2, 6, 3, 7}), d = __builtin_shuffle(r[2], r[3], Index{2, 6, 3, 7});
-  *reinterpret_cast<QuadMemory*>(packed) = __builtin_shuffle(a, b, Index{0, 1, 4, 5});
-  *reinterpret_cast<QuadMemory*>(packed + width) = __builtin_shuffle(a, b, Index{2, 3, 6, 7});
-  *reinterpret_cast<QuadMemory*>(packed + 2 * width) = __builtin_shuffle(c, d, Index{0, 1, 4, 5});
-  *reinterpret_cast<QuadMemory*>(packed + 3 * width) = __builtin_shuffle(c, d, Index{2, 3, 6, 7});
+  const Quad a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
+  const Quad c = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+  *reinterpret_cast<QuadMemory*>(packed) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+  *reinterpret_cast<QuadMemory*>(packed + width) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  *reinterpret_cast<QuadMemory*>(packed + 2 * width) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+  *reinterpret_cast<QuadMemory*>(packed + 3 * width) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
 
 // packed[l·width + i] = x[i·step + l·stride], i < count, l < depth; zeros for count ≤ i < width. step or stride is 1.

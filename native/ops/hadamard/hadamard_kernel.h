@@ -1,6 +1,7 @@
 // defines: the loops of the Hadamard transform that are worth an instruction set each.
 #pragma once
 #include <cstdint>
+#include <utility>
 
 namespace ops {
 
@@ -29,13 +30,10 @@ struct Lanes {
 template <int W, int H>
 typename Lanes<W>::Float within(typename Lanes<W>::Float x) {
   using Int = typename Lanes<W>::Int;
-  Int mask, sign;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) {
-    mask[i] = i ^ H;
-    sign[i] = i & H ? INT32_MIN : 0;
-  }
-  return __builtin_shuffle(x, mask) + (typename Lanes<W>::Float)((Int)x ^ sign);
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    const Int sign = {(i & H ? INT32_MIN : 0)...};
+    return __builtin_shufflevector(x, x, (i ^ H)...) + (typename Lanes<W>::Float)((Int)x ^ sign);
+  }(std::make_integer_sequence<int, W>{});
 }
 
 // Stages of stride 1, 2, 4, … < R over R vectors in registers.
