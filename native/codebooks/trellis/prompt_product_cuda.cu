@@ -40,7 +40,7 @@ void prompt_product(const TrellisPromptArgs& a, const void* x, int64_t vectors, 
   const ProductArgs args{reinterpret_cast<const uint32_t*>(a.arranged), reinterpret_cast<const uint32_t*>(a.entries), static_cast<const __half*>(x), z,
                          static_cast<int>(a.rows), static_cast<int>(a.columns), static_cast<int>(vectors)};
   if (plan.panel > 0) return warpgroup_product(a, args, plan);
-  with_code(a, [&]<class Pairs, int K, bool natural> {
+  with_code(a, [&]<class Pairs, int K, bool natural>() {
     args.vectors <= panel(8) ? run<Pairs, K, natural, 8>(args, plan.pieces) : run<Pairs, K, natural, 16>(args, plan.pieces);
   });
 }

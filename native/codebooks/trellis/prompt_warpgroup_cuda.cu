@@ -44,7 +44,7 @@ ProductPlan plan_of_warpgroups(const TrellisPromptArgs& a, int64_t vectors) {
 }
 
 void warpgroup_product(const TrellisPromptArgs& a, const ProductArgs& args, const ProductPlan& plan) {
-  with_code(a, [&]<class Pairs, int K, bool natural> {
+  with_code(a, [&]<class Pairs, int K, bool natural>() {
     plan.panel == kPanel ? run<Pairs, K, natural, kPanel>(args, plan.pieces) : run<Pairs, K, natural, kPanel / 2>(args, plan.pieces);
   });
 }
