@@ -1,4 +1,4 @@
-/** Builds native/ into build/Release/cpu.node. Runs on `npm ci`, before any TypeScript is compiled: plain JavaScript, Node alone. */
+/** Builds native/ into build/Release: cpu.node, and cuda.node where nvcc is found. Runs on `npm ci`, before any TypeScript is compiled: plain JavaScript, Node alone. */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -27,12 +27,24 @@ if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`CMAKE_CACHEFILE_
 
 // cmake-js reads package.json beside CMakeLists.txt: "napi_versions" there means that no Node header is downloaded.
 const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js')
-const build = spawnSync(process.execPath, [cmakeJs, 'compile', '-d', 'native', '-O', 'build', '-l', 'warn'], {
-  cwd: root,
-  stdio: 'inherit',
-})
-if (build.status !== 0) {
-  console.error('pipe: the native addon did not build; the reason is above. Once more, with every command:')
-  console.error('  npx cmake-js compile -d native -O build -l verbose')
-  process.exit(1)
+const compile = (...options) =>
+  spawnSync(process.execPath, [cmakeJs, 'compile', '-d', 'native', '-O', 'build', '-l', 'warn', ...options], {
+    cwd: root,
+    stdio: 'inherit',
+  }).status === 0
+const hasNvcc = () => existsSync(cache) && /^PIPE_NVCC:FILEPATH=(?!.*NOTFOUND)/m.test(readFileSync(cache, 'utf8'))
+
+if (!compile()) {
+  // A toolkit that does not work here, half installed or older than the compiler, must not take the CPU away. What CMake
+  // found is forgotten before, since it would not look again, and after, so that the next build tries with CUDA.
+  const wasTried = hasNvcc()
+  rmSync(cache, { force: true })
+  if (!wasTried || !compile('--CDPIPE_CUDA=OFF')) {
+    console.error('pipe: the native addon did not build; the reason is above. Once more, with every command:')
+    console.error('  npx cmake-js compile -d native -O build -l verbose')
+    process.exit(1)
+  }
+  rmSync(cache, { force: true })
+  console.error('pipe: cuda.node did not build, the reason is above; cpu.node did, and ops run on the CPU. Once nvcc works:')
+  console.error('  npx cmake-js compile -d native -O build')
 }
