@@ -51,6 +51,16 @@
 //   before that, 4096 × 4096 and 8192 × 28672: half of the table filled after the wait, to hide x's way (predicted 500 cycles); hyb 4.8, 31.1 (dropped)
 //   … the second chunk asked for after x, which else waits behind it; hyb 4.6, 33.6, mul1 4.8, 40.4                                   (dropped)
 //   … a block's end gone through once by a warp that is done early, for its instructions to be there; hyb 4.6, mul1 5.2                (dropped)
+//   3inst, of two states that make a word the second by multiplications (predicted 6 %: its masks and permutes bound it)      5.5   51.7   51.7
+//   the same, mul1 (its permutes and shifts were busy for 68 % of the time; so they are not what bounds it)                   4.9   41.1   41.1  (dropped)
+//   mul1, 3 bits: integers added in shared memory as warps leave them, no pieces (predicted 0.2 us less), 4096 x 4096 5.6 to 5.5, 45.7 to 44.9
+//   the same, 2 and 4 bits                                                                          4.9 of 4.8 and 5.8 of 5.7          (dropped)
+//   hyb, 4096 x 4096: x asked for before the table is stored, between its halves, or before the block has it      5.0, 4.7, 4.65 of 4.6 (dropped)
+//   … x into shared memory by one copy in bulk, asked for by a warp of its own, which alone waits; 14 KB take 1700 to 2600 cycles  5.2  (dropped)
+//   … 16 warps with all their four chunks on the way, 24 with three, 32 of 64 registers               4.55, 4.75, 4.8, at 4096 x 11008 no better
+//   … 16 warps of 64 registers and a table of one sign, so that the next kernel's block stands beside this one's: 4.4 where spare blocks keep two
+//   of one kernel off a multiprocessor (by sleeping in the place), else 6.5; mul1 4.9; 4096 x 11008 9.6 of 8.4                         (dropped)
+//   What 4.0 would take: the same without waiting for the kernel before is 4.36, without storing the table 3.97 (both wrong).
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
 // A block of hyb by the clock now: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its

@@ -61,19 +61,25 @@ struct Stretch {
   }
 };
 
+// Where the 32 bits begin in which a clean state is found, one of three that are whole bytes apart; as they are stored where that is possible.
+template <int K, int at>
+constexpr int word_at = at % 8 == 0 ? (at / 8 % 4 < 3 ? at / 32 * 32 : at) : at / 24 * 24 + at % 8;
+template <int K, int at>
+__device__ inline uint32_t word_of(const Stretch<K>& bits) { return bits.template from<word_at<K, at>>(); }
+// Whether it is their lower half, and the upper one a state as well.
+template <int K, int at>
+constexpr bool is_second = at - word_at<K, at> == 16 && 16 % K == 0;
+
 // The state of 16 bits that begins at bit `at` of a stretch; above its bits anything, or zeros where `clean`.
 template <int K, int at, bool clean>
 __device__ inline uint32_t state(const Stretch<K>& bits) {
-  constexpr int in = at % 32, byte = at / 8;
+  constexpr int in = at % 32;
   if constexpr (!clean) {
     if constexpr (in <= 16) return bits.word[at / 32] >> (16 - in);
     else return __funnelshift_r(bits.word[at / 32 + 1], bits.word[at / 32], 48 - in);
   } else {
-    // Three states that are whole bytes apart share 32 bits; as they are stored where that is possible.
-    constexpr bool stored = at % 8 == 0 && byte % 4 < 3;
-    constexpr int first = stored ? byte / 4 * 4 : at % 8 == 0 ? byte : byte / 3 * 3;
-    const uint32_t word = bits.template from<first * 8 + at % 8>();
-    return __byte_perm(word, 0, byte == first ? 0x4432 : byte == first + 1 ? 0x4421 : 0x4410);
+    constexpr int bytes = (at - word_at<K, at>) / 8;
+    return __byte_perm(word_of<K, at>(bits), 0, bytes == 0 ? 0x4432 : bytes == 1 ? 0x4421 : 0x4410);
   }
 }
 
