@@ -30,7 +30,7 @@
 #include "ops/golden-section/golden_section.h"
 #include "ops/gram/gram.h"
 #include "ops/hadamard/hadamard.h"
-#include "ops/keep-first/keep_first.h"
+#include "ops/keep-rows/keep_rows.h"
 #include "ops/kl-divergence/kl_divergence.h"
 #include "ops/kl-gradient/kl_gradient.h"
 #include "ops/mirror/mirror.h"
@@ -74,7 +74,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     list.add("golden_section", ops::golden_section);
     list.add("gram", ops::gram);
     list.add("hadamard", ops::hadamard);
-    list.add("keep_first", ops::keep_first);
+    list.add("keep_rows", ops::keep_rows);
     list.add("kl_divergence", ops::kl_divergence);
     list.add("kl_gradient", ops::kl_gradient);
     list.add("mirror", ops::mirror);

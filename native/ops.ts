@@ -27,7 +27,7 @@ import { gemm } from './ops/gemm/gemm.js'
 import { goldenSection } from './ops/golden-section/golden-section.js'
 import { gram } from './ops/gram/gram.js'
 import { hadamard } from './ops/hadamard/hadamard.js'
-import { keepFirst } from './ops/keep-first/keep-first.js'
+import { keepRows } from './ops/keep-rows/keep-rows.js'
 import { klDivergence } from './ops/kl-divergence/kl-divergence.js'
 import { addEmbedGradient } from './ops/embed-gradient/embed-gradient.js'
 import { sparseLogits } from './ops/sparse-logits/sparse-logits.js'
@@ -86,7 +86,7 @@ const verbs = {
   rope,
   attention,
   attendCache,
-  keepFirst,
+  keepRows,
   siluMul,
   crossEntropy,
   klDivergence,

@@ -55,8 +55,11 @@ const unknown: Step['next'] = { slots: [], positions: [] }
 
 /** Steps that are under way at once: the device need not wait for the host. */
 export const ahead = 2
-/** Tokens of a prompt up to which one op that does a row at a time takes no longer than two that do blocks: a GPU waits for the host then. */
-const fewRows = { cuda: 64, cpu: 0 }
+/**
+ * Tokens up to which the op that does a row at a time takes no longer than those that do blocks (bench/attend.ts): a GPU waits for the host
+ * then, and a CPU would move all keys for them.
+ */
+const fewRows = { cuda: 64, cpu: 8 }
 /** Tokens of a prompt that go through the model at once: bounds the memory that a prompt takes. */
 const chunk = 2048
 
@@ -242,7 +245,7 @@ export class Decoder implements Disposable {
         [part.length],
       )
       const attend =
-        from === 0 && part.length > fewRows[ops.device.kind] ? this.#cache.first(slot, part.length) : this.#cache.at({ slots, positions })
+        part.length > fewRows[ops.device.kind] ? this.#cache.after(from, slot, part.length) : this.#cache.at({ slots, positions })
       using x = this.model.stream(tokens, attend)
       last?.[Symbol.dispose]()
       last = ops.copy(x, { rows: [part.length - 1, part.length] })

@@ -77,21 +77,32 @@ export class KvCache implements Disposable {
     }
   }
 
-  /** Attention for the first rows of a slot: a whole sequence, for which there is an op that works on blocks of queries. */
-  first(slot: number, length: number): Attend {
+  /** The same for rows that follow each other in one slot, after so many: there is an op that works on blocks of queries. */
+  after(before: number, slot: number, length: number): Attend {
     const { ops } = this
     const { h: heads, g: kvHeads, e } = this.config.sizes
-    const { cos, sin } = this.#rotary.of(this.o.capacity, 1)
+    const { capacity, precision } = this.o
+    const { cos, sin } = this.#rotary.of(capacity, 1)
+    const row = slot * capacity
     return (layer, q, k, v) => {
       const [keys, values] = this.#of(layer)
-      const o = { heads, kvHeads, row: slot * this.o.capacity, dtype: this.o.precision }
-      const seen = ops.keepFirst(q, k, v, { keys, values, cos, sin }, o)
+      const seen = ops.keepRows(q, k, v, { keys, values, cos, sin }, { heads, kvHeads, row, before, dtype: precision })
       using turned = seen.q
       using key = seen.k
       using value = seen.v
       const how = { heads, kvHeads, length, window: this.config.windows[layer], scale: 1 / Math.sqrt(e), dtype: q.dtype as Precision }
-      return ops.attention(turned, key, value, how)
+      if (before === 0) return ops.attention(turned, key, value, how)
+      if (keys.dtype === precision) return ops.attention(turned, keys, values, { ...how, after: { row, before } })
+      using allKeys = this.#held(keys, row, before + length)
+      using allValues = this.#held(values, row, before + length)
+      return ops.attention(turned, allKeys, allValues, { ...how, after: { row: 0, before } })
     }
+  }
+
+  /** Rows of a slot as attention is to read them. */
+  #held(kept: Tensor, row: number, count: number): Tensor {
+    using rows = this.ops.copy(kept, { rows: [row, row + count] })
+    return this.ops.cast(rows, this.o.precision)
   }
 
   #of(layer: number): readonly [Tensor, Tensor] {

@@ -32,6 +32,9 @@ t.test('attendCache: slots, positions, groups, windows, several rows, heads of e
       kvHeads: 2,
       e: 32,
     },
+    // More pieces of keys than a CPU makes of a row, and more rows than it has at once.
+    { rows: one(2300), slots: 1, capacity: 2310, heads: 3, kvHeads: 3, e: 24 },
+    { rows: run(0, 600, 7), slots: 1, capacity: 610, heads: 16, kvHeads: 4, e: 128 },
     // So many rows and heads that a GPU has one block for each.
     { rows: [...run(0, 20, 6), ...run(1, 3, 6)], slots: 2, capacity: 26, heads: 36, kvHeads: 36, e: 8 },
     { rows: [...run(0, 20, 8), ...run(1, 3, 8)], slots: 2, capacity: 28, heads: 32, kvHeads: 32, e: 64 },

@@ -171,6 +171,55 @@ t.test('attention: lengths around the blocks, groups, windows, several sequences
   }
 })
 
+t.test('attention of queries that go on after rows of a cache', async t => {
+  const cases = [
+    { length: 1, before: 1, row: 0, heads: 1, kvHeads: 1, e: 1 },
+    { length: 5, before: 27, row: 3, heads: 4, kvHeads: 2, e: 8 },
+    { length: 33, before: 64, row: 7, heads: 2, kvHeads: 1, e: 17 },
+    { length: 70, before: 31, row: 100, heads: 2, kvHeads: 2, e: 64 },
+    { length: 70, before: 150, row: 1, heads: 3, kvHeads: 1, e: 20, window: 33 },
+    { length: 40, before: 90, row: 0, heads: 2, kvHeads: 2, e: 32, window: 1 },
+    { length: 3, before: 200, row: 9, heads: 8, kvHeads: 2, e: 128, window: 1000 },
+  ]
+  for (const { length, before, row, ...shape } of cases) {
+    const { heads, kvHeads, e } = shape
+    const held = row + before + length + 2 // what stands behind is not read
+    const [q, k, v] = [gaussian(length * heads * e, 1), gaussian(held * kvHeads * e, 2), gaussian(held * kvHeads * e, 3)]
+    for (const x of [k, v]) x.fill(Number.NaN, 0, row * kvHeads * e).fill(Number.NaN, (held - 2) * kvHeads * e)
+    const scale = 1 / Math.sqrt(e)
+    for (const dtype of ['f32', 'bf16'] as const)
+      await check(
+        t,
+        JSON.stringify({ length, before, row, ...shape, dtype }),
+        ops =>
+          withTensors(
+            ops,
+            [
+              [q, [length, heads * e]],
+              [k, [held, kvHeads * e]],
+              [v, [held, kvHeads * e]],
+            ],
+            (a, b, c) => {
+              using wq = ops.cast(a!, dtype)
+              using wk = ops.cast(b!, dtype)
+              using wv = ops.cast(c!, dtype)
+              return ops.attention(wq, wk, wv, { ...shape, length, scale, dtype: 'f32', after: { row, before } })
+            },
+          ),
+        attentionReference(q, k, v, { ...shape, length, before, row, scale }),
+        dtype === 'f32' ? 1e-12 : 1e-4,
+      )
+  }
+  const ops = await openBackend(testDevice)
+  using x = ops.zeros('f32', [4, 8])
+  const shape = { heads: 1, kvHeads: 1, scale: 1 }
+  t.throws(() => ops.attention(x, x, x, { ...shape, length: 4, after: { row: 0, before: 1 } }), {
+    message: 'attention: 4 rows after 1 from 0 on are more than the 4 of k and v',
+  })
+  t.throws(() => ops.attention(x, x, x, { ...shape, length: 2, after: { row: 0, before: 0 } }), RangeError)
+  t.throws(() => ops.attention(x, x, x, { ...shape, length: 4, after: { row: -1, before: 0 } }), RangeError)
+})
+
 t.test('attention: large scores do not overflow', async t => {
   const [q, k, v] = [gaussian(40 * 8, 1).map(x => x * 100), gaussian(40 * 8, 2).map(x => x * 3), gaussian(40 * 8, 3)]
   const shape = { heads: 1, kvHeads: 1, e: 8, length: 40, scale: 1 }

@@ -1,33 +1,27 @@
 #include "attend_cache.h"
 
+#include <cmath>
 #include <vector>
 
 #include "../../core/bf16.h"
 #include "../../core/error.h"
-#include "../../core/exp.h"
 #include "../../core/parallel.h"
 #include "../rope/turn.h"
+#include "attend_cache_kernel.h"
 
 namespace ops {
 
 namespace {
 
-// In 16 partial sums, which any instruction set keeps apart: the same bits on all.
-float dot(const float* x, const float* y, int64_t n) {
-  float lanes[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] += x[i + l] * y[i + l];
-  for (int l = 0; i < n; ++i, ++l) lanes[l] += x[i] * y[i];
-  for (int half = 8; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  return lanes[0];
-}
+// A row's keys are cut into pieces of at least kKeys, which threads do side by side, and those into parts of neighbouring heads, so that
+// of each key at least kStretch elements stand together. The cut depends on the row alone, not on threads or other rows.
+constexpr int64_t kKeys = 64, kMostPieces = 32, kStretch = 1024;
+constexpr int64_t kRoom = 1 << 17;  // numbers that pieces leave for each other: rows beyond that come after
 
 }  // namespace
 
 void attend_cache(const AttendCacheArgs& args) {
-  const int64_t e = args.e, half = e / 2, stride = args.kv_heads * e, element = args.bf16 ? 2 : 4;
+  const int64_t e = args.e, half = e / 2, stride = args.kv_heads * e, element = args.bf16 ? 2 : 4, each = args.heads / args.kv_heads;
   for (int64_t i = 0; i < args.t; ++i) {
     const int slot = args.slots[i], position = args.positions[i];
     if (slot < 0 || slot >= args.count) fail("row %lld is in slot %d, and the cache has %lld", (long long)i, slot, (long long)args.count);
@@ -45,31 +39,59 @@ void attend_cache(const AttendCacheArgs& args) {
       std::copy_n(args.v + i * stride, stride, static_cast<float*>(Narrowing(row(args.values, i, args.positions[i]), stride, args.bf16)));
     }
   });
-  parallel_for(args.t * args.heads, 1, [&](int64_t from, int64_t to) {
-    std::vector<float> weights;
-    for (int64_t at = from; at < to; ++at) {
-      const int64_t i = at / args.heads, head = at % args.heads / (args.heads / args.kv_heads) * e * element;
-      const int64_t end = args.positions[i] + 1;
-      const int64_t begin = args.window > 0 ? std::max<int64_t>(0, end - args.window) : 0;
-      const float* q = turned.data() + at * e;
-      weights.resize(end - begin);
-      float most = -3.4e38f;
-      for (int64_t j = begin; j < end; ++j)
-        most = std::max(most, weights[j - begin] = args.scale * dot(q, Widened(row(args.keys, i, j) + head, e, args.bf16), e));
-      exp_all(weights.data(), 1, -most, weights.data(), end - begin);
-      double sum = 0;
-      for (const float weight : weights) sum += weight;
-      float* out = args.out + at * e;
-      std::fill(out, out + e, 0.f);
-      for (int64_t j = begin; j < end; ++j) {
-        const float weight = weights[j - begin];
-        const Widened v(row(args.values, i, j) + head, e, args.bf16);
-        for (int64_t l = 0; l < e; ++l) out[l] += weight * v[l];
+
+  auto* piece_of = attend_piece<16>;
+#if defined(__x86_64__)
+  if (context().level == Level::avx2) piece_of = attend_piece_avx2;
+  if (context().level == Level::avx512) piece_of = attend_piece_avx512;
+#endif
+  struct Reach {
+    int64_t begin, end, pieces;
+  };
+  std::vector<Reach> reach(args.t);
+  int64_t most_pieces = 1;
+  for (int64_t i = 0; i < args.t; ++i) {
+    const int64_t end = args.positions[i] + 1, begin = args.window > 0 ? std::max<int64_t>(0, end - args.window) : 0;
+    reach[i] = {begin, end, std::min((end - begin + kKeys - 1) / kKeys, kMostPieces)};
+    most_pieces = std::max(most_pieces, reach[i].pieces);
+  }
+  const int64_t of_part = std::clamp<int64_t>((kStretch + e - 1) / e, 1, args.kv_heads), parts = (args.kv_heads + of_part - 1) / of_part;
+  const int64_t scalars = args.heads, vectors = args.heads * e, at_once = std::max<int64_t>(1, kRoom / (most_pieces * vectors));
+  std::vector<float> made(std::min(args.t, at_once) * most_pieces * (2 * scalars + vectors));
+  for (int64_t first = 0; first < args.t; first += at_once) {
+    const int64_t count = std::min(at_once, args.t - first);
+    const auto of = [&](int64_t i, int64_t piece) { return made.data() + ((i - first) * most_pieces + piece) * (2 * scalars + vectors); };
+    parallel_for(count * most_pieces * parts, 1, [&](int64_t from, int64_t to) {
+      for (int64_t at = from; at < to; ++at) {
+        const int64_t i = first + at / (most_pieces * parts), piece = at / parts % most_pieces, kv = at % parts * of_part, head = kv * each;
+        const auto [begin, end, pieces] = reach[i];
+        if (piece >= pieces) continue;
+        const int64_t key = begin + (end - begin) * piece / pieces, next = begin + (end - begin) * (piece + 1) / pieces;
+        float* const to_most = of(i, piece);
+        piece_of({turned.data() + i * vectors + head * e, row(args.keys, i, key) + kv * e * element, row(args.values, i, key) + kv * e * element,
+                  next - key, stride, std::min(of_part, args.kv_heads - kv), each, e, args.scale, args.bf16, to_most + head,
+                  to_most + scalars + head, to_most + 2 * scalars + head * e});
       }
-      const float scale = static_cast<float>(1 / sum);
-      for (int64_t l = 0; l < e; ++l) out[l] *= scale;
-    }
-  });
+    });
+    parallel_for(count * args.heads, 1, [&](int64_t from, int64_t to) {
+      for (int64_t at = from; at < to; ++at) {
+        const int64_t i = first + at / args.heads, head = at % args.heads, pieces = reach[i].pieces;
+        float most = of(i, 0)[head];
+        for (int64_t piece = 1; piece < pieces; ++piece) most = std::max(most, of(i, piece)[head]);
+        double all = 0;
+        float* const out = args.out + i * vectors + head * e;
+        std::fill_n(out, e, 0.0f);
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+          const float* const one = of(i, piece);
+          const float factor = std::exp(one[head] - most), *sums = one + 2 * scalars + head * e;
+          all += static_cast<double>(factor) * one[scalars + head];
+          for (int64_t l = 0; l < e; ++l) out[l] += factor * sums[l];
+        }
+        const float share = static_cast<float>(1 / all);
+        for (int64_t l = 0; l < e; ++l) out[l] *= share;
+      }
+    });
+  }
 }
 
 }  // namespace ops

@@ -46,12 +46,13 @@ __global__ void __launch_bounds__(kBlock, E <= 64 ? 4 : E <= 128 ? 3 : 1) attent
   const int64_t begin = (tiles - 1 - blockIdx.x % tiles) * kQueries;
   const int64_t head = blockIdx.x / tiles % args.heads, first = blockIdx.x / tiles / args.heads * args.length;
   const int64_t kv_head = head / (args.heads / args.kv_heads);
-  const int64_t oldest = args.window > 0 ? max(int64_t{0}, begin - args.window + 1) / kKeys * kKeys : 0;
-  const int64_t end = min(begin + kQueries, args.length);
+  const int64_t kv_first = args.row + first, kv_length = args.before + args.length, own = args.before + begin;  // own: the key of the first query
+  const int64_t oldest = args.window > 0 ? max(int64_t{0}, own - args.window + 1) / kKeys * kKeys : 0;
+  const int64_t end = args.before + min(begin + kQueries, args.length);
   const float scale = args.scale * 1.44269504f;  // powers of two in place of e
 
   fill<E>(queries, args.q, first, begin, args.length, args.heads, head, e);
-  fill<E>(keys, args.k, first, oldest, args.length, args.kv_heads, kv_head, e);
+  fill<E>(keys, args.k, kv_first, oldest, kv_length, args.kv_heads, kv_head, e);
   const uint16_t* const query_at = queries + (warp * 16 + lane % 16) * kStride + lane / 16 * 8;
   const uint16_t* const key_at = keys + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
   const uint16_t* const value_at = values + lane % 16 * kStride + lane / 16 * 8;
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kBlock, E <= 64 ? 4 : E <= 128 ? 3 : 1) attent
         for (int k = 0; k < E / 16; ++k) load_matrices(q[k], query_at + k * 16);
       }
     }
-    fill<E>(values, args.v, first, key, args.length, args.kv_heads, kv_head, e);
+    fill<E>(values, args.v, kv_first, key, kv_length, args.kv_heads, kv_head, e);
     float score[kKeys / 8][4] = {};
 #pragma unroll
     for (int k = 0; k < E / 16; ++k) {
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kBlock, E <= 64 ? 4 : E <= 128 ? 3 : 1) attent
         multiply(score[2 * n + 1], q[kHold ? k : 0], b[2], b[3]);
       }
     }
-    const bool partly = key + kKeys - 1 > begin || (args.window > 0 && key <= begin + kQueries - 1 - args.window);
+    const bool partly = key + kKeys - 1 > own || (args.window > 0 && key <= own + kQueries - 1 - args.window);
     float highest[2] = {most[0], most[1]};
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kBlock, E <= 64 ? 4 : E <= 128 ? 3 : 1) attent
       for (int c = 0; c < 4; ++c) {
         score[n][c] *= scale;
         if (partly) {
-          const int64_t distance = row + c / 2 * 8 - (key + n * 8 + lane % 4 * 2 + c % 2);
+          const int64_t distance = args.before + row + c / 2 * 8 - (key + n * 8 + lane % 4 * 2 + c % 2);
           if (distance < 0 || (args.window > 0 && distance >= args.window)) score[n][c] = -INFINITY;
         }
         highest[c / 2] = fmaxf(highest[c / 2], score[n][c]);
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kBlock, E <= 64 ? 4 : E <= 128 ? 3 : 1) attent
     }
     arrived();
     __syncthreads();  // values are there, keys are done with
-    if (key + kKeys < end) fill<E>(keys, args.k, first, key + kKeys, args.length, args.kv_heads, kv_head, e);
+    if (key + kKeys < end) fill<E>(keys, args.k, kv_first, key + kKeys, kv_length, args.kv_heads, kv_head, e);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
 #pragma unroll

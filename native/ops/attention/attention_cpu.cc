@@ -12,8 +12,9 @@ void attention(const AttentionArgs& args) {
   if (context().level == Level::avx2) block = attention_block_avx2;
   if (context().level == Level::avx512) block = attention_block_avx512;
 #endif
-  const int64_t n = args.t * args.heads * args.e, kv_n = args.t * args.kv_heads * args.e;
-  const Widened q(args.q, n, args.bf16), k(args.k, kv_n, args.bf16), v(args.v, kv_n, args.bf16);
+  const int64_t n = args.t * args.heads * args.e, kv_row = args.kv_heads * args.e, kv_n = (args.before + args.t) * kv_row;
+  const int64_t skipped = args.row * kv_row * (args.bf16 ? 2 : 4);
+  const Widened q(args.q, n, args.bf16), k(args.k + skipped, kv_n, args.bf16), v(args.v + skipped, kv_n, args.bf16);
   Narrowing out(args.out, n, args.bf16 && !args.wide);
   const AttentionArrays arrays{q, k, v, out};
   const int64_t blocks = (args.length + kQueries - 1) / kQueries;

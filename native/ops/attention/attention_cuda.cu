@@ -22,29 +22,29 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args,
   float* const other = queries + kTile * stride;  // keys, then values
   float* const weights = other + kTile * stride;  // [kTile][kTile + 1]
   const int64_t head = blockIdx.x / tiles % args.heads, first = blockIdx.x / tiles / args.heads * args.length;
-  const int64_t begin = blockIdx.x % tiles * kTile;
+  const int64_t begin = blockIdx.x % tiles * kTile, before = args.before, kv_first = args.row + first;
   const int64_t kv_head = head / (args.heads / args.kv_heads);
   const int row = threadIdx.x / kShare, sub = threadIdx.x % kShare;
   const int64_t query = begin + row;
 
-  const auto fill = [&](float* into, const float* from, int64_t row0, int64_t heads, int64_t which) {
+  const auto fill = [&](float* into, const float* from, int64_t row0, int64_t length, int64_t heads, int64_t which) {
     for (int i = threadIdx.x; i < kTile * e; i += kThreads) {
       const int64_t r = row0 + i / e;
-      into[i / e * stride + i % e] = r < args.length ? from[((first + r) * heads + which) * e + i % e] : 0;
+      into[i / e * stride + i % e] = r < length ? from[(r * heads + which) * e + i % e] : 0;
     }
   };
-  fill(queries, q, begin, args.heads, head);
+  fill(queries, q + first * args.heads * e, begin, args.length, args.heads, head);
 
   float sums[COLUMNS] = {}, most = -INFINITY, total = 0;
-  const int64_t oldest = args.window > 0 ? max(int64_t{0}, begin - args.window + 1) : 0;
-  for (int64_t key = oldest / kTile * kTile; key <= min(begin + kTile, args.length) - 1; key += kTile) {
+  const int64_t oldest = args.window > 0 ? max(int64_t{0}, before + begin - args.window + 1) : 0, end = before + min(begin + kTile, args.length);
+  for (int64_t key = oldest / kTile * kTile; key < end; key += kTile) {
     __syncthreads();
-    fill(other, k, key, args.kv_heads, kv_head);
+    fill(other, k + kv_first * args.kv_heads * e, key, before + args.length, args.kv_heads, kv_head);
     __syncthreads();
     float score[kTile / kShare], highest = most;
     for (int j = 0; j < kTile / kShare; ++j) {
       const int at = sub + j * kShare;
-      const int64_t distance = query - (key + at);
+      const int64_t distance = before + query - (key + at);
       float dot = 0;
       for (int c = 0; c < e; ++c) dot = fmaf(queries[row * stride + c], other[at * stride + c], dot);
       const bool reached = distance >= 0 && (args.window <= 0 || distance < args.window);
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args,
     total = fmaf(total, shrink, added);
     most = highest;
     __syncthreads();
-    fill(other, v, key, args.kv_heads, kv_head);
+    fill(other, v + kv_first * args.kv_heads * e, key, before + args.length, args.kv_heads, kv_head);
     __syncthreads();
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) sums[c] *= shrink;

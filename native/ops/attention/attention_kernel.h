@@ -34,8 +34,8 @@ void attention_block(const AttentionArgs& args, const AttentionArrays& arrays, i
   const int64_t kv = head / (args.heads / args.kv_heads);
   const int64_t q_stride = args.heads * e, kv_stride = args.kv_heads * e;
   const int64_t last = std::min(first + kQueries, args.length);  // exclusive
-  const int64_t from = args.window > 0 ? std::max<int64_t>(0, first - args.window + 1) : 0;
-  const int64_t keys = last - from, room = (keys + W - 1) / W * W;
+  const int64_t from = args.window > 0 ? std::max<int64_t>(0, args.before + first - args.window + 1) : 0;
+  const int64_t keys = args.before + last - from, room = (keys + W - 1) / W * W;
 
   const float* q = arrays.q + sequence * args.length * q_stride + head * e;
   const float* k = arrays.k + sequence * args.length * kv_stride + kv * e;
@@ -74,7 +74,7 @@ void attention_block(const AttentionArgs& args, const AttentionArrays& arrays, i
   float share[kQueries];  // 1 / Σ e^(score − max)
   for (int64_t i = first; i < last; ++i) {
     float* row = scores + (i - first) * room;
-    const int64_t begin = args.window > 0 ? std::max<int64_t>(0, i - args.window + 1 - from) : 0, end = i + 1 - from;
+    const int64_t own = args.before + i, begin = args.window > 0 ? std::max<int64_t>(0, own - args.window + 1 - from) : 0, end = own + 1 - from;
     L::exp_all(row + begin, 1.0f, -L::max_of(row + begin, end - begin), row + begin, end - begin);
     share[i - first] = 1.0f / L::sum_of(row + begin, end - begin);
     std::memset(row, 0, begin * sizeof(float));

@@ -1,26 +1,26 @@
-/** First rows of a cache's slot: what is turned, what is kept and where, and attention that gives f32 of bf16. */
+/** Rows of a cache's slot: what is turned, what is kept and where, and attention that gives f32 of bf16. */
 import t from 'tap'
 import { openBackend } from '../../native/index.js'
-import { keepFirstReference } from '../../native/ops/keep-first/reference.js'
+import { keepRowsReference } from '../../native/ops/keep-rows/reference.js'
 import { testDevice } from '../helpers.js'
 import { check, checkAll, gaussian, withTensors } from './devices.js'
 
 const types = ['f32', 'bf16'] as const
 
-t.test('keepFirst: types, groups, heads of every size, a slot that is not the first', async t => {
+t.test('keepRows: types, groups, heads of every size, a slot that is not the first', async t => {
   const capacity = 41
-  for (const { heads, kvHeads, e, rows } of [
-    { heads: 1, kvHeads: 1, e: 2, rows: 1 },
-    { heads: 6, kvHeads: 2, e: 18, rows: 7 },
-    { heads: 4, kvHeads: 4, e: 64, rows: 41 },
+  for (const { heads, kvHeads, e, rows, before } of [
+    { heads: 1, kvHeads: 1, e: 2, rows: 1, before: 0 },
+    { heads: 6, kvHeads: 2, e: 18, rows: 7, before: 34 },
+    { heads: 4, kvHeads: 4, e: 64, rows: 41, before: 0 },
   ]) {
     const [q, k, v] = [gaussian(rows * heads * e, 1), gaussian(rows * kvHeads * e, 2), gaussian(rows * kvHeads * e, 3)]
     const angles = gaussian((capacity * e) / 2, 4)
     const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)]
-    const [turned, key, value] = keepFirstReference([q, k, v], [cos, sin], { t: rows, heads, kvHeads })
+    const [turned, key, value] = keepRowsReference([q, k, v], [cos, sin], { t: rows, before, heads, kvHeads })
     const slotted = (kept: Float64Array): Float64Array => {
       const all = new Float64Array(2 * capacity * kvHeads * e)
-      all.set(kept, capacity * kvHeads * e)
+      all.set(kept, (capacity + before) * kvHeads * e)
       return all
     }
     for (const given of types)
@@ -28,7 +28,7 @@ t.test('keepFirst: types, groups, heads of every size, a slot that is not the fi
         for (const dtype of types)
           await checkAll(
             t,
-            JSON.stringify({ heads, kvHeads, e, rows, given, kept, dtype }),
+            JSON.stringify({ heads, kvHeads, e, rows, before, given, kept, dtype }),
             ops => {
               using keys = ops.zeros(kept, [2 * capacity, kvHeads * e])
               using values = ops.zeros(kept, [2 * capacity, kvHeads * e])
@@ -46,7 +46,7 @@ t.test('keepFirst: types, groups, heads of every size, a slot that is not the fi
                   using wk = ops.cast(b!, given)
                   using wv = ops.cast(c!, given)
                   const cache = { keys, values, cos: cosines!, sin: sines! }
-                  const made = ops.keepFirst(wq, wk, wv, cache, { heads, kvHeads, row: capacity, dtype })
+                  const made = ops.keepRows(wq, wk, wv, cache, { heads, kvHeads, row: capacity, before, dtype })
                   using seenQ = made.q
                   using seenK = made.k
                   using seenV = made.v
@@ -62,11 +62,12 @@ t.test('keepFirst: types, groups, heads of every size, a slot that is not the fi
   using x = ops.zeros('f32', [3, 8])
   using angles = ops.zeros('f32', [4, 4])
   const cache = { keys: x, values: x, cos: angles, sin: angles }
-  const o = { heads: 1, kvHeads: 1, dtype: 'f32' } as const
-  t.throws(() => ops.keepFirst(x, x, x, cache, { ...o, row: 1 }), {
-    message: 'keepFirst: 3 rows from 1 on do not fit into 3 rows of at most 4 positions',
+  const o = { heads: 1, kvHeads: 1, before: 0, dtype: 'f32' } as const
+  t.throws(() => ops.keepRows(x, x, x, cache, { ...o, row: 1 }), {
+    message: 'keepRows: 3 rows from 1 on do not fit into 3 rows of at most 4 positions',
   })
-  t.throws(() => ops.keepFirst(x, x, x, { ...cache, cos: x, sin: x }, { ...o, row: 0 }), TypeError)
+  t.throws(() => ops.keepRows(x, x, x, cache, { ...o, row: 0, before: 2 }), RangeError)
+  t.throws(() => ops.keepRows(x, x, x, { ...cache, cos: x, sin: x }, { ...o, row: 0 }), TypeError)
 })
 
 t.test('attention of bf16 that gives f32: not rounded after its sums', async t => {
