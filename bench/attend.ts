@@ -77,5 +77,6 @@ export async function run(options: Options): Promise<Figures> {
     await ops.finish()
     copied = Math.min(copied, performance.now() - begin)
   }
-  return { ...cardOf(ops), threads: ops.device.info().threads, cache: how.dtype, precision: how.precision, 'copy, GB/s': (8 * from.size) / copied / 1e6, rows: table }
+  const where = ops.device.kind === 'cpu' ? { threads: ops.device.info().threads } : cardOf(ops)
+  return { ...where, cache: how.dtype, precision: how.precision, 'copy, GB/s': (8 * from.size) / copied / 1e6, rows: table }
 }

@@ -93,16 +93,10 @@ export class KvCache implements Disposable {
       const how = { heads, kvHeads, length, window: this.config.windows[layer], scale: 1 / Math.sqrt(e), dtype: q.dtype as Precision }
       if (before === 0) return ops.attention(turned, key, value, how)
       if (keys.dtype === precision) return ops.attention(turned, keys, values, { ...how, after: { row, before } })
-      using allKeys = this.#held(keys, row, before + length)
-      using allValues = this.#held(values, row, before + length)
+      using allKeys = ops.cast(keys, precision, [row, row + before + length])
+      using allValues = ops.cast(values, precision, [row, row + before + length])
       return ops.attention(turned, allKeys, allValues, { ...how, after: { row: 0, before } })
     }
-  }
-
-  /** Rows of a slot as attention is to read them. */
-  #held(kept: Tensor, row: number, count: number): Tensor {
-    using rows = this.ops.copy(kept, { rows: [row, row + count] })
-    return this.ops.cast(rows, this.o.precision)
   }
 
   #of(layer: number): readonly [Tensor, Tensor] {

@@ -15,7 +15,7 @@ constexpr int64_t kPiece = 1 << 18;  // elements: less is not worth a second thr
 // Applies `convert` to each element.
 template <class From, class To, class F>
 void map(const CastArgs& args, const F& convert) {
-  const From* x = reinterpret_cast<const From*>(args.x);
+  const From* x = reinterpret_cast<const From*>(args.x) + args.first;
   To* out = reinterpret_cast<To*>(args.out);
   parallel_for(args.n, kPiece, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) out[i] = convert(x[i]);
@@ -25,7 +25,7 @@ void map(const CastArgs& args, const F& convert) {
 // Applies an AVX2 kernel to pieces.
 template <class From, class To>
 void pieces(const CastArgs& args, void (*kernel)(const From*, To*, int64_t)) {
-  const From* x = reinterpret_cast<const From*>(args.x);
+  const From* x = reinterpret_cast<const From*>(args.x) + args.first;
   To* out = reinterpret_cast<To*>(args.out);
   parallel_for(args.n, kPiece, [&](int64_t begin, int64_t end) { kernel(x + begin, out + begin, end - begin); });
 }

@@ -10,7 +10,7 @@ namespace {
 
 template <class From, class To, class F>
 void map(const CastArgs& args, F convert) {
-  const From* x = reinterpret_cast<const From*>(args.x);
+  const From* x = reinterpret_cast<const From*>(args.x) + args.first;
   To* out = reinterpret_cast<To*>(args.out);
   each(args.n, [x, out, convert] __device__(int64_t i) { out[i] = convert(x[i]); });
 }
