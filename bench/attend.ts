@@ -4,8 +4,8 @@
  *
  *   --shapes llama-2-7b,llama-3-8b --before 200,2000,8000 --rows 1,8,64,256,2048 --cache f32 --precision bf16 --device cuda:0
  */
-import type { Tensor } from '../native/tensor.js'
 import type { Attend } from '../stages/model/attention.js'
+import { bandwidthOfCopies } from '../stages/model/bench.js'
 import { cacheBytes, KvCache } from '../stages/model/kv-cache.js'
 import { shapeOf } from '../stages/model/shapes.js'
 import { cardOf, openDevice } from './gpu.js'
@@ -68,15 +68,6 @@ export async function run(options: Options): Promise<Figures> {
         })
       }
   }
-  // What this machine moves, read and written: the bound of a single row.
-  using from = ops.zeros('f32', [64, 1 << 20])
-  let copied = Number.POSITIVE_INFINITY
-  for (let i = 0; i < repeats; i++) {
-    const begin = performance.now()
-    using _: Tensor = ops.copy(from)
-    await ops.finish()
-    copied = Math.min(copied, performance.now() - begin)
-  }
   const where = ops.device.kind === 'cpu' ? { threads: ops.device.info().threads } : cardOf(ops)
-  return { ...where, cache: how.dtype, precision: how.precision, 'copy, GB/s': (8 * from.size) / copied / 1e6, rows: table }
+  return { ...where, cache: how.dtype, precision: how.precision, 'copy, GB/s': (await bandwidthOfCopies(ops)) / 1e9, rows: table }
 }

@@ -82,7 +82,7 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
 
   const meanLength = o.prompt + warmUp + o.tokens / 2
   const bytesPerStep = model.bytes + cacheBytes(model.config, { ...shape, capacity: meanLength })
-  const copyBandwidth = await copies(ops)
+  const copyBandwidth = await bandwidthOfCopies(ops)
   const bound = (o.batch * copyBandwidth) / bytesPerStep
   const tokensPerSecond = o.batch / step
   return {
@@ -100,7 +100,7 @@ export async function measure(ops: Ops, weights: Weights, o: BenchOptions): Prom
 }
 
 /** Bytes a second that copying reads and writes, best of a few, of tensors that no cache holds. */
-async function copies(ops: Ops): Promise<number> {
+export async function bandwidthOfCopies(ops: Ops): Promise<number> {
   const [bytes, repeats] = ops.device.kind === 'cuda' ? [2 ** 29, 20] : [2 ** 27, 4]
   using from = ops.zeros('u8', [1, bytes])
   using into = ops.zeros('u8', [1, bytes])

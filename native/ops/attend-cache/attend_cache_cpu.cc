@@ -67,10 +67,20 @@ void attend_cache(const AttendCacheArgs& args) {
         const auto [begin, end, pieces] = reach[i];
         if (piece >= pieces) continue;
         const int64_t key = begin + (end - begin) * piece / pieces, next = begin + (end - begin) * (piece + 1) / pieces;
-        float* const to_most = of(i, piece);
-        piece_of({turned.data() + i * vectors + head * e, row(args.keys, i, key) + kv * e * element, row(args.values, i, key) + kv * e * element,
-                  next - key, stride, std::min(of_part, args.kv_heads - kv), each, e, args.scale, args.bf16, to_most + head,
-                  to_most + scalars + head, to_most + 2 * scalars + head * e});
+        float* const left = of(i, piece);
+        piece_of({.q = turned.data() + i * vectors + head * e,
+                  .keys = row(args.keys, i, key) + kv * e * element,
+                  .values = row(args.values, i, key) + kv * e * element,
+                  .count = next - key,
+                  .stride = stride,
+                  .kv_heads = std::min(of_part, args.kv_heads - kv),
+                  .each = each,
+                  .e = e,
+                  .scale = args.scale,
+                  .bf16 = args.bf16,
+                  .most = left + head,
+                  .weight = left + scalars + head,
+                  .sums = left + 2 * scalars + head * e});
       }
     });
     parallel_for(count * args.heads, 1, [&](int64_t from, int64_t to) {

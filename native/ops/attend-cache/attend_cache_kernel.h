@@ -3,10 +3,10 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "../../core/exp_kernel.h"
+#include "../../core/half.h"
 
 namespace ops {
 
@@ -46,10 +46,7 @@ void attend_piece(const AttendPiece& p) {
       if (!p.bf16) continue;
       const uint16_t* const narrow = reinterpret_cast<const uint16_t*>(array) + at;
       float* const to = widened + r * span;
-      for (int64_t l = 0; l < span; ++l) {
-        const uint32_t bits = static_cast<uint32_t>(narrow[l]) << 16;
-        std::memcpy(to + l, &bits, sizeof(float));
-      }
+      for (int64_t l = 0; l < span; ++l) to[l] = bf16_to_f32(narrow[l]);
       rows[r] = to;
     }
   };
