@@ -79,10 +79,10 @@ struct Format {
 };
 const Format formats[] = {{"f16", false}, {"bytes", true}};
 
-enum class Form { row, cluster, two };  // one block; one cluster where that can be; always two kernels
+enum class Form { row, cluster, two };  // by row_kernel; one cluster where that can be; always two kernels
 
 bool plan_of(Plan& plan, const Size& s, Form form, int inputs, bool finish, bool begin) {
-  if (form == Form::row) return plan.of_row(s.n, s.block, s.factor, inputs);
+  if (form == Form::row) return plan.of_row(s.n, s.block, s.factor, inputs, finish, begin);
   return plan.of(cut_into(s.n, wished_run(s.n, s.block, s.factor)), inputs, finish, begin, form == Form::cluster);
 }
 
@@ -191,7 +191,7 @@ int check_all(int only) {
         for (const Format& f : formats) of_both = std::max(of_both, check_one(s, form, f, inputs, true, true, norm, 1));
         return of_both;
       };
-      std::printf(form == Form::row ? "\n        one block:" : "\n        clusters: ");
+      std::printf(form == Form::row ? "\n        by row:   " : "\n        clusters: ");
       note("finish, norm, begin", worst(1, true)), note("3 rows", check_one(s, form, formats[0], 1, true, true, false, 3));
       note("gated", worst(2, false)), note("9 rows", check_one(s, form, formats[1], 2, true, true, false, 9));
       note("finished, norm", check_one(s, form, formats[0], 1, false, true, true, 2));
@@ -241,7 +241,7 @@ void time_all() {
   float* pool;
   check(cudaMalloc(&pool, size), "cudaMalloc");
   check(cudaMemset(pool, 0x3c, size), "fill");
-  std::printf("us, one block / one cluster / two kernels: finish + norm + begin, gated, begin alone, finish alone; 8 rows: the first, gated\n");
+  std::printf("us, by row / one cluster / two kernels: finish + norm + begin, gated, begin alone, finish alone; 8 rows: the first, gated\n");
   for (const Size& s : sizes) {
     std::printf("%6d", s.n);
     struct Kind {

@@ -46,7 +46,7 @@ class Bench {
  public:
   const ops::ProductCode code;
   const int K, t;
-  bool blocks = true;  // one block for a row, where that can be
+  bool by_row = true;  // by row_kernel, where that can be
   float *z, *y;
 
   Bench(ops::ProductCode code, int K, int t, size_t weights, size_t numbers) : code(code), K(K), t(t), weights_(weights), numbers_(numbers) {
@@ -124,9 +124,11 @@ class Bench {
     Plan plans[4];
     int count = 0;
     size_t first = 0;
+    bool rows = by_row;
+    for (const Side& o : linear.out) rows = Plan().of_row(o.n, o.n, o.factor, 1, true, false) && rows;
     for (const Side& o : linear.out) {
       Plan& plan = plans[count];
-      plan_of(plan, o, 1, true, false);
+      plan_of(plan, o, 1, true, false, rows);
       const uint4* const mix = plan.row ? nullptr : mix_of(o, plan.cut, plan.share * kCluster, false);
       chains.of[count].of[0] = {nullptr, z + first, next(o.n), nullptr, y + first * t, linear.m(), mix, static_cast<float>(over_root(o.n))};
       adopt(chains.of[count++], plan);
@@ -145,8 +147,8 @@ class Bench {
   uint16_t* entries_;
   int slots_ = 0;
 
-  void plan_of(Plan& plan, Side s, int inputs, bool finish, bool begin) const {
-    if (blocks && plan.of_row(s.n, s.n, s.factor, inputs)) return;
+  static void plan_of(Plan& plan, Side s, int inputs, bool finish, bool begin, bool rows) {
+    if (rows && plan.of_row(s.n, s.n, s.factor, inputs, finish, begin)) return;
     if (!plan.of(cut_into(s.n, wished_run(s.n, s.n, s.factor)), inputs, finish, begin)) throw std::runtime_error("runs do not fit");
   }
   static const uint4* mix_of(Side s, Cut cut, int share, bool transposed) {
@@ -160,7 +162,7 @@ class Bench {
   }
   void enqueue(Chain& c, Side in, int inputs, bool norm, bool finish, cudaStream_t stream) {
     Plan plan;
-    plan_of(plan, in, inputs, finish, true);
+    plan_of(plan, in, inputs, finish, true, by_row);
     for (int i = 0; i < inputs; ++i) {
       if (finish && !plan.row) c.of[i].mix = mix_of(in, plan.cut, plan.share * kCluster, false);
     }
@@ -202,6 +204,7 @@ int check_all() {
   const std::vector<std::pair<const char*, std::pair<Linear, Linear>>> pairs{
       {"normed", {{{4096, 1}, {{2048, 1}}}, {{2048, 1}, {{256, 1}, {512, 1}}}}},
       {"gated", {{{2048, 1}, {{1536, 12}, {1536, 12}}}, {{1536, 12}, {{512, 1}}}}},
+      {"4096", {{{512, 1}, {{4096, 1}}}, {{4096, 1}, {{64, 1}}}}},
       {"8192", {{{1024, 1}, {{8192, 1}}}, {{8192, 1}, {{64, 1}}}}},
   };
   for (const ops::ProductCode code : {ops::ProductCode::hyb, ops::ProductCode::mul1}) {
@@ -276,9 +279,9 @@ int check_all() {
         for (int b = 0; b < t; ++b) {
           for (double v : expected(b)) wanted.push_back(v);
         }
-        for (const bool blocks : {true, false}) {
+        for (const bool by_row : {true, false}) {
           Bench& run = bench;
-          run.blocks = blocks, run.rewind();
+          run.by_row = by_row, run.rewind();
           run.begin(one.in, d_x, false, nullptr), run.multiply(one, nullptr);
           run.between(other.in, gated ? 2 : 1, !gated, false, nullptr), run.multiply(other, nullptr);
           check(cudaMemset(run.y, 0xff, wanted.size() * 4), "poison");
@@ -297,7 +300,7 @@ int check_all() {
           }
           const bool ok = error / power < 1e-9;  // as product-bench
           bad += !ok;
-          std::printf("%s K=%d %-7s %-10s NMSE %.1e %s\n", code == ops::ProductCode::hyb ? "hyb " : "mul1", K, name, blocks ? "one block" : "clusters",
+          std::printf("%s K=%d %-7s %-10s NMSE %.1e %s\n", code == ops::ProductCode::hyb ? "hyb " : "mul1", K, name, by_row ? "by row" : "clusters",
                       error / power, ok ? "" : "BAD");
         }
         cudaFree(d_x);
@@ -332,14 +335,14 @@ void time_all(int t) {
          b.between(d, 1, true, true, stream);
        }},
   };
-  std::printf("us on %d row%s, hyb at 2, 3, 4 bits and mul1 at 2, 3, 4 bits; one block for a row where that can be / clusters\n", t, t == 1 ? "" : "s");
+  std::printf("us on %d row%s, hyb at 2, 3, 4 bits and mul1 at 2, 3, 4 bits; by row_kernel where that can be / clusters\n", t, t == 1 ? "" : "s");
   std::vector<std::vector<float>> us(chains.size());
   for (const ops::ProductCode code : {ops::ProductCode::hyb, ops::ProductCode::mul1}) {
     for (int K = 2; K <= 4; ++K) {
       Bench bench(code, K, t, size_t{600} << 20, size_t{150} << 20);
       for (size_t i = 0; i < chains.size(); ++i) {
-        for (const bool blocks : {true, false}) {
-          bench.blocks = blocks;
+        for (const bool by_row : {true, false}) {
+          bench.by_row = by_row;
           bench.begin(d, bench.y, false, stream);  // what the first product of a chain reads
           chains[i].second(bench);                 // what is made at first use cannot be in a graph
           us[i].push_back(microseconds(stream, 60, [&](int) { chains[i].second(bench); }));
@@ -349,7 +352,7 @@ void time_all(int t) {
   }
   for (size_t i = 0; i < chains.size(); ++i) {
     std::printf("%-24s", chains[i].first);
-    for (size_t j = 0; j < us[i].size(); j += 2) std::printf("%s %6.1f /%6.1f", j == 6 ? "   |" : " ", us[i][j], us[i][j + 1]);
+    for (size_t j = 0; j < us[i].size(); j += 2) std::printf("%s %6.2f /%6.2f", j == 6 ? "   |" : " ", us[i][j], us[i][j + 1]);
     std::printf("\n");
   }
 }

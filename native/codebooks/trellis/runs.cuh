@@ -81,16 +81,17 @@ inline int wished_run(int64_t n, int64_t block, int64_t factor) {
 // Who does what of a row.
 struct Plan {
   Cut cut;
-  bool row;              // one block has all of the row (row_kernel.cuh)
+  bool row;              // by row_kernel.cuh
   bool all;              // one cluster or block has all runs, and no second kernel is needed
   int share, clusters, threads;  // share: runs of a block
   int groups, slots;     // of digits_kernel's blocks: 32 columns each; slots: pieces of the sum of digits
   int sums() const { return clusters * kCluster * ((share * cut.w / 4 + 31) / 32); }
 
-  // As one block, if that can be: H of the row's own order, a power of two. 8192 numbers take one block longer than they take clusters.
-  bool of_row(int64_t n, int64_t block, int64_t factor, int inputs) {
-    row = all = inputs == 1 && factor == 1 && block == n && (n == 2048 || n == 4096);
-    cut = {static_cast<int>(n), 1}, share = clusters = groups = 1, threads = 0, slots = n == 2048 ? 4 : 8;
+  // By row_kernel.cuh, if that can be: H of the row's own order, a power of two.
+  bool of_row(int64_t n, int64_t block, int64_t factor, int inputs, bool finish, bool begin) {
+    const bool both = finish && begin;
+    row = all = inputs == 1 && factor == 1 && block == n && n >= (both ? 2048 : 512) && n <= 8192;
+    cut = {static_cast<int>(n), 1}, share = clusters = groups = 1, threads = 0, slots = n <= 4096 ? static_cast<int>(n / 128) : 4;
     return row;
   }
   // finish, begin: whether the chain does that; one: in one kernel if that can be. Gives whether it can be done.

@@ -37,16 +37,6 @@ struct Room {
 
 inline int digits_bytes(Cut cut, int groups) { return (kMostThreads / 32 + (cut.splits() > 1 ? cut.splits() * 16 * (groups * 32 + 4) : 0)) * 4; }
 
-// Four of the numbers of a head, which is head/4 neighbouring lanes: ⊙ weight/√(mean of its squares + eps).
-__device__ inline void norm_heads(float (&v)[4], float4 weight, int head, float eps) {
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) squares = fmaf(v[i], v[i], squares);
-  for (int lanes = head / 8; lanes > 0; lanes /= 2) squares += __shfl_xor_sync(~0u, squares, lanes);
-  const float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + eps);
-  v[0] *= factor * weight.x, v[1] *= factor * weight.y, v[2] *= factor * weight.z, v[3] *= factor * weight.w;
-}
-
 // Blocks [clusters · 8, t], of N inputs. finish: they are not finished.
 template <int W, int N, bool finish, End end>
 __device__ void run_chain(const Chain& c) {

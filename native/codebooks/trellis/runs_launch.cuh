@@ -45,14 +45,11 @@ inline bool finish_runs(std::span<const Output> outputs, int64_t t, const Card& 
   w = std::min(w, wished_run(most->rows, most->block, most->factor));
   Chains chains{};
   std::array<Plan, 4> plans{};
-  bool rows = true;  // all of one length, each for a block
+  bool rows = true;
+  for (size_t i = 0; i < outputs.size(); ++i) rows = plans[i].of_row(outputs[i].rows, outputs[i].block, outputs[i].factor, 1, true, false) && rows;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Output& o = outputs[i];
-    rows = plans[i].of_row(o.rows, o.block, o.factor, 1) && o.rows == outputs[0].rows && !o.norm && rows;
-  }
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    const Output& o = outputs[i];
-    if (!by_fours(o) || (o.norm && !by_lanes(o.head, w)) || (!rows && !plans[i].of(cut_into(o.rows, w), 1, true, false))) return false;
+    if (!by_fours(o) || (o.norm && !by_lanes(o.head, rows ? 128 : w)) || (!rows && !plans[i].of(cut_into(o.rows, w), 1, true, false))) return false;
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     Chain& c = chains.of[i];
@@ -73,7 +70,7 @@ inline std::optional<Plan> plan_of(const TrellisLinearArgs& a, const Card& here)
     if (o.z && (o.block != a.block || o.factor != a.factor)) return {};
   }
   Plan plan;
-  if (plan.of_row(a.columns, a.block, a.factor, gated ? 2 : 1)) return plan;
+  if (plan.of_row(a.columns, a.block, a.factor, gated ? 2 : 1, finish, true)) return plan;
   if (!plan.of(cut_into(a.columns, wished_run(a.columns, a.block, a.factor)), gated ? 2 : 1, finish, true)) return {};
   return plan;
 }

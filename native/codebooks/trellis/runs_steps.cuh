@@ -179,6 +179,16 @@ __device__ inline float2 scaled(const float (&v)[N][4], const float4& su, const 
   return sums;
 }
 
+// Four of the numbers of a head, which is head/4 neighbouring lanes: ⊙ weight/√(mean of its squares + eps).
+__device__ inline void norm_heads(float (&v)[4], float4 weight, int head, float eps) {
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) squares = fmaf(v[i], v[i], squares);
+  for (int lanes = head / 8; lanes > 0; lanes /= 2) squares += __shfl_xor_sync(~0u, squares, lanes);
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + eps);
+  v[0] *= factor * weight.x, v[1] *= factor * weight.y, v[2] *= factor * weight.z, v[3] *= factor * weight.w;
+}
+
 // Σ of two numbers over a warp, in one order always.
 __device__ inline float2 warp_sums(float2 v) {
 #pragma unroll
@@ -187,12 +197,12 @@ __device__ inline float2 warp_sums(float2 v) {
 }
 
 // From Σu² and Σx²: what a unit of the last digit is worth, times rmsnorm's factor, which is one of the whole row; and 1/unit · norm of H.
-// H keeps ‖u‖, and no number is larger than it.
+// H keeps ‖u‖, and no number is larger than it. All blocks wait for these, so they have no division that is exact, nor a root.
 __device__ inline float unit_worth(const Digits& to, float2 sums, int n) {
-  const float unit = sqrtf(sums.x) * (1.001f / to.most);
-  return to.normed ? unit / sqrtf(sums.y / static_cast<float>(n) + to.eps) : unit;
+  const float unit = sums.x > 0 ? sums.x * rsqrtf(sums.x) * __fdividef(1.001f, to.most) : 0;
+  return to.normed ? unit * rsqrtf(__fdividef(sums.y, static_cast<float>(n)) + to.eps) : unit;
 }
-__device__ inline float inverse_unit(const Digits& to, float2 sums) { return sums.x > 0 ? rsqrtf(sums.x) * (to.norm * to.most / 1.001f) : 0; }
+__device__ inline float inverse_unit(const Digits& to, float2 sums) { return sums.x > 0 ? rsqrtf(sums.x) * (to.norm * to.most * (1 / 1.001f)) : 0; }
 
 // Y of the next transform, of tiles of 16 runs × groups·8V columns of `from`, then digits. All threads of a block; gives this one's share of
 // their sum. partial: shared, [splits][tiles·16][columns + 4] where a lane's columns are no four or warps have to share the runs.

@@ -294,6 +294,12 @@ t.test('large transforms, whole: as the ops one after the other', async t => {
     [64, 14336, 1],
     [64, 11008, 2],
     [8192, 16, 1],
+    // Powers of two, which four blocks of a GPU have: every length as columns and as rows.
+    [512, 1024, 3],
+    [1024, 512, 1],
+    [2048, 4096, 1],
+    [4096, 2048, 2],
+    [64, 8192, 1],
   ] as const) {
     const [shape, ops] = [shapeOf('mul1', 2, false), devices.at(-1)![1]]
     using products = packedProducts(ops, 'trellis/mul1', shape)!
@@ -416,6 +422,38 @@ t.test('outputs that the next linear finishes: as if they had been finished befo
     }
     for (const tensor of [su, sv, sw, weight, madeGate, madeX]) tensor[Symbol.dispose]()
   }
+})
+
+t.test('outputs of several lengths at once: as each by itself', async t => {
+  const ops = devices.at(-1)![1]
+  using products = packedProducts(ops, 'trellis/mul1', shapeOf('mul1', 2, false))!
+  const [lengths, stride, head] = [[4096, 512, 1024], 5632, 128]
+  using z = ops.tensor(gaussian(2 * stride, 1), [2, stride])
+  using scale = ops.tensor(gaussian(head, 2), [head])
+  const scales = lengths.map((rows, i) => ops.tensor(gaussian(rows, 3 + i), [rows]))
+  for (const normed of [0, 2]) {
+    let first = 0
+    const outputs = lengths.map((rows, i) => {
+      const norm = i < normed ? { norm: { weight: scale, eps: 1e-5 } } : {}
+      const output = { z, first, rows, sv: scales[i]!, block: rows, ...norm }
+      first += rows
+      return output
+    })
+    const together = products.finish(outputs)
+    for (const [i, { rows, first, sv }] of outputs.entries()) {
+      const own = new Float32Array(2 * rows)
+      const all = await values(z)
+      for (let b = 0; b < 2; b++) own.set(all.slice(b * stride + first, b * stride + first + rows) as Float32Array, b * rows)
+      using part = ops.tensor(own, [2, rows])
+      using plain = ops.hadamard(part, { side: 'right', signs: sv, block: rows, inverse: true })
+      using heads = ops.reshape(plain, [(2 * rows) / head, head])
+      using expected = i < normed ? ops.rmsnorm(heads, scale, { eps: 1e-5 }) : ops.reshape(plain, [2, rows])
+      const error = nmse(await values(together[i]!), await values(expected))
+      t.ok(error <= 1e-11, `${rows} of ${stride}, ${normed} normed: ${error}`)
+    }
+    for (const tensor of together) tensor[Symbol.dispose]()
+  }
+  for (const tensor of scales) tensor[Symbol.dispose]()
 })
 
 t.test('linears one below the other are one matrix', async t => {
