@@ -206,15 +206,10 @@ __global__ void __launch_bounds__(Row<kLog>::threads, kLog < 13 ? 2 : 1) between
   }
 #pragma unroll
   for (int r = 0; r < 16; ++r) v[r] = fmaf(v[r], sv[r], add[r]);
-  if (c.of[0].y) {
-    float* const y = c.of[0].y + first + R::high();
+  // This block's fourth of the finished row, left when nobody waits for it.
+  float kept[4];
 #pragma unroll
-    for (int fourth = 0; fourth < kFourths; ++fourth) {
-      if (fourth != static_cast<int>(blockIdx.x)) continue;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) y[(4 * fourth + i) * R::high_bit] = v[4 * fourth + i];
-    }
-  }
+  for (int i = 0; i < 4; ++i) kept[i] = blockIdx.x & 2 ? (blockIdx.x & 1 ? v[12 + i] : v[8 + i]) : (blockIdx.x & 1 ? v[4 + i] : v[i]);
   const float2 sums = scaled(v, su);
   if (lane == 0) of_warps[warp] = sums;
   own_fourth(v, w);
@@ -228,6 +223,11 @@ __global__ void __launch_bounds__(Row<kLog>::threads, kLog < 13 ? 2 : 1) between
   along_warps(w, warps, [&](int other) { return from + R::spot(R::high_of(other)); });
   const int place = R::high_of(warp) + R::four_of(lane) + static_cast<int>(blockIdx.x) * 4 * R::high_bit;
   leave_digits(c.to, w, row, R::n, place, warps, of_warps, of_digits);
+  if (c.of[0].y) {
+    float* const y = c.of[0].y + first + R::high() + blockIdx.x * 4 * R::high_bit;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[i * R::high_bit] = kept[i];
+  }
 }
 
 // Grid [4, t]: of x, n/16 threads; shared memory: 128 numbers a warp. kLog: of n, or 0 for any.
