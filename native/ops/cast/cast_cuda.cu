@@ -1,6 +1,5 @@
 #include "cast.h"
 
-#include "../../core/bf16.cuh"
 #include "../../core/cuda.cuh"
 #include "../../core/error.h"
 #include "../../core/half.h"
@@ -9,39 +8,31 @@ namespace ops {
 
 namespace {
 
+// Read and written by as few instructions as their bytes allow.
+template <class T>
+struct alignas(sizeof(T) < 2 ? 8 : 16) Eight {
+  T of[8];
+};
+
 template <class From, class To, class F>
 void map(const CastArgs& args, F convert) {
   const From* x = reinterpret_cast<const From*>(args.x) + args.first;
   To* out = reinterpret_cast<To*>(args.out);
-  each(args.n, [x, out, convert] __device__(int64_t i) { out[i] = convert(x[i]); });
+  if (args.first % 8 != 0 || args.n % 8 != 0) return each(args.n, [x, out, convert] __device__(int64_t i) { out[i] = convert(x[i]); });
+  const Eight<From>* eights = reinterpret_cast<const Eight<From>*>(x);
+  Eight<To>* into = reinterpret_cast<Eight<To>*>(out);
+  each(args.n / 8, [eights, into, convert] __device__(int64_t i) {
+    const Eight<From> from = eights[i];
+    Eight<To> to;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) to.of[j] = convert(from.of[j]);
+    into[i] = to;
+  });
 }
 
 template <class From>
 void widen(const CastArgs& args) {
   map<From, float>(args, [] __device__(From x) { return static_cast<float>(x); });
-}
-
-// Between f32 and bf16, which whole caches are converted between: eight at a time where they are aligned.
-bool eights(const CastArgs& args) { return args.first % kVector == 0 && args.n % kVector == 0; }
-void to_bf16(const CastArgs& args) {
-  if (!eights(args)) return map<float, uint16_t>(args, [] __device__(float x) { return f32_to_bf16(x); });
-  const float* x = reinterpret_cast<const float*>(args.x) + args.first;
-  uint4* out = reinterpret_cast<uint4*>(args.out);
-  each(args.n / kVector, [x, out] __device__(int64_t i) {
-    float v[kVector];
-    load8(x + i * kVector, v);
-    const auto both = [&](int l) { return f32_to_bf16(v[l]) | static_cast<uint32_t>(f32_to_bf16(v[l + 1])) << 16; };
-    out[i] = {both(0), both(2), both(4), both(6)};
-  });
-}
-void from_bf16(const CastArgs& args) {
-  if (!eights(args)) return map<uint16_t, float>(args, [] __device__(uint16_t x) { return bf16_to_f32(x); });
-  const uint16_t* x = reinterpret_cast<const uint16_t*>(args.x) + args.first;
-  float* out = reinterpret_cast<float*>(args.out);
-  each(args.n / kVector, [x, out] __device__(int64_t i) {
-    float v[kVector];
-    load8(x + i * kVector, v), store8(out + i * kVector, v);
-  });
 }
 
 constexpr int pair(DType from, DType to) { return static_cast<int>(from) * 16 + static_cast<int>(to); }
@@ -56,12 +47,12 @@ void cast(const CastArgs& args) {
     case pair(f64, bf16): return map<double, uint16_t>(args, [] __device__(double x) { return f32_to_bf16(f64_to_f32_odd(x)); });
     case pair(f32, f64): return map<float, double>(args, [] __device__(float x) { return static_cast<double>(x); });
     case pair(f32, f16): return map<float, uint16_t>(args, [] __device__(float x) { return f32_to_f16(x); });
-    case pair(f32, bf16): return to_bf16(args);
+    case pair(f32, bf16): return map<float, uint16_t>(args, [] __device__(float x) { return f32_to_bf16(x); });
     case pair(f16, f64): return map<uint16_t, double>(args, [] __device__(uint16_t x) { return static_cast<double>(f16_to_f32(x)); });
     case pair(f16, f32): return map<uint16_t, float>(args, [] __device__(uint16_t x) { return f16_to_f32(x); });
     case pair(f16, bf16): return map<uint16_t, uint16_t>(args, [] __device__(uint16_t x) { return f32_to_bf16(f16_to_f32(x)); });
     case pair(bf16, f64): return map<uint16_t, double>(args, [] __device__(uint16_t x) { return static_cast<double>(bf16_to_f32(x)); });
-    case pair(bf16, f32): return from_bf16(args);
+    case pair(bf16, f32): return map<uint16_t, float>(args, [] __device__(uint16_t x) { return bf16_to_f32(x); });
     case pair(bf16, f16): return map<uint16_t, uint16_t>(args, [] __device__(uint16_t x) { return f32_to_f16(bf16_to_f32(x)); });
     case pair(i32, f32): return widen<int32_t>(args);
     case pair(i16, f32): return widen<int16_t>(args);
