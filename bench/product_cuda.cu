@@ -60,6 +60,11 @@
 //   … 16 warps with all their four chunks on the way, 24 with three, 32 of 64 registers               4.55, 4.75, 4.8, at 4096 x 11008 no better
 //   … 16 warps of 64 registers and a table of one sign, so that the next kernel's block stands beside this one's: 4.4 where spare blocks keep two
 //   of one kernel off a multiprocessor (by sleeping in the place), else 6.5; mul1 4.9; 4096 x 11008 9.6 of 8.4                         (dropped)
+//   … the table asked for by 16 warps, a line each, in place of sixteen bytes by 128 (predicted 500 cycles, if all blocks' requests for one line wait
+//   for each other in the level-2 cache)                                                         4.65 to 4.7 of 4.5 to 4.55, at 3 bits 33.9 of 35.3 (dropped)
+//   … two, four and eight copies of x, for the same reason                                       4.65 to 4.7 of 4.65 to 4.7                  (dropped)
+//   as much shared memory as there is, and so a small level-1 cache: mul1 at 3 and 4 bits 5.3 of 5.5 and 5.4 of 5.7, but at 28672 x 8192 44.3 of 44.0
+//   and 45.0 of 42.9; hyb and 2 bits the same                                                                                            (dropped)
 //   What 4.0 would take: the same without waiting for the kernel before is 4.36, without storing the table 3.97 (both wrong).
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
