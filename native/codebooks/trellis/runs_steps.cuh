@@ -185,7 +185,7 @@ __device__ inline void norm_heads(float (&v)[4], float4 weight, int head, float 
 #pragma unroll
   for (int i = 0; i < 4; ++i) squares = fmaf(v[i], v[i], squares);
   for (int lanes = head / 8; lanes > 0; lanes /= 2) squares += __shfl_xor_sync(~0u, squares, lanes);
-  const float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + eps);
+  const float factor = rsqrtf(__fdividef(squares, static_cast<float>(head)) + eps);
   v[0] *= factor * weight.x, v[1] *= factor * weight.y, v[2] *= factor * weight.z, v[3] *= factor * weight.w;
 }
 
