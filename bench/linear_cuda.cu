@@ -50,7 +50,9 @@ class Bench {
   float *z, *y;
 
   Bench(ops::ProductCode code, int K, int t, size_t weights, size_t numbers) : code(code), K(K), t(t), weights_(weights), numbers_(numbers) {
-    check(cudaGetDeviceProperties(&card_, 0), "device");
+    cudaDeviceProp device;
+    check(cudaGetDeviceProperties(&device, 0), "device");
+    card_ = {device.multiProcessorCount, static_cast<int>(device.sharedMemPerBlockOptin), true};
     std::vector<uint32_t> random(1 << 20);
     for (size_t i = 0; i < random.size(); ++i) random[i] = hashed(i);
     check(cudaMalloc(&packed_, weights), "cudaMalloc");
@@ -107,14 +109,14 @@ class Bench {
     const size_t bytes = static_cast<size_t>(linear.m()) * linear.in.n * K / 8;
     if (byte_ + bytes > weights_) byte_ = 0;
     const unsigned char* const weights = packed_ + std::exchange(byte_, byte_ + bytes);
-    for_code(code, entries_, {static_cast<int>(card_.sharedMemPerBlockOptin), true}, [&]<class Code>(Args args) {
+    for_code(code, entries_, card_, [&]<class Code>(Args args) {
       args.packed = reinterpret_cast<const uint32_t*>(weights), args.m = linear.m(), args.n = linear.in.n, args.slots = slots_;
       for (int first = 0; first < t; first += args.t) {
-        const Choice choice = choose<Code>(K, true, t - first, static_cast<int>(card_.sharedMemPerBlockOptin));
+        const Choice choice = choose<Code>(K, true, t - first, card_.most_shared);
         args.t = std::min(choice.most, t - first);
         args.x = digits_ + static_cast<size_t>(first) * Code::parts * args.n * (Code::bytes ? 1 : 2), args.units = units_ + first * (1 + slots_);
         args.y = z + static_cast<size_t>(first) * args.m;
-        check(choice.launch(args, card_.multiProcessorCount, true, stream), "product");
+        check(choice.launch(args, card_, stream), "product");
       }
     });
   }
@@ -138,7 +140,7 @@ class Bench {
   }
 
  private:
-  cudaDeviceProp card_;
+  Card card_;
   const size_t weights_, numbers_;
   size_t byte_ = 0, number_ = 0;
   unsigned char *packed_, *digits_;

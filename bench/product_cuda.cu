@@ -63,8 +63,8 @@
 //   … the table asked for by 16 warps, a line each, in place of sixteen bytes by 128 (predicted 500 cycles, if all blocks' requests for one line wait
 //   for each other in the level-2 cache)                                                         4.65 to 4.7 of 4.5 to 4.55, at 3 bits 33.9 of 35.3 (dropped)
 //   … two, four and eight copies of x, for the same reason                                       4.65 to 4.7 of 4.65 to 4.7                  (dropped)
-//   as much shared memory as there is, and so a small level-1 cache: mul1 at 3 and 4 bits 5.3 of 5.5 and 5.4 of 5.7, but at 28672 x 8192 44.3 of 44.0
-//   and 45.0 of 42.9; hyb and 2 bits the same                                                                                            (dropped)
+//   as much shared memory as there is, and so a small level-1 cache: mul1 at 4096 x 4096, 3 and 4 bits 5.3 of 5.5 and 5.4 of 5.7, at 11008 x 4096 11.0 of
+//   11.3 and 10.6 of 11.0, but at 28672 x 8192 44.3 of 44.0 and 45.0 of 42.9 (where there are few chunks); hyb and 2 bits the same
 //   What 4.0 would take: the same without waiting for the kernel before is 4.36, without storing the table 3.97 (both wrong).
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
@@ -103,7 +103,7 @@ struct Case {
   int K;
   bool natural;
   int most;       // vectors of a launch
-  cudaError_t (*launch)(Args, int, bool, cudaStream_t);
+  cudaError_t (*launch)(Args, const Card&, cudaStream_t);
   void (*prepare)(const float*, unsigned char*, float*, int);
 };
 using enum ops::ProductCode;
@@ -157,7 +157,7 @@ std::vector<uint16_t> pairs() {
   return table;
 }
 
-int check_all(int sm) {
+int check_all(const Card& card) {
   int bad = 0;
   const auto table = pairs();
   uint16_t* const d_table = upload(table);
@@ -179,7 +179,7 @@ int check_all(int sm) {
       arrange_kernel<<<1024, 256>>>(reinterpret_cast<unsigned char*>(d_stored), d_packed, size, m, n, c.K);
       c.prepare<<<t, 1024>>>(d_x, d_parts, d_units, n);
       const Args args{reinterpret_cast<uint32_t*>(d_packed), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_y, m, n, t, 1};
-      check(c.launch(with_code(args, c.code), sm, true, nullptr), c.name);
+      check(c.launch(with_code(args, c.code), card, nullptr), c.name);
       check(cudaMemcpy(y.data(), d_y, y.size() * 4, cudaMemcpyDeviceToHost), c.name);
       double error = 0, power = 0;
       for (int b = 0; b < t; ++b) {
@@ -200,7 +200,7 @@ int check_all(int sm) {
   return bad;
 }
 
-void time_all(int sm, const char* only) {
+void time_all(const Card& card, const char* only) {
   const auto table = pairs();
   uint16_t* const d_table = upload(table);
   const size_t pool = size_t{600} << 20;
@@ -231,7 +231,7 @@ void time_all(int sm, const char* only) {
       const float us = microseconds(stream, nodes, [&](int i) {
         const Args args{reinterpret_cast<uint32_t*>(d_pool + i % copies * bytes), reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_y,
                         m, n, 1, 1};
-        check(c.launch(with_code(args, c.code), sm, true, stream), c.name);
+        check(c.launch(with_code(args, c.code), card, stream), c.name);
       });
       std::printf("%s  {\"code\": \"%s\", \"variant\": \"%s\", \"order\": \"%s\", \"K\": %d, \"m\": %d, \"n\": %d, \"us\": %.2f, \"GBs\": %.0f}",
                   more ? ",\n" : "", c.name, c.variant, c.natural ? "rows" : "tensor-core", c.K, m, n, us, bytes / us * 1e-3);
@@ -242,7 +242,7 @@ void time_all(int sm, const char* only) {
 }
 
 // One launch of every variant of a code and rate, for a profiler.
-void launch_once(int sm, const char* code, int K, int m, int n) {
+void launch_once(const Card& card, const char* code, int K, int m, int n) {
   uint16_t* const d_table = upload(pairs());
   const size_t words = static_cast<size_t>((m + 31) / 32) * ((n + 63) / 64) * 64 * K;
   uint32_t* const d_packed = upload(std::vector<uint32_t>(words, 0x9E3779B9));
@@ -254,7 +254,7 @@ void launch_once(int sm, const char* code, int K, int m, int n) {
     if (c.name != std::string(code) || c.K != K || !c.natural) continue;
     c.prepare<<<1, 1024>>>(d_x, d_parts, d_units, n);
     const Args args{d_packed, reinterpret_cast<uint32_t*>(d_table), d_parts, d_units, d_y, m, n, 1, 1};
-    check(c.launch(with_code(args, c.code), sm, true, nullptr), c.name);
+    check(c.launch(with_code(args, c.code), card, nullptr), c.name);
     check(cudaDeviceSynchronize(), c.name);
   }
 }
@@ -263,13 +263,14 @@ void launch_once(int sm, const char* code, int K, int m, int n) {
 
 int main(int count, char** arguments) {
   try {
-    cudaDeviceProp card;
-    check(cudaGetDeviceProperties(&card, 0), "device");
+    cudaDeviceProp device;
+    check(cudaGetDeviceProperties(&device, 0), "device");
+    const Card card{device.multiProcessorCount, static_cast<int>(device.sharedMemPerBlockOptin), true};
     const std::string what = count > 1 ? arguments[1] : "";
-    if (what == "check") return check_all(card.multiProcessorCount);
-    if (what == "time") return time_all(card.multiProcessorCount, count > 2 ? arguments[2] : nullptr), 0;
+    if (what == "check") return check_all(card);
+    if (what == "time") return time_all(card, count > 2 ? arguments[2] : nullptr), 0;
     if (what == "once" && count == 6) {
-      launch_once(card.multiProcessorCount, arguments[2], std::atoi(arguments[3]), std::atoi(arguments[4]), std::atoi(arguments[5]));
+      launch_once(card, arguments[2], std::atoi(arguments[3]), std::atoi(arguments[4]), std::atoi(arguments[5]));
       return 0;
     }
     std::fprintf(stderr, "usage: product-bench check | time [code] | once CODE K m n\n");

@@ -9,7 +9,7 @@ constexpr int kWarps = 24;
 
 struct Choice {
   int most;  // vectors of a launch
-  cudaError_t (*launch)(Args args, int blocks, bool overlap, cudaStream_t stream);
+  cudaError_t (*launch)(Args args, const Card& card, cudaStream_t stream);
 };
 
 // For t vectors, in as few launches as a block's shared memory allows.

@@ -393,19 +393,31 @@ constexpr int shared_bytes(int warps, int strips, int groups) {
   return Code::table_bytes + static_cast<int>(sizeof(Closing)) + (strips + warps) * piece_of<Code>(groups) * 4;
 }
 
-// overlap: the kernel may begin while the one before it in the stream still runs, and waits where it needs what that writes.
+struct Card {
+  int multiprocessors;
+  int most_shared;  // bytes of a block, less kSharedStart where that counts
+  bool overlaps;    // a kernel may begin while the one before it in the stream still runs, and waits where it needs what that writes
+};
+
+// Chunks of a block up to which it asks for all shared memory there is, and leaves the level-1 cache little: mul1 at 3 and 4 bits then takes 3 to 5 %
+// less, with more chunks as much more; hyb, and 2 bits, take the same (bench/product_cuda.cu). Of more vectors nothing is known.
+template <class Code, int K, int groups>
+constexpr int few_chunks = Code::bytes && K >= 3 && groups == 1 ? 240 : 0;
+
 template <class Code, int K, bool natural, int groups, int warps, int ahead>
-cudaError_t launch(Args args, int blocks, bool overlap, cudaStream_t stream) {
+cudaError_t launch(Args args, const Card& card, cudaStream_t stream) {
   const auto function = kernel<Code, K, natural, groups, warps, ahead>;
   // As few blocks as take no longer than all the card has: the kernels before and after have room beside them.
+  int blocks = card.multiprocessors;
   const int strips = (args.m + kRows - 1) / kRows, turns = (strips + kStrips * blocks - 1) / (kStrips * blocks);
-  const int most = (strips + turns * blocks - 1) / (turns * blocks), bytes = shared_bytes<Code>(warps, most, groups) + (overlap ? 0 : kSharedStart);
+  const int most = (strips + turns * blocks - 1) / (turns * blocks), chunks = most * (padded(args.n) / 64);
+  const int bytes = (chunks <= few_chunks<Code, K, groups> ? card.most_shared : shared_bytes<Code>(warps, most, groups)) + (card.overlaps ? 0 : kSharedStart);
   blocks = (strips + most - 1) / most;
   for (int i = 0; i < 8; ++i) args.powers[i] = 1u << i;
   args.each = strips / blocks, args.more = strips % blocks;
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  return ops::launch(function, blocks, 32 * warps, bytes, stream, overlap, args);
+  return ops::launch(function, blocks, 32 * warps, bytes, stream, card.overlaps, args);
 }
 
 }  // namespace ops::product

@@ -1,4 +1,4 @@
-// defines: Card, Parts, for_code, multiply: what the ops over packed matrices share on their way to a kernel.
+// defines: card, Parts, for_code, multiply: what the ops over packed matrices share on their way to a kernel.
 #pragma once
 #include "../../core/shared_memory.cuh"
 #include "product_code.h"
@@ -6,13 +6,9 @@
 
 namespace ops::product {
 
-struct Card {
-  int most_shared;  // bytes of a block
-  bool overlaps;    // kernels with the one before
-};
 inline Card card() {
   const bool overlaps = card_overlaps();
-  return {static_cast<int>(ops::most_shared() - (overlaps ? 0 : kSharedStart)), overlaps};
+  return {multiprocessors(), static_cast<int>(ops::most_shared() - (overlaps ? 0 : kSharedStart)), overlaps};
 }
 
 // What becomes of t vectors of n numbers before a product. slots: in how many pieces Σx is left.
@@ -55,7 +51,7 @@ void multiply(Args args, int K, bool natural, const Parts<Code>& x, float* y, co
     const Choice choice = choose<Code>(K, natural, static_cast<int>(x.t - first), card.most_shared);
     args.t = static_cast<int>(std::min<int64_t>(choice.most, x.t - first));
     args.x = x.digits + first * x.bytes, args.units = x.units + first * (1 + x.slots), args.y = y + first * args.m;
-    check(choice.launch(args, multiprocessors(), card.overlaps, stream()));
+    check(choice.launch(args, card, stream()));
   }
 }
 
