@@ -65,12 +65,16 @@
 //   … two, four and eight copies of x, for the same reason                                       4.65 to 4.7 of 4.65 to 4.7                  (dropped)
 //   as much shared memory as there is, and so a small level-1 cache: mul1 at 4096 x 4096, 3 and 4 bits 5.3 of 5.5 and 5.4 of 5.7, at 11008 x 4096 11.0 of
 //   11.3 and 10.6 of 11.0, but at 28672 x 8192 44.3 of 44.0 and 45.0 of 42.9 (where there are few chunks); hyb and 2 bits the same
+//   … x into shared memory by eight warps, or by one more, that wait while the others fill the table: mul1, which has none, 5.7 and 7.9 of 4.8 (dropped)
 //   What 4.0 would take: the same without waiting for the kernel before is 4.36, without storing the table 3.97 (both wrong).
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
 // A block of hyb by the clock now: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its
 // chunks, 8470 to its end (by a copy of the kernel with marks in memory, which are part of it); the last blocks begin 0.3 us after the last of the
 // kernel before has ended.
+// By the card's clock, ns, hyb at 4096 x 4096, one kernel of a chain: what the kernel before has left is seen 230 after its last block's end; blocks
+// begin up to 1400 apart, and those that begin last end last, and so does the next kernel's on their multiprocessor: it is never idle, and its 1660 to
+// the table, 100, 2400 for x and chunks, and 420 for the end are the 4550, while others wait.
 // A block of hyb at 4096 x 4096 by the clock, before that: 650 cycles from the end of the one before it, 1500 to the loads of the first weights, 2100
 // for the table, 500 for x, 3700 for its chunks, 1080 for the end; a chain of empty kernels takes 0.77 us a kernel.
 // What bounds: from 8192 × 8192 to 8192 × 28672 a chunk and scheduler take 243 (hyb), 314 (mul1) and 352 cycles (mul1, 3 bits) of 1.81 GHz, which are
