@@ -72,9 +72,9 @@
 // A block of hyb by the clock now: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its
 // chunks, 8470 to its end (by a copy of the kernel with marks in memory, which are part of it); the last blocks begin 0.3 us after the last of the
 // kernel before has ended.
-// By the card's clock, ns, hyb at 4096 x 4096, one kernel of a chain: what the kernel before has left is seen 230 after its last block's end; blocks
-// begin up to 1400 apart, and those that begin last end last, and so does the next kernel's on their multiprocessor: it is never idle, and its 1660 to
-// the table, 100, 2400 for x and chunks, and 420 for the end are the 4550, while others wait.
+// By the card's clock (marks again), ns, hyb at 4096 x 4096, one kernel of a chain: what the kernel before has left is seen 230 after its last block's
+// end; blocks begin up to 1400 apart, and those that begin last end last, and so does the next kernel's on their multiprocessor: it is never idle, and
+// its 1660 to the table, 100, 2400 for x and chunks, and 420 for the end are the 4550, while others wait.
 // A block of hyb at 4096 x 4096 by the clock, before that: 650 cycles from the end of the one before it, 1500 to the loads of the first weights, 2100
 // for the table, 500 for x, 3700 for its chunks, 1080 for the end; a chain of empty kernels takes 0.77 us a kernel.
 // What bounds: from 8192 × 8192 to 8192 × 28672 a chunk and scheduler take 243 (hyb), 314 (mul1) and 352 cycles (mul1, 3 bits) of 1.81 GHz, which are

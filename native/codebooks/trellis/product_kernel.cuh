@@ -400,7 +400,7 @@ struct Card {
 };
 
 // Chunks of a block up to which it asks for all shared memory there is, and leaves the level-1 cache little: mul1 at 3 and 4 bits then takes 3 to 5 %
-// less, with more chunks as much more; hyb, and 2 bits, take the same (bench/product_cuda.cu). Of more vectors nothing is known.
+// less, with more chunks as much more; hyb, and 2 bits, take the same (bench/product_cuda.cu). Measured with one vector.
 template <class Code, int K, int groups>
 constexpr int few_chunks = Code::bytes && K >= 3 && groups == 1 ? 240 : 0;
 

@@ -10,7 +10,7 @@
 //
 // Four blocks have a row. An H whose numbers all go through another one is made by each of them, whole; of the last H each makes its fourth alone:
 // two stages are then three additions for four numbers, and of the others a fourth is left, one number after registers for lanes and warps to go
-// on with where there were four. What bounds is instructions: one block for a row had 1500 a warp, this has 1000, or 500 where there is one H.
+// on with where there were four. What bounds is instructions: one block for a row had 1500 a warp, this has 1000, 460 to begin, 240 to finish.
 //
 // 4 of 132 multiprocessors are left beside a product of 128 blocks, so this kernel is there and has its constants when the product ends, and all
 // blocks of the next product find room beside it, where clusters of eight kept four of them waiting.
@@ -21,8 +21,6 @@
 #include "runs_steps.cuh"
 
 namespace ops::product {
-
-constexpr int kFourths = 4;  // blocks of a row
 
 template <int kLog>
 struct Row {
@@ -140,12 +138,12 @@ __device__ inline void leave_digits(const Digits& to, float (&w)[4], int row, in
   const float scale = inverse_unit(to, sums);
   for (float& each : w) each *= scale;
   float sum = write_digits(to, to.parts + static_cast<int64_t>(row) * n * (to.bytes ? 3 : 4), n, place, w);
-  const bool pieces = kFourths * warps <= kMostSlots;  // of warps; else of blocks
-  float* const units = to.units + static_cast<int64_t>(row) * (1 + (pieces ? kFourths * warps : kFourths));
+  const int slots = row_slots(warps);
+  float* const units = to.units + static_cast<int64_t>(row) * (1 + slots);
   if (blockIdx.x == 0 && threadIdx.x == 0) units[0] = unit_worth(to, sums, n);
   if (!to.bytes) return;
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  if (pieces) {
+  if (slots == kFourths * warps) {
     if (lane == 0) units[1 + blockIdx.x * warps + warp] = sum;
     return;
   }

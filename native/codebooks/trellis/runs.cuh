@@ -20,6 +20,9 @@ constexpr int kCluster = 8;            // blocks that make some runs together, e
 constexpr int kMostThreads = 512;
 constexpr int kMostSlots = 32;         // pieces of the sum of digits
 constexpr int kMostSums = 16;          // times 32: pieces of sums of squares
+constexpr int kFourths = 4;            // blocks of a row of row_kernel.cuh
+// In how many pieces those leave the sum of digits: one of each warp, or of each block where warps are too many.
+constexpr int row_slots(int warps) { return kFourths * warps <= kMostSlots ? kFourths * warps : kFourths; }
 
 // One input of a chain: x, or z that is still to be finished: x = (z·Hᵀ) ⊙ sv + bias + add, kept at y.
 struct Source {
@@ -91,7 +94,7 @@ struct Plan {
   bool of_row(int64_t n, int64_t block, int64_t factor, int inputs, bool finish, bool begin) {
     const bool both = finish && begin;
     row = all = inputs == 1 && factor == 1 && block == n && n >= (both ? 2048 : 512) && n <= 8192;
-    cut = {static_cast<int>(n), 1}, share = clusters = groups = 1, threads = 0, slots = n <= 4096 ? static_cast<int>(n / 128) : 4;
+    cut = {static_cast<int>(n), 1}, share = clusters = groups = 1, threads = 0, slots = row_slots(static_cast<int>(n / 512));
     return row;
   }
   // finish, begin: whether the chain does that; one: in one kernel if that can be. Gives whether it can be done.
