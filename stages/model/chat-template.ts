@@ -6,7 +6,6 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createContext, runInContext } from 'node:vm'
 import { Template } from '@huggingface/jinja'
 import { PipeError } from '../../pipeline/define.js'
 
@@ -19,6 +18,8 @@ export interface Message {
 const longest = 2 ** 20
 /** Milliseconds that a template has; real ones take one or two. */
 const patience = 1000
+/** What a template's loops and macros call, as `withClock` has it; no template's own name. */
+const clock = 'pipe_has_time'
 const hint = 'Give one with --template FILE: Jinja, as in chat_template.jinja of the model it was tuned from.'
 
 export class ChatTemplate {
@@ -49,7 +50,7 @@ export class ChatTemplate {
     const [where, source] = text === undefined ? [config, chosen(config, settings.chat_template)] : [own, text]
     if (source === undefined) return undefined
     try {
-      return new ChatTemplate(new Template(source), where, special)
+      return new ChatTemplate(withClock(new Template(source)), where, special)
     } catch (error) {
       const why = error instanceof TypeError ? 'it ends too soon.' : reason(error) // so the parser words that
       throw new PipeError('input', { where, message: `the chat template is no valid Jinja: ${why}`, hint })
@@ -67,19 +68,38 @@ export class ChatTemplate {
 
   /** The conversation as text, up to where the model's answer begins. Raises PipeError when the template refuses it. */
   render(messages: readonly Message[]): string {
-    const given = { ...this.special, messages: messages.map(message => ({ ...message })), add_generation_prompt: true }
+    const deadline = performance.now() + patience
+    const hasTime = () => {
+      if (performance.now() > deadline) throw new Error('it has not ended after a second.')
+      return ''
+    }
+    const given = { ...this.special, messages: messages.map(message => ({ ...message })), add_generation_prompt: true, [clock]: hasTime }
     let text: unknown
     try {
-      // A template comes with a model, and is a program: one that does not end would keep everybody else waiting.
-      text = runInContext('render()', createContext({ render: () => this.template.render(given) }), { timeout: patience })
+      text = this.template.render(given)
     } catch (error) {
-      const late = (error as NodeJS.ErrnoException).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
-      const why = late ? 'it has not ended after a second.' : reason(error)
-      throw new PipeError('input', { where: this.where, message: `the chat template refuses this conversation: ${why}` })
+      throw new PipeError('input', { where: this.where, message: `the chat template refuses this conversation: ${reason(error)}` })
     }
     if (typeof text === 'string' && text !== '') return text
     throw new PipeError('input', { where: this.where, message: 'the chat template makes an empty text of this conversation.', hint })
   }
+}
+
+/**
+ * A template comes with a model, and is a program: one that does not end would keep everybody else waiting. So each turn of
+ * a loop and each call of a macro begins with a look at the clock. Not by the timeout of node:vm: now and then V8 cannot end
+ * what it has optimized, and ends the process ("Missing deoptimization information", Node 20).
+ */
+function withClock(template: Template): Template {
+  const [look] = new Template(`{{ ${clock}() }}`).parsed.body
+  const nodes: unknown[] = [template.parsed]
+  for (let node = nodes.pop(); node !== undefined; node = nodes.pop()) {
+    if (typeof node !== 'object' || node === null) continue
+    const { type, body } = node as { type?: unknown; body?: unknown }
+    for (const inner of Object.values(node)) nodes.push(inner ?? null)
+    if ((type === 'For' || type === 'Macro') && Array.isArray(body)) body.unshift(look)
+  }
+  return template
 }
 
 /** A sentence of one line, whatever a template's author or the interpreter wrote. */

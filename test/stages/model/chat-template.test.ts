@@ -109,9 +109,20 @@ t.test('mistakes are sentences', async t => {
     name: 'PipeError',
     message: /^the chat template refuses this conversation: /,
   })
-  await t.rejects(render(folder(t, { chat_template: '{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}' })), {
+  const endless = [
+    '{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}',
+    '{% if true %}{% for a in range(10000) %}{% for b in range(10000) if b < 0 %}{% endfor %}{% endfor %}{% endif %}',
+    '{% macro two(n) %}{% if n > 0 %}{{ two(n - 1) }}{{ two(n - 1) }}{% endif %}{% endmacro %}{{ two(40) }}',
+  ]
+  for (const text of endless) {
+    await t.rejects(render(folder(t, { chat_template: text })), {
+      name: 'PipeError',
+      message: 'the chat template refuses this conversation: it has not ended after a second.',
+    })
+  }
+  await t.rejects(render(folder(t, { chat_template: '{% macro again(n) %}{{ again(n) }}{% endmacro %}{{ again(1) }}' })), {
     name: 'PipeError',
-    message: 'the chat template refuses this conversation: it has not ended after a second.',
+    message: /^the chat template refuses this conversation: .*\.$/,
   })
   await t.rejects(render(folder(t, { chat_template: '{{ messages.none }}' })), {
     name: 'PipeError',
