@@ -101,10 +101,10 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
         `tensor "${name}" has the element type ${JSON.stringify(dtype) ?? '(none)'}; known are ${Object.keys(dtypes).join(', ')}.`,
       )
     if (!isCounts(shape) || !Number.isSafeInteger(elements(shape) * 8)) {
-      return fail(`tensor "${name}" has the shape ${JSON.stringify(shape)}, which is no list of sizes.`)
+      return fail(`tensor "${name}" has the shape ${JSON.stringify(shape) ?? '(none)'}, which is no list of sizes.`)
     }
     if (!isCounts(offsets) || offsets.length !== 2)
-      return fail(`tensor "${name}" has the offsets ${JSON.stringify(offsets)}, not [from, to].`)
+      return fail(`tensor "${name}" has the offsets ${JSON.stringify(offsets) ?? '(none)'}, not [from, to].`)
     const [from, to] = offsets as [number, number]
     const bytes = elements(shape) * bytesPerElement[type]
     if (to < from || to - from !== bytes) {
