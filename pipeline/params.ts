@@ -16,7 +16,8 @@ export interface Schema {
   readonly pipe?: 'file' | 'directory' | 'stages'
 }
 
-const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: false, verbose: true })
+// strictNumbers: JSON's 1e400 is Infinity, which is no number here.
+const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: false, strictNumbers: true, verbose: true })
 
 /** Fills defaults into `params`, in place, and returns what is wrong. `owner`: whose parameters they are, for the sentences. */
 export function checkParams(owner: string, schema: Schema, params: Record<string, unknown>): string[] {

@@ -127,6 +127,8 @@ t.test('mistakes', async t => {
     /^2 GRAPH {2}stages\[1\] scale\n {2}"bye" is no parameter of scale\. Did you mean "by"\?\n {2}Known: by$/,
   )
   t.matchOnly(await refused(line({ use: 'scale', by: 'x' })), /stages\[1\] scale\n {2}by: must be number, and "x" came\.$/)
+  const beyond = JSON.stringify(line({ use: 'scale', by: 7 })).replace('7', '1e400')
+  t.matchOnly(await refused(beyond), /stages\[1\] scale\n {2}by: must be number, and Infinity came\.$/)
   t.matchOnly(await refused({ name: 'a', stages: [{ use: 'numbers' }] }), /stages\[0\] numbers\n {2}count: missing \(How many\)\.$/)
   t.matchOnly(await refused(line({ use: 'code', code: { use: 'q' } })), /code: unknown "q"\. Did you mean "a"\?\n {2}Known: a, b$/)
   t.matchOnly(await refused(line({ use: 'code', code: { use: 'a', K: 9 } })), /stages\[1\] code\n {2}code\.K: must be <= 4, and 9 came\.$/)
