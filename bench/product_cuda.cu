@@ -63,6 +63,9 @@
 //   … the table asked for by 16 warps, a line each, in place of sixteen bytes by 128 (predicted 500 cycles, if all blocks' requests for one line wait
 //   for each other in the level-2 cache)                                                         4.65 to 4.7 of 4.5 to 4.55, at 3 bits 33.9 of 35.3 (dropped)
 //   … two, four and eight copies of x, for the same reason                                       4.65 to 4.7 of 4.65 to 4.7                  (dropped)
+//   … x asked for after the wait and before the table is stored, by loads that the compiler cannot move (predicted 4.1)              4.8     (dropped)
+//   … the first chunk decoded before the wait, whose lookups then no longer cover x's way; 28672 x 8192 as before. With its Hadamards 8192 x 8192
+//   12.7 of 13.2 in a row and gate and up 17.6 of 18.3, but 4096 x 4096 6.4 of 6.2; a layer the same. By half of the warps: more      4.75    (dropped)
 //   as much shared memory as there is, and so a small level-1 cache: mul1 at 4096 x 4096, 3 and 4 bits 5.3 of 5.5 and 5.4 of 5.7, at 11008 x 4096 11.0 of
 //   11.3 and 10.6 of 11.0, but at 28672 x 8192 44.3 of 44.0 and 45.0 of 42.9 (where there are few chunks); hyb and 2 bits the same
 //   … x into shared memory by eight warps, or by one more, that wait while the others fill the table: mul1, which has none, 5.7 and 7.9 of 4.8 (dropped)
