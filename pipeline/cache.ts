@@ -8,7 +8,7 @@ import { bytesPerElement, type DType, elements } from '../native/tensor.js'
 import type { TensorRef } from '../native/tensor-ref.js'
 import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalarsOf } from './arrow.js'
 import type { Table } from './define.js'
-import { readJson, writeJson, writing } from './disk.js'
+import { readSealed, writeSealed, writing } from './disk.js'
 import { sentence } from './error.js'
 import { fileTensor, LazyTensor, LiveTensors } from './lazy.js'
 import { leftOver } from './outputs.js'
@@ -148,14 +148,13 @@ export class Cache {
   }
 
   /** Manifest of a stream: the ids of its batches, written when it was complete. */
-  async manifest(key: string): Promise<string[] | undefined> {
-    const ids = await readJson<unknown>(this.#manifestPath(key))
-    return Array.isArray(ids) && ids.every(id => typeof id === 'string') ? ids : undefined
+  manifest(key: string): Promise<string[] | undefined> {
+    return readSealed<string[]>(this.#manifestPath(key))
   }
 
   async complete(key: string, ids: readonly string[]): Promise<void> {
     const path = this.#manifestPath(key)
-    await writing('the list of finished batches', path, () => writeJson(path, ids))
+    await writing('the list of finished batches', path, () => writeSealed(path, ids))
   }
 
   /** What a killed run left half done: temporary files. Only for who holds the lock. */

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
-import { readJson, writeJson } from './disk.js'
+import { readSealed, writeSealed } from './disk.js'
 import { PipeError } from './error.js'
 import { hashOfFile } from './hashing.js'
 
@@ -45,12 +45,12 @@ export class Contents {
 
   /** Remembers what was hashed. */
   async save(): Promise<void> {
-    if (this.#changed) await writeJson(this.path, await this.#known)
+    if (this.#changed) await writeSealed(this.path, await this.#known)
     this.#changed = false
   }
 
   async #file(path: string): Promise<string> {
-    this.#known ??= readJson<Known>(this.path).then(known => known ?? {})
+    this.#known ??= readSealed<Known>(this.path).then(known => known ?? {})
     const known = await this.#known
     const { size, mtimeMs, ino } = await stat(path)
     const stamp = `${size} ${mtimeMs} ${ino}`

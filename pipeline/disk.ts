@@ -1,4 +1,5 @@
 /** Outputs appear whole or not at all, and a disk that refuses says so in one sentence. */
+import { createHash } from 'node:crypto'
 import { existsSync, rmSync, statfsSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -64,14 +65,20 @@ export async function writeJson(path: string, value: unknown, indent?: number): 
   })
 }
 
-/** The JSON value in a file of ours; undefined when there is none, or none that can be read. */
-export async function readJson<T>(path: string): Promise<T | undefined> {
+/** A JSON value with its hash: what a run notes down for the next one, which must not act on what a disk has made of it. */
+export const writeSealed = (path: string, value: unknown): Promise<void> => writeJson(path, { sha256: sealOf(value), value })
+
+/** The value that `writeSealed` left; undefined when there is no such file, or it is damaged: then what it said is found out again. */
+export async function readSealed<T>(path: string): Promise<T | undefined> {
   try {
-    return JSON.parse(await readFile(path, 'utf8')) as T
+    const { sha256, value } = JSON.parse(await readFile(path, 'utf8')) as { sha256: unknown; value: T }
+    return sha256 === sealOf(value) ? value : undefined
   } catch {
     return undefined
   }
 }
+
+const sealOf = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex')
 
 /** The folder and those above it. */
 export async function makeFolder(path: string): Promise<void> {

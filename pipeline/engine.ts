@@ -10,7 +10,7 @@ import type { Report } from './define.js'
 import { checkParameters } from './checks.js'
 import { savedBytes } from './checkpoint.js'
 import { Contents } from './contents.js'
-import { readJson } from './disk.js'
+import { readSealed } from './disk.js'
 import { didYouMean, PipeError } from './error.js'
 import type { Event, Happening } from './events.js'
 import { deviceFailure, lostFailure } from './failure.js'
@@ -119,7 +119,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     device: ops.device,
     sourceRows: node => source(node),
     usages: [...usages.values()],
-    lastRun: (await readJson<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {},
+    lastRun: (await readSealed<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {},
     usage: node => usages.get(node) as Usage,
     get finishedBatches() {
       return finishedBatches

@@ -16,7 +16,8 @@ const frame = 100
 
 interface Line {
   readonly id: string
-  state: 'read' | 'waiting' | 'running' | 'done'
+  /** skipped: not drawn. It is needed after all where a stored file turns out to be damaged. */
+  state: 'skipped' | 'read' | 'waiting' | 'running' | 'done'
   /** Seconds of the run at which it began. */
   began: number
   /** In all, where known. */
@@ -65,11 +66,10 @@ export class Progress {
     switch (event.kind) {
       case 'plan':
         for (const { id, action, batches } of event.plan.stages) {
-          if (action === 'skipped') continue
           const of = batches === undefined ? undefined : batches.cached + batches.missing
           this.#lines.set(id, {
             id,
-            state: action === 'source' ? 'read' : 'waiting',
+            state: action === 'source' ? 'read' : action === 'skipped' ? 'skipped' : 'waiting',
             began: 0,
             of,
             cached: 0,
@@ -108,7 +108,7 @@ export class Progress {
       case 'waiting': {
         const { stage, silentSeconds } = event
         this.#silent = { stage, since: event.seconds - silentSeconds }
-        if (!this.#live || !this.#lines.has(stage)) this.#above(`${workOf(event)}: waited for; nothing new for ${duration(silentSeconds)}`)
+        if (!this.#live || !this.#shown.some(({ id }) => id === stage)) this.#above(`${workOf(event)}: waited for; nothing new for ${duration(silentSeconds)}`)
         break
       }
       case 'device-lost':
@@ -157,6 +157,10 @@ export class Progress {
     return line
   }
 
+  get #shown(): Line[] {
+    return [...this.#lines.values()].filter(({ state }) => state !== 'skipped')
+  }
+
   #at(device: string): Map<string, { readonly done: number; readonly total: number } | undefined> {
     const work = this.#devices.get(device) ?? new Map()
     this.#devices.set(device, work)
@@ -193,8 +197,9 @@ export class Progress {
 
   #draw(): void {
     const width = (this.screen.columns ?? 80) - 1
-    const pad = Math.max(0, ...[...this.#lines.keys()].map(id => id.length))
-    const text = [...this.#lines.values()].map(line => this.#text(line, pad, width))
+    const shown = this.#shown
+    const pad = Math.max(0, ...shown.map(({ id }) => id.length))
+    const text = shown.map(line => this.#text(line, pad, width))
     if (this.#devices.size > 1)
       text.push(...[...this.#devices].map(([device, work]) => this.#paint(2, doing(device, work, pad).slice(0, width))))
     // One write, over what was there: no flicker.

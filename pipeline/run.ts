@@ -1,7 +1,7 @@
 /** Plan → one RxJS chain of segments, and the only subscribe() to it. */
 import { join } from 'node:path'
 import { concat, concatMap, defer, EMPTY, from, ignoreElements, merge, NEVER, Observable, of, retry, take, tap, throwError } from 'rxjs'
-import { writeJson, writing } from './disk.js'
+import { writeJson, writeSealed, writing } from './disk.js'
 import { type OpenEngine, openEngine, type RunOptions } from './engine.js'
 import { PipeError, sentence } from './error.js'
 import { deviceFailure, tellLost } from './failure.js'
@@ -207,5 +207,5 @@ async function remember(engine: OpenEngine): Promise<void> {
     return [node.id, { hash, parts, paths, ...(cost === undefined ? {} : { cost }) }]
   })
   const path = join(engine.out, 'cache', 'last-run.json')
-  await writing('the record of this run', path, () => writeJson(path, { ...engine.lastRun, ...Object.fromEntries(records) }))
+  await writing('the record of this run', path, () => writeSealed(path, { ...engine.lastRun, ...Object.fromEntries(records) }))
 }

@@ -1,8 +1,9 @@
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
 import { type AnyStage, defineStage, defineTable, each, u32 } from '../../pipeline/define.js'
+import { Progress } from '../../pipeline/progress.js'
 import { fakeOps } from './fake.js'
 import { expected, failure, line, newOut, parquets, plan, run } from './harness.js'
 import { calls, hooks, numbersTable, stages, withStages } from './toys.js'
@@ -152,6 +153,41 @@ t.test('damage: a flipped byte is found, told, and computed again', async t => {
     )
     t.equal(again.results.total, first.results.total)
     t.ok((await readFile(path)).equals(good), 'as it was')
+  }
+})
+
+t.test('damage that is found while reading: a stage runs that the plan left out, and is told', async t => {
+  const out = newOut()
+  const first = await run(line, out)
+  let damaged = false
+  for (const file of await parquets(out)) {
+    const path = join(out, 'cache', file)
+    const bytes = await readFile(path)
+    if (bytes.includes('"stage":"numbers"')) await rm(path)
+    if (!bytes.includes('"stage":"scale"') || damaged) continue
+    bytes[200]! ^= 4
+    await writeFile(path, bytes)
+    damaged = true
+  }
+  const again = await run(line, out, { part: { force: ['sum'] } })
+  t.equal(again.results.total, first.results.total)
+  let told = ''
+  const progress = new Progress({ write: text => (told += text) }, { color: false })
+  for (const event of again.events) progress.next(event)
+  t.match(told, /damaged: [\s\S]*^numbers: started\n/m)
+})
+
+t.test('damage to the list of a stream’s batches: they are made again', async t => {
+  const out = newOut()
+  const first = await run(line, out)
+  const folder = join(out, 'cache/streams')
+  for (const name of await readdir(folder)) {
+    const good = await readFile(join(folder, name), 'utf8')
+    await writeFile(join(folder, name), good.replace(/"value":\["(.*?)"/, '"value":["other"'))
+    t.not(await readFile(join(folder, name), 'utf8'), good)
+    const again = await run(line, out, { part: { force: ['sum'] } })
+    t.equal(again.results.total, first.results.total)
+    t.equal(await readFile(join(folder, name), 'utf8'), good)
   }
 })
 

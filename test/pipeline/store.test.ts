@@ -6,7 +6,7 @@ import { decode, encode, schemaOf } from '../../pipeline/arrow.js'
 import { Cache } from '../../pipeline/cache.js'
 import { Checkpoints } from '../../pipeline/checkpoint.js'
 import { bytesTensor, defineTable, f64, fileTensor, i64, optional, tensor, u32, utf8 } from '../../pipeline/define.js'
-import { writing } from '../../pipeline/disk.js'
+import { readSealed, writeSealed, writing } from '../../pipeline/disk.js'
 import { deleteEntries, listCache, usedKeys, verifyEntry } from '../../pipeline/inventory.js'
 import { LiveTensors } from '../../pipeline/lazy.js'
 import type { Plan } from '../../pipeline/plan.js'
@@ -194,6 +194,25 @@ t.test('checkpoints: saved whole, listed oldest first, dropped; a damaged one is
   t.same(await checkpoints.list(), ['layer 1'])
   await checkpoints.dropAll()
   t.same(await checkpoints.list(), [])
+})
+
+t.test('sealed: what is read is what was written, or nothing, whichever bit is another', async t => {
+  const path = join(await newFolder(), 'a/sealed.json')
+  const value = { list: ['0/attn', 'é'], number: -1.5e-7, none: null, '1': true }
+  t.equal(await readSealed(path), undefined)
+  await writeSealed(path, value)
+  t.strictSame(await readSealed(path), value)
+  const good = await readFile(path)
+  let noticed = 0
+  for (let bit = 0; bit < good.length * 8; bit++) {
+    const bad = Buffer.from(good)
+    bad[bit >> 3]! ^= 1 << (bit & 7)
+    await writeFile(path, bad)
+    const read = await readSealed(path)
+    if (read === undefined) noticed++
+    else t.strictSame(read, value, `bit ${bit}`)
+  }
+  t.ok(noticed >= good.length * 8 - 8, `${noticed}: all but some of the line break`)
 })
 
 t.test('inventory: lists, verifies, finds what no plan uses', async t => {
