@@ -3,7 +3,7 @@
  * of everything the batch depends on, so a file that is there is right, and nothing is ever changed in place.
  */
 import { mkdir, readdir, rm, stat, unlink } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { dirname, join, sep } from 'node:path'
 import { bytesPerElement, type DType, elements } from '../native/tensor.js'
 import type { TensorRef } from '../native/tensor-ref.js'
 import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalarsOf } from './arrow.js'
@@ -31,6 +31,8 @@ interface StoredValue {
   readonly table: { readonly name: string; readonly version: number }
   readonly scalars: readonly Record<string, string | number>[]
   readonly tensors: readonly Record<string, StoredCell>[]
+  /** Of what the run read, by the hash of its content, where that lay to which cells or texts refer. */
+  readonly sources?: Readonly<Record<string, string>>
 }
 
 export class Cache {
@@ -39,10 +41,15 @@ export class Cache {
   readonly #writes = new Set<Promise<number>>()
   #closed = false
 
-  /** discarded: told when a stored file turns out to be damaged and is deleted. */
+  /**
+   * discarded: told when a stored file turns out to be damaged and is deleted. sources: the folders and files that the run
+   * reads, by the hash of what is in them. A key says what a batch was made from, not where that lay: it may have been
+   * moved since, and something else be there.
+   */
   constructor(
     readonly folder: string,
     private readonly discarded: (text: string) => void = () => {},
+    private readonly sources: ReadonlyMap<string, string> = new Map(),
   ) {}
 
   path(key: string): string {
@@ -53,8 +60,10 @@ export class Cache {
   async has(key: string): Promise<boolean> {
     const file = await this.#open(key)
     if (file === undefined) return false
-    for (const row of (file.value as StoredValue).tensors) {
-      for (const cell of Object.values(row)) if ('uri' in cell && !(await this.#isThere(cell))) return false
+    const value = file.value as StoredValue
+    const now = this.#whereNow(value)
+    for (const row of value.tensors) {
+      for (const cell of Object.values(row)) if ('uri' in cell && !(await this.#isThere({ ...cell, uri: now(cell.uri) }))) return false
     }
     return true
   }
@@ -72,11 +81,15 @@ export class Cache {
     const file = await this.#open(key)
     if (file === undefined) throw new Damaged(this.path(key), 'it is gone')
     const { scalars, tensors } = file.value as StoredValue
+    const now = this.#whereNow(file.value as StoredValue)
     const known = new Map<string, TensorRef>()
     const rows = scalars.map((row, i): AnyRow => {
-      const numbers = Object.entries(row).map(([name, value]) => [name, table.columns[name]?.kind === 'f64' ? Number(value) : value])
+      const numbers = Object.entries(row).map(([name, value]) => {
+        if (table.columns[name]?.kind === 'f64') return [name, Number(value)]
+        return [name, typeof value === 'string' ? now(value) : value]
+      })
       const refs = Object.entries(tensors[i] ?? {}).map(([name, cell]) => {
-        const place = 'uri' in cell ? { uri: cell.uri, offset: cell.offset } : { uri: `cache:${key}`, offset: cell.tensor }
+        const place = 'uri' in cell ? { uri: now(cell.uri), offset: cell.offset } : { uri: `cache:${key}`, offset: cell.tensor }
         const id = `${place.uri} ${place.offset} ${cell.dtype} ${cell.shape}`
         const ref = known.get(id) ?? this.#locate({ ...cell, ...place })
         known.set(id, ref)
@@ -98,17 +111,17 @@ export class Cache {
   async store(key: string, table: Table, rows: readonly AnyRow[], lineage: Lineage): Promise<number> {
     using live = new LiveTensors()
     const batch = await encode(table, rows, tensor => live.hold(tensor))
-    const sources: { bytes: number; read(): Promise<Uint8Array> }[] = []
+    const blobs: { bytes: number; read(): Promise<Uint8Array> }[] = []
     const numbers = new Map<string, number>()
     const stored = (cell: Cell): StoredCell => {
       const { dtype, uri, offset = 0, data } = cell
       const shape = [...cell.shape]
       if (uri !== undefined && uri !== 'live:') return { dtype, shape, uri, offset }
-      const id = data === undefined ? `${offset} ${dtype} ${shape}` : `data ${sources.length}`
+      const id = data === undefined ? `${offset} ${dtype} ${shape}` : `data ${blobs.length}`
       const known = numbers.get(id)
       if (known !== undefined) return { dtype, shape, tensor: known }
       const bytes = elements(shape) * bytesPerElement[dtype]
-      const tensor = sources.push({ bytes, read: data === undefined ? () => live.take(offset) : async () => data.slice() }) - 1
+      const tensor = blobs.push({ bytes, read: data === undefined ? () => live.take(offset) : async () => data.slice() }) - 1
       numbers.set(id, tensor)
       return { dtype, shape, tensor }
     }
@@ -118,12 +131,15 @@ export class Cache {
       scalars.push(Object.fromEntries(Object.entries(scalarsOf(batch, i)).map(([name, value]) => [name, exact(value)])))
       tensors.push(Object.fromEntries([...cells(batch, i)].map(([name, cell]) => [name, stored(cell)])))
     }
-    const value: StoredValue = { lineage, table: { name: table.name, version: table.version }, scalars, tensors }
+    const texts = [...scalars, ...tensors].flatMap(row => Object.values(row).map(cell => (typeof cell === 'object' && 'uri' in cell ? cell.uri : cell)))
+    const referred = [...this.sources].filter(([, path]) => texts.some(text => typeof text === 'string' && isWithin(text, path)))
+    const sources = Object.fromEntries(referred)
+    const value: StoredValue = { lineage, table: { name: table.name, version: table.version }, scalars, tensors, sources }
     if (this.#closed) throw new Error('the run is over')
     const path = this.path(key)
     const written = writing(`batch ${lineage.id} of ${lineage.stage}`, path, async () => {
       await mkdir(dirname(path), { recursive: true })
-      return writeParquet(path, value, sources)
+      return writeParquet(path, value, blobs)
     })
     this.#writes.add(written)
     try {
@@ -161,6 +177,18 @@ export class Cache {
   async sweep(): Promise<void> {
     const files = await readdir(this.folder, { recursive: true }).catch(() => [])
     for (const file of files) if (leftOver.test(file)) await rm(join(this.folder, file), { force: true })
+  }
+
+  /** Where that lies now to which a text or a place of this batch refers. */
+  #whereNow({ sources = {} }: StoredValue): (text: string) => string {
+    const moved = Object.entries(sources).flatMap(([hash, old]) => {
+      const present = this.sources.get(hash)
+      return present === undefined || present === old ? [] : [{ old, present }]
+    })
+    return text => {
+      const found = moved.find(({ old }) => isWithin(text, old))
+      return found === undefined ? text : text.replace(found.old, () => found.present)
+    }
   }
 
   #manifestPath(key: string): string {
@@ -211,6 +239,10 @@ export class Cache {
     return (await size) >= cell.offset + elements(cell.shape) * bytesPerElement[cell.dtype]
   }
 }
+
+/** Whether a text is this path, or a place of a tensor in it. */
+const isWithin = (text: string, path: string): boolean =>
+  text === path || text === `file:${path}` || text.startsWith(`file:${path.endsWith(sep) ? path : path + sep}`)
 
 /** JSON knows no NaN, no infinity and no −0. */
 const exact = (value: string | number): string | number =>

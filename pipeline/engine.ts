@@ -15,7 +15,7 @@ import { didYouMean, PipeError } from './error.js'
 import type { Event, Happening } from './events.js'
 import { deviceFailure, lostFailure } from './failure.js'
 import type { Known } from './estimate.js'
-import { type Fingerprint, fingerprint } from './fingerprint.js'
+import { type Fingerprint, fingerprint, sourcesOf } from './fingerprint.js'
 import type { Graph, GraphStage } from './graph.js'
 import { type Lane, openLanes } from './lane.js'
 import type { LastRun } from './plan.js'
@@ -82,7 +82,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   const usages = new Map(nodes.map(node => [node, new Usage(node.id, node.stage.use)]))
   const over = new AbortController()
   const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal])
-  const cache = new Cache(join(out, 'cache'), text => emit({ kind: 'note', text }))
+  const cache = new Cache(join(out, 'cache'), text => emit({ kind: 'note', text }), sourcesOf(prints.values()))
   const { promise: failure, reject: fail } = withResolvers<never>()
   failure.catch(() => {}) // only a run looks at it
   const lanes = await openLanes([ops, ...(options.others ?? [])], options.memory, signal, (lane, error) => {

@@ -68,6 +68,10 @@ export async function fingerprint(
   return { hash: hashOf(parts), parts, paths, params }
 }
 
+/** What these stages read, by the hash of its content. */
+export const sourcesOf = (prints: Iterable<Fingerprint>): ReadonlyMap<string, string> =>
+  new Map([...prints].flatMap(({ parts, paths }) => Object.entries(paths).map(([name, path]) => [String(parts[`params.${name}.sha256`]), path])))
+
 /** The stages above and how they hang together: 'model, calibrate ← model, …'. */
 function wiring({ stages }: Graph, stage: GraphStage): string {
   const above = new Set([stage.id])

@@ -1,8 +1,21 @@
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
-import { type AnyStage, defineStage, defineTable, each, u32 } from '../../pipeline/define.js'
+import {
+  type AnyStage,
+  defineStage,
+  defineTable,
+  directory,
+  each,
+  fileTensor,
+  nothing,
+  type Row,
+  spread,
+  tensor,
+  u32,
+  utf8,
+} from '../../pipeline/define.js'
 import { Progress } from '../../pipeline/progress.js'
 import { fakeOps } from './fake.js'
 import { expected, failure, line, newOut, parquets, plan, run } from './harness.js'
@@ -189,6 +202,48 @@ t.test('damage to the list of a stream’s batches: they are made again', async 
     t.equal(again.results.total, first.results.total)
     t.equal(await readFile(join(folder, name), 'utf8'), good)
   }
+})
+
+t.test('what was read has been moved, and something else lies there: stored rows speak of where it is now', async t => {
+  const table = defineTable('read', 1, { source: utf8('folder'), w: tensor('f32', 'n', 'a weight') })
+  const reader = defineStage({
+    name: 'reader',
+    version: 1,
+    about: 'Refers to a file.',
+    params: Type.Object({ path: directory('Folder') }),
+    input: nothing,
+    output: table,
+    scope: 'stream',
+    batch: () => 'all',
+    operator: ({ path }) => spread(async function* () { yield { source: path, w: fileTensor(join(path, 'w.txt'), 0, 'f32', [1]) } }),
+  })
+  const shower = defineStage({
+    name: 'shower',
+    version: 1,
+    about: 'Tells what it reads.',
+    params: Type.Object({ salt: Type.Integer({ default: 0 }) }),
+    input: table,
+    output: defineTable('shown', 1, { source: utf8('folder'), byte: u32('the first') }),
+    report: ({ source, byte }) => ({ result: { source, byte }, table: { columns: [], rows: [] } }),
+    operator: () => each(async ({ source, w }: Row<typeof table>) => ({ source, byte: (await w.read())[0] as number })),
+  })
+  const out = newOut()
+  const [first, second] = [newOut(), newOut()]
+  const write = async (folder: string, byte: number) => {
+    await mkdir(folder)
+    await writeFile(join(folder, 'w.txt'), new Uint8Array([byte, 0, 0, 0]))
+  }
+  const show = async (path: string, salt: number) => {
+    const { results, stages: used } = await run([{ use: 'reader', path }, { use: 'shower', salt }], out, { stages: withStages(reader, shower) })
+    return [results.source, results.byte, used[0]?.batches.run]
+  }
+  await write(first, 7)
+  t.same(await show(first, 0), [first, 7, 1])
+  await rename(first, second)
+  t.same(await show(second, 1), [second, 7, 0], 'and is not read again')
+  await write(first, 8)
+  t.same(await show(second, 2), [second, 7, 0])
+  t.same(await show(first, 3), [first, 8, 1])
 })
 
 t.test('storing holds making back: with room for all, only a few batches are alive', async t => {
