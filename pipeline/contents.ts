@@ -6,8 +6,8 @@ import { readSealed, writeSealed } from './disk.js'
 import { PipeError } from './error.js'
 import { hashOfFile } from './hashing.js'
 
-/** Of a folder, what belongs to a checkpoint, a tokenizer or a calibration; not the images and notes that lie beside them. */
-const endings = ['.json', '.safetensors', '.pt', '.model', '.txt', '.jinja']
+/** Of a folder whose parameter does not say, what belongs to a checkpoint, a tokenizer or a calibration; not what lies beside it. */
+const usual = ['.json', '.safetensors', '.pt', '.model', '.txt', '.jinja']
 
 type Known = Record<string, { readonly stamp: string; readonly sha256: string }>
 
@@ -18,8 +18,8 @@ export class Contents {
   /** path: where hashes are remembered between runs. */
   constructor(private readonly path: string) {}
 
-  /** where: whose parameter it is, for the sentence. */
-  async hash(path: string, kind: 'file' | 'directory', where: string): Promise<string> {
+  /** where: whose parameter it is, for the sentence. endings: which files of a folder count. */
+  async hash(path: string, kind: 'file' | 'directory', where: string, endings: readonly string[] = usual): Promise<string> {
     const found = await stat(path).catch(() => undefined)
     const isRight = kind === 'file' ? found?.isFile() : found?.isDirectory()
     if (isRight !== true) {

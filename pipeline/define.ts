@@ -111,8 +111,12 @@ export const optional = <R, W>(column: Column<R, W>): Column<R | undefined, W | 
 
 /** A parameter that names an input file; relative to the graph (in a graph) or the working directory (in --set). Its content is part of the cache key. */
 export const file = (description: string): TString => Type.String({ description, pipe: 'file' })
-/** A parameter that names an input folder; the content of the files in it is part of the cache key. */
-export const directory = (description: string): TString => Type.String({ description, pipe: 'directory' })
+/**
+ * A parameter that names an input folder; the content of the files in it is part of the cache key: of those that end so
+ * ('.jsonl'), else of what belongs to a checkpoint (.json, .safetensors, .pt, .model, .txt, .jinja).
+ */
+export const directory = (description: string, endings?: readonly string[]): TString =>
+  Type.String({ description, pipe: 'directory', ...(endings === undefined ? {} : { endings }) })
 
 /** A stage inside another, as a graph says it: which, and its parameters beside. */
 export interface InnerStage {

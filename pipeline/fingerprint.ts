@@ -38,11 +38,11 @@ export async function fingerprint(
   const paths: Record<string, string> = {}
   const inner = Object.entries(stage.inner ?? {}).flatMap(([parameter, list]) => list.map((one, i) => ({ one, at: [parameter, i] })))
   const within = inner.flatMap(({ one, at }) => [...pathParams(one.stage.params as Schema, one.params, at)])
-  for (const { path, kind } of [...pathParams(stage.stage.params as Schema, params), ...within]) {
+  for (const { path, kind, endings } of [...pathParams(stage.stage.params as Schema, params), ...within]) {
     const { holder, key } = placeOf(params, path)
     const file = holder[key] as string
     paths[path.join('.')] = file
-    holder[key] = { sha256: await contents.hash(file, kind, `${stage.where}  ${path.join('.')}`) }
+    holder[key] = { sha256: await contents.hash(file, kind, `${stage.where}  ${path.join('.')}`, endings) }
   }
   const parts: Record<string, string | number | boolean | null> = {
     name: stage.stage.name,

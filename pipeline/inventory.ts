@@ -6,6 +6,7 @@ import { sentence } from './error.js'
 import { ParquetFile } from './parquet.js'
 import { leftOver } from './outputs.js'
 import type { Plan } from './plan.js'
+import { keyInStream } from './survey.js'
 
 export interface CacheEntry {
   readonly key: string
@@ -54,9 +55,13 @@ export async function verifyEntry({ path }: CacheEntry): Promise<string | undefi
   }
 }
 
-/** Keys that the plan uses, and those that their tensors lie in. */
+/** Keys that the plan uses, those of stages that were stopped half-way included, and those that their tensors lie in. */
 export function usedKeys(plan: Plan, entries: readonly CacheEntry[]): Set<string> {
   const used = new Set(plan.stages.flatMap(stage => Object.values(stage.keys)))
+  for (const { fingerprint, streamKey } of plan.stages) {
+    if (streamKey === undefined) continue
+    for (const { key, lineage } of entries) if (lineage !== undefined && key === keyInStream(fingerprint, streamKey, lineage.id)) used.add(key)
+  }
   const byKey = new Map(entries.map(entry => [entry.key, entry]))
   for (const key of used) for (const other of byKey.get(key)?.refersTo ?? []) used.add(other) // a Set is walked to its growing end
   return used

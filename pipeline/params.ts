@@ -14,6 +14,8 @@ export interface Schema {
   readonly description?: string
   /** 'file' or 'directory': the value is a path, and its content part of the cache key. 'stages': a list of inner stages. */
   readonly pipe?: 'file' | 'directory' | 'stages'
+  /** Of a directory: which of its files count. */
+  readonly endings?: readonly string[]
 }
 
 // strictNumbers: JSON's 1e400 is Infinity, which is no number here.
@@ -129,9 +131,9 @@ export function* pathParams(
   schema: Schema,
   value: unknown,
   path: readonly (string | number)[] = [],
-): Generator<{ path: (string | number)[]; kind: 'file' | 'directory' }> {
+): Generator<{ path: (string | number)[]; kind: 'file' | 'directory'; endings?: readonly string[] | undefined }> {
   if (schema.pipe === 'file' || schema.pipe === 'directory') {
-    if (typeof value === 'string') yield { path: [...path], kind: schema.pipe }
+    if (typeof value === 'string') yield { path: [...path], kind: schema.pipe, endings: schema.endings }
     return
   }
   for (const branch of schema.anyOf ?? []) yield* pathParams(branch, value, path)

@@ -32,6 +32,8 @@ export interface StagePlan {
   readonly scratchBytes?: number
   /** Cache keys of the batches that are known, by batch id: what `cache gc` keeps. */
   readonly keys: Readonly<Record<string, string>>
+  /** Of a stage on a stream that has not come to its end, whose batches are not known: hash of what goes in, which makes their keys. */
+  readonly streamKey?: string
 }
 
 /** Where ops run, and the memory that their tensors may take there. */

@@ -127,9 +127,11 @@ export async function survey(nodes: readonly Node[], options: SurveyOptions): Pr
 
 export const manifestKey = (node: Node): string => hashOf([node.print.hash, node.streamKey])
 
+export const keyInStream = (fingerprint: string, streamKey: string, id: string): string => hashOf([fingerprint, streamKey, id])
+
 /** The key of a batch of this name; undefined while what goes in is unknown. */
 export function keyOf(node: Node, id: string): string | undefined {
-  if (node.isStream) return node.streamKey === undefined ? undefined : hashOf([node.print.hash, node.streamKey, id])
+  if (node.isStream) return node.streamKey === undefined ? undefined : keyInStream(node.print.hash, node.streamKey, id)
   const known = node.places?.find(place => place.id === id)
   if (known !== undefined) return known.key
   const [above] = node.from

@@ -52,9 +52,18 @@ export class StreamedText {
   }
 
   async #fresh(): Promise<string> {
-    const known = await this.tokenizer.decode(this.#ids.slice(this.#from, this.#told), true)
-    const all = await this.tokenizer.decode(this.#ids.slice(this.#from), true)
-    return all.slice(known.length)
+    let known = await this.#decode(this.#from, this.#told)
+    if (known.includes(broken) && this.#from > 0) {
+      // It begins within a character; and decoders that know bytes as tokens spoil all bytes that stand in a row with such.
+      this.#from = 0
+      known = await this.#decode(0, this.#told)
+    }
+    const all = await this.#decode(this.#from)
+    return all.startsWith(known) ? all.slice(known.length) : this.#decode(this.#told)
+  }
+
+  #decode(from: number, to?: number): Promise<string> {
+    return this.tokenizer.decode(this.#ids.slice(from, to), true)
   }
 
   #advance(): void {

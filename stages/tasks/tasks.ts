@@ -20,7 +20,7 @@ import { ask, mark, type TaskScore, written } from './score.js'
 
 const params = Type.Object(
   {
-    data: directory("Folder with one .jsonl a task, its name in the file's, with Hugging Face's field names"),
+    data: directory("Folder with one .jsonl a task, its name in the file's, with Hugging Face's field names", ['.jsonl']),
     tasks: Type.Array(Type.Union(taskNames.map(name => Type.Literal(name))), {
       default: ['arc_easy', 'arc_challenge', 'piqa', 'winogrande'],
       minItems: 1,

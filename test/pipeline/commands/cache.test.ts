@@ -62,6 +62,29 @@ t.test('a folder where a graph has to be', async t => {
   }
 })
 
+t.test('gc: what a stage on the whole stream had finished when it failed is in use, and kept', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder, graph => graph.stages.splice(1, 1, { use: './trained.js' }))
+  const stage = `import { defineStage, defineTable, each, f64, Type, u32 } from 'pipe'
+    const numbers = defineTable('numbers', 1, { layer: u32('which'), value: f64('a number') })
+    export default defineStage({
+      name: 'trained', version: 1, about: 'Fails at first.', scope: 'stream', batch: row => String(row.layer), params: Type.Object({}),
+      input: numbers, output: numbers.and({ square: f64('value²') }),
+      operator: () => each(async row => {
+        if (row.layer !== Number(process.env.FAIL_AT)) return { ...row, square: row.value ** 2 }
+        await new Promise(done => setTimeout(done, 500))
+        throw new Error('no power')
+      }),
+    })`
+  writeFileSync(join(folder, 'trained.js'), stage)
+  t.equal((await startedPipe(['run', graph], { cwd: folder, env: { FAIL_AT: '4' } })).code, 1)
+  const cache = (...args: string[]) => pipe(['cache', ...args, graph], { cwd: folder })
+  const kept = (await cache('ls')).stdout.match(/^trained +\d .* yes +[0-9a-f]{12}$/gm)?.length ?? 0
+  t.ok(kept > 0, `${kept} of 4`)
+  t.match((await cache('gc')).stdout, /nothing to delete\n$/)
+  t.match((await startedPipe(['run', graph], { cwd: folder })).stderr, new RegExp(`\\ntrained: ${6 - kept} batches in `))
+})
+
 t.test('gc: says what, deletes what the plan does not use, keeps the rest', async t => {
   const { graph, cache, files, path } = await ranTwice(t)
   const dry = await cache('gc', graph, '--dry-run')
