@@ -15,8 +15,8 @@ const small = await smallRuns(ops, folder, model).run([{ use: 'rht' }, { use: 'r
 const quantized = join(folder, 'shared/model')
 
 /** Runs a graph that is shipped, on the device of the run before; gives result.json, what was printed, and the folder. */
-async function run(graph: string, ...set: string[]) {
-  const out = join(temporary(t), 'out')
+const run = (graph: string, ...set: string[]) => runInto(join(temporary(t), 'out'), graph, ...set)
+async function runInto(out: string, graph: string, ...set: string[]) {
   const settings = ['evaluate.sequences=16', 'evaluate.length=32'].filter(() => graph === 'evaluate')
   const { code, stdout, stderr } = await pipe([
     ...['run', join(root, 'graphs', `${graph}.json`), '--out', out, '--device', testDevice],
@@ -122,6 +122,15 @@ t.test('tasks of one model, and of two', async t => {
     `perplexity ${packed} from bits, ${decoded} decoded`,
   )
   t.notSame(beside.lambada?.original, beside.lambada?.quantized)
+})
+
+t.test('other items are other data', async t => {
+  const [data, out] = [temporary(t), join(temporary(t), 'out')]
+  for (const texts of [['The dog ran home', 'The cat sat down'], ['The dog ran to the house']]) {
+    writeFileSync(join(data, 'lambada.jsonl'), texts.map(text => `${JSON.stringify({ text })}\n`).join(''))
+    const { result } = await runInto(out, 'tasks', `data=${data}`, `model=${quantized}`, 'tasks.tasks=["lambada"]')
+    t.match(result.tasks, { lambada: { items: texts.length } })
+  }
 })
 
 t.test('what it will take, before it has run; models that have not the same tokens', async t => {
