@@ -79,12 +79,14 @@ async function read(path: string): Promise<Owner | undefined> {
   }
 }
 
-/** When a process started, in ticks since boot, with the boot; pids are used again, this is not. Undefined: it is not there. */
+/** When a process started, in ticks since boot, with the boot; pids are used again, this is not. Undefined: it is not there, or has ended. */
 async function startOf(pid: number): Promise<string | undefined> {
   try {
     const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
     const boot = await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')
-    const ticks = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] // field 22, counted behind the name in parentheses
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ') // from field 3 on, behind the name in parentheses
+    if (fields[0] === 'Z' || fields[0] === 'X') return undefined // it has ended, and its parent has not asked how
+    const ticks = fields[19] // field 22
     return `${boot.trim()} ${ticks}`
   } catch {
     return isAlive(pid) ? 'alive' : undefined // a system without /proc

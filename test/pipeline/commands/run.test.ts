@@ -1,7 +1,10 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import t from 'tap'
-import { startPipe, pipe as startedPipe, temporary } from '../../helpers.js'
+import { root, startPipe, pipe as startedPipe, temporary } from '../../helpers.js'
 import { pipe } from './in-process.js'
 import { toyGraph } from './toys.js'
 
@@ -144,6 +147,23 @@ t.test('a second run in the same folder is told who is there', async t => {
   first.kill('SIGKILL')
   await first.finished
   t.equal((await startedPipe(['run', graph], { cwd: folder })).code, 0, 'a dead process holds no lock')
+})
+
+t.test('nor does one that was killed and whose parent never asks how it ended', { skip: !existsSync('/proc/self/stat') }, async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder)
+  const slow = [process.execPath, join(root, 'dist/pipeline/cli.js'), 'run', graph, '--device', 'cpu', '--set', 'square.wait=60000']
+  // The shell becomes a sleep, which is the run's parent then and waits for nobody.
+  const parent = spawn('sh', ['-c', '"$@" & echo $!; exec sleep 1000', 'sh', ...slow], { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'] })
+  t.teardown(() => parent.kill('SIGKILL'))
+  const [first] = (await once(parent.stdout, 'data')) as [Buffer]
+  const pid = Number(first.toString())
+  const state = () => / \(.*\) (\w)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))?.[1]
+  while (!existsSync(join(folder, 'out/toy/.lock'))) await setTimeout(20)
+  process.kill(pid, 'SIGKILL')
+  while (state() !== 'Z') await setTimeout(20)
+  t.match(await pipe(['run', graph], { cwd: folder }), { code: 0 })
+  t.equal(state(), 'Z', 'it is listed still')
 })
 
 t.test('--to, --from, --only, --force', async t => {
