@@ -75,6 +75,16 @@ export function applySettings<T extends Target>(
         })
         continue
       }
+      const beside = besideList(target.given, rest)
+      if (beside !== undefined) {
+        const { length, at } = beside
+        mistakes.push({
+          where: `--set ${argument}`,
+          message: `${[target.id, ...rest.slice(0, at)].join('.')} is a list of ${length}: expected a number from 0 to ${length}, and "${rest[at]}" came.`,
+          hint: `Numbers count from 0; ${length} adds one at the end.`,
+        })
+        continue
+      }
       put(target.given, rest, parsed(text))
       bases.set(target, [...(bases.get(target) ?? []), { path: rest.join('.'), directory }])
     }
@@ -89,6 +99,14 @@ function parsed(text: string): unknown {
   } catch {
     return text
   }
+}
+
+/** The list in which the path names no entry, and where on the path: a name would be lost there, a far number fill it up to there. */
+function besideList(into: unknown, path: readonly string[], at = 0): { length: number; at: number } | undefined {
+  const key = path[at]
+  if (key === undefined || typeof into !== 'object' || into === null) return undefined
+  if (Array.isArray(into) && !(/^(0|[1-9]\d*)$/.test(key) && Number(key) <= into.length)) return { length: into.length, at }
+  return besideList((into as Readonly<Record<string, unknown>>)[key], path, at + 1)
 }
 
 function put(into: Record<string, unknown>, [key = '', ...rest]: readonly string[], value: unknown): void {

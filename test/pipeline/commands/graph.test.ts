@@ -21,6 +21,21 @@ t.test('--set changes what is drawn', async t => {
   t.match(stdout, /│ factor 3 +│/)
 })
 
+t.test('--set names an entry of a list by its number', async t => {
+  const set = (setting: string) => pipe(['graph', 'graphs/tasks.json', '--set', 'data=items', '--set', setting])
+  t.match((await set('tasks.tasks.3=boolq')).stdout, /"piqa","boolq"\]/)
+  t.match((await set('tasks.tasks.4=boolq')).stdout, /"winogrande","boolq"\]/, 'one more')
+  for (const place of ['boolq', '5', '99999999', '01', '-1', 'length']) {
+    const { code, stderr } = await set(`tasks.tasks.${place}=true`)
+    t.equal(code, 2, place)
+    t.equal(
+      stderr,
+      `--set tasks.tasks.${place}=true\n  tasks.tasks is a list of 4: expected a number from 0 to 4, and "${place}" came.\n` +
+        '  Numbers count from 0; 4 adds one at the end.\n',
+    )
+  }
+})
+
 t.test('--svg writes a picture, --mermaid prints text', async t => {
   const folder = temporary(t)
   const graph = toyGraph(folder)
