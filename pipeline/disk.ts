@@ -116,12 +116,12 @@ const refusals: Readonly<Record<string, string>> = {
   ENAMETOOLONG: 'its name is too long',
 }
 
-/** Does something that writes; a refusal of the file system becomes a sentence with what was written and what is free. */
-export async function writing<T>(what: string, path: string, act: () => Promise<T>, goOn?: string): Promise<T> {
+/** Does something that writes; a refusal of the file system becomes a sentence with what was written and what is free. option: says where. */
+export async function writing<T>(what: string, path: string, act: () => Promise<T>, goOn?: string, option?: string): Promise<T> {
   try {
     return await act()
   } catch (error) {
-    throw refused(what, path, error, goOn) ?? error
+    throw refused(what, path, error, goOn, option) ?? error
   }
 }
 
@@ -134,6 +134,7 @@ export function refused(
   path: string,
   error: unknown,
   goOn = 'What is finished is kept; the same command goes on from here.',
+  option = '--out',
 ): PipeError | undefined {
   const refusal = refusals[codeOf(error) ?? '']
   if (refusal === undefined) return undefined
@@ -143,7 +144,7 @@ export function refused(
     {
       where: path,
       message: `Can't write ${what}: ${refusal}${free === undefined ? '' : ` (${formatBytes(free)} free)`}.`,
-      hint: isFull(error) ? 'Free space there, or write elsewhere with --out.' : 'Make the folder writable, or write elsewhere with --out.',
+      hint: `${isFull(error) ? 'Free space there' : 'Make the folder writable'}, or write elsewhere with ${option}.`,
       goOn,
     },
     { cause: error },

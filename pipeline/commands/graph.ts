@@ -1,7 +1,9 @@
 /** pipe graph: draw a pipeline. */
 import { writeFile } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
 import type { Static } from '@sinclair/typebox'
 import type { Table } from '../define.js'
+import { makeFolder, writing } from '../disk.js'
 import { type Arrow, drawMermaid, drawSvg, drawText, type Drawing } from '../drawing.js'
 import type { Graph } from '../graph.js'
 import { loadGraph } from '../load-graph.js'
@@ -24,7 +26,12 @@ export const register: Register = (program, { stages, print }) => {
     .action(async (file: string, o: { set: string[]; svg?: string; mermaid?: true }) => {
       const drawing = draw(await loadGraph(file, { stages, set: o.set }))
       if (o.svg !== undefined) {
-        await writeFile(o.svg, drawSvg(drawing))
+        const svg = resolve(o.svg)
+        const write = async (): Promise<void> => {
+          await makeFolder(dirname(svg))
+          await writeFile(svg, drawSvg(drawing))
+        }
+        await writing('the picture', svg, write, 'Without --svg it is printed.', '--svg')
         print(`${o.svg}\n`)
       } else print(o.mermaid ? drawMermaid(drawing) : drawText(drawing, process.stdout.columns))
     })

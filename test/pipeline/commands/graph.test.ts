@@ -48,6 +48,24 @@ t.test('--svg writes a picture, --mermaid prints text', async t => {
   )
 })
 
+t.test('--svg where no folder is, or none can be', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder)
+  const deep = join(folder, 'pictures/new/toy.svg')
+  t.equal((await pipe(['graph', graph, '--svg', deep])).stdout, `${deep}\n`, 'it is made')
+  const below = join(graph, 'new/toy.svg')
+  for (const [svg, said] of [
+    [below, 'something on the way is a file, not a folder'],
+    [folder, 'a folder is where a file has to be'],
+    ['', 'a folder is where a file has to be'],
+  ] as const) {
+    const { code, stdout, stderr } = await pipe(['graph', graph, '--svg', svg], { cwd: folder })
+    t.strictSame([code, stdout], [1, ''])
+    t.match(stderr, `Can't write the picture: ${said} (`)
+    t.match(stderr, /\n {2}Make the folder writable, or write elsewhere with --svg\.\n {2}Without --svg it is printed\.\n$/)
+  }
+})
+
 t.test('all mistakes of a graph at once, exit code 2', async t => {
   const folder = temporary(t)
   const graph = toyGraph(folder, ({ stages }) => {
