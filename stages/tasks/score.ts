@@ -33,11 +33,17 @@ const together = 512
 /** The harness takes 2048 for models that don't say. */
 const usualPositions = 2048
 
+/** Items that were asked together: of each the answers, and how many questions of them all were cut. */
+export interface Part {
+  readonly answers: readonly (readonly Answer[])[]
+  readonly cut: number
+}
+
 export interface AskOptions extends RunAs {
   readonly signal?: AbortSignal
-  /** Answers of a part that are known already; undefined: ask. */
-  known?(part: number): Promise<readonly (readonly Answer[])[] | undefined>
-  done?(part: number, answers: readonly (readonly Answer[])[]): Promise<void>
+  /** What is known of a part already; undefined: ask. */
+  known?(part: number): Promise<Part | undefined>
+  done?(part: number, found: Part): Promise<void>
   note(text: string): void
   progress?(done: number, total: number): void
 }
@@ -58,7 +64,6 @@ export async function ask(ops: Ops, weights: Weights, task: TaskName, items: rea
         part.flatMap(({ questions }) => questions),
         positions,
       )
-      cut += requests.filter(({ lost }) => lost > 0).length
       const flat = await answer(ops, weights, requests, {
         precision: o.precision,
         form: o.form,
@@ -67,10 +72,14 @@ export async function ask(ops: Ops, weights: Weights, task: TaskName, items: rea
         progress: share => o.progress?.(from + Math.floor(share * part.length), items.length),
       })
       const left = flat.values()
-      found = part.map(({ questions }) => questions.map(() => left.next().value as Answer))
+      found = {
+        answers: part.map(({ questions }) => questions.map(() => left.next().value as Answer)),
+        cut: requests.filter(({ lost }) => lost > 0).length,
+      }
       await o.done?.(from / together, found)
     }
-    answers.push(...found.map(one => [...one]))
+    answers.push(...found.answers.map(one => [...one]))
+    cut += found.cut
   }
   if (cut > 0) o.note(`${task}: ${cut} questions are longer than the model's ${positions} positions and lose tokens on the left.`)
   o.progress?.(items.length, items.length)

@@ -15,8 +15,7 @@ import { openWeights } from '../model/quantized.js'
 import { blockBytes, decodingOperations, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { formParameter } from '../model/streams.js'
 import { readItems, taskNames } from './formulation.js'
-import type { Answer } from './likelihood.js'
-import { ask, mark, type TaskScore, written } from './score.js'
+import { ask, mark, type Part, type TaskScore, written } from './score.js'
 
 const params = Type.Object(
   {
@@ -69,8 +68,12 @@ export default defineStage({
             precision: precisionOf(precision, context.ops, opened),
             form,
             signal: context.signal,
-            known: async part => (await context.checkpoint.load(`${which}-${task}-${part}`))?.value.answers as Answer[][] | undefined,
-            done: (part, answers) => context.checkpoint.save(`${which}-${task}-${part}`, { answers }, {}),
+            known: async part => {
+              const saved = await context.checkpoint.load(`${which}-${task}-${part}`)
+              // Older ones don't say how many questions were cut.
+              return saved === undefined ? undefined : { cut: 0, ...(saved.value as Pick<Part, 'answers'> & Partial<Part>) }
+            },
+            done: (part, found) => context.checkpoint.save(`${which}-${task}-${part}`, { ...found }, {}),
             note: text => context.note(`${which}: ${text}`),
             progress: done => context.progress(before + done, total, 'items'),
           })

@@ -5,7 +5,7 @@ import t from 'tap'
 import { openBackend } from '../../native/index.js'
 import { argmaxReference } from '../../native/ops/argmax/reference.js'
 import { crossEntropyReference } from '../../native/ops/cross-entropy/reference.js'
-import { fileTensor } from '../../pipeline/define.js'
+import { type Checkpoint, fileTensor } from '../../pipeline/define.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { readSafetensors } from '../../stages/model/safetensors.js'
@@ -199,22 +199,23 @@ t.test('marks and standard errors', t => {
   t.end()
 })
 
+/** A row of a model in the folder of results itself. */
+const quantized = {
+  ...{ path: '.', weights: 1, bitsPerWeight: 2, bytesOriginal: 1, bytesQuantized: 1 },
+  ...{ proxyErrorMean: 0, proxyErrorMax: 0, proxyErrorByLinear: '{}' },
+}
+type Saved = Map<string, Readonly<Record<string, unknown>>>
+const checkpointIn = (saved: Saved): Checkpoint => ({
+  save: async (name, value) => void saved.set(name, JSON.parse(JSON.stringify(value)) as Record<string, unknown>),
+  load: async name => (saved.has(name) ? { value: saved.get(name)!, tensors: {} } : undefined),
+  list: async () => [...saved.keys()],
+  drop: async name => void saved.delete(name),
+})
+
 t.test('the stage: both models, and a stopped run asks only what was not answered', async t => {
-  const row = {
-    ...{ source: model, path: '.', weights: 1, bitsPerWeight: 2, bytesOriginal: 1, bytesQuantized: 1 },
-    ...{ proxyErrorMean: 0, proxyErrorMax: 0, proxyErrorByLinear: '{}' },
-  }
-  const saved = new Map<string, Readonly<Record<string, unknown>>>()
-  const told: Told = { notes: [] }
-  const context = contextOf(ops, told, {
-    out: model,
-    checkpoint: {
-      save: async (name, value) => void saved.set(name, JSON.parse(JSON.stringify(value)) as Record<string, unknown>),
-      load: async name => (saved.has(name) ? { value: saved.get(name)!, tensors: {} } : undefined),
-      list: async () => [...saved.keys()],
-      drop: async name => void saved.delete(name),
-    },
-  })
+  const row = { source: model, ...quantized }
+  const saved: Saved = new Map()
+  const context = contextOf(ops, { notes: [] }, { out: model, checkpoint: checkpointIn(saved) })
   const run = async () => {
     const [out] = await runStage(tasksStage, { data, tasks: ['arc_easy', 'lambada'] }, [row], context)
     return JSON.parse(out!.tasks) as Record<string, Record<string, { items: number; acc: [number, number]; perplexity?: [number, number] }>>
@@ -234,6 +235,24 @@ t.test('the stage: both models, and a stopped run asks only what was not answere
     table.rows.map(([label]) => label),
     ['arc_easy acc', 'arc_easy accNorm', 'lambada acc', 'lambada perplexity'],
   )
+})
+
+t.test('a resumed run notes the cut questions of what was stored, too', async t => {
+  const long = temporary(t)
+  writeFileSync(join(long, 'boolq.jsonl'), lines([{ ...made.boolq[0], passage: 'Roswick is a town. '.repeat(200) }, made.boolq[0]!]))
+  const saved: Saved = new Map()
+  const run = async (): Promise<string[]> => {
+    const told: Told = { notes: [] }
+    const context = contextOf(ops, told, { out: model, checkpoint: checkpointIn(saved) })
+    await runStage(tasksStage, { data: long, tasks: ['boolq'] }, [quantized], context)
+    return told.notes
+  }
+  const first = await run()
+  t.strictSame(first, ["quantized: boolq: 2 questions are longer than the model's 512 positions and lose tokens on the left."])
+  t.strictSame([...saved.keys()], ['quantized-boolq-0'])
+  t.strictSame(await run(), first)
+  saved.set('quantized-boolq-0', { answers: saved.get('quantized-boolq-0')?.answers })
+  t.strictSame(await run(), [], 'of a checkpoint that does not say, nothing is known')
 })
 
 t.test('pipe eval --tasks', async t => {
