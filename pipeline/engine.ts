@@ -221,6 +221,14 @@ function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['
   )
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
   if (to === undefined) return graph.stages
+  if (graph.stages.find(({ id }) => id === to)?.stage.output.live) {
+    const readers = graph.stages.filter(stage => stage.from.includes(to)).map(({ id }) => id)
+    throw new PipeError('graph', {
+      where: from === to ? `--only ${to}` : `--to ${to}`,
+      message: `"${to}" gives live tensors, which are never stored, so a run can't end with it.`,
+      hint: `Name a stage that reads them: ${readers.join(', ')}.`,
+    })
+  }
   const wanted = new Set([to])
   for (const { id, from } of [...graph.stages].reverse()) if (wanted.has(id)) for (const above of from) wanted.add(above)
   if (from !== undefined && !wanted.has(from))

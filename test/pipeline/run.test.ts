@@ -101,6 +101,26 @@ t.test('parts: --to, --from, --force', async t => {
   t.match((await failure(run(line, out, { part: { to: 'sun' } }))).text, /No stage is called "sun"\. Did you mean "sum"\?/)
 })
 
+t.test('parts: none ends with live tensors, which are not stored', async t => {
+  const list = [{ use: 'numbers', count: 4 }, { use: 'live' }, { use: 'gather' }, { use: 'gather', id: 'again', from: 'live' }]
+  for (const [part, given] of [
+    [{ to: 'live' }, '--to live'],
+    [{ from: 'numbers', to: 'live' }, '--to live'],
+    [{ from: 'live', to: 'live' }, '--only live'],
+  ] as const) {
+    const said =
+      `${given}\n  "live" gives live tensors, which are never stored, so a run can't end with it.\n` +
+      '  Name a stage that reads them: gather, again.'
+    for (const ends of [run, plan]) {
+      const { code, text } = await failure(ends(list, newOut(), { part }))
+      t.same([code, text], ['graph', said])
+    }
+  }
+  t.same(calls, {}, 'nothing ran')
+  await run(list, newOut(), { part: { to: 'gather' } })
+  t.match(calls, { live: 4, gather: 4 })
+})
+
 t.test('input files: their content is what counts', async t => {
   const out = newOut()
   const file = join(folder, 'a.txt')
