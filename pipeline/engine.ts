@@ -36,7 +36,7 @@ export interface RunOptions {
   readonly memory?: number
   /** Aborting stops the run cleanly. */
   readonly signal?: AbortSignal
-  /** Ids. from: what comes before has to be stored. to: what comes after is left out. force: run again. */
+  /** Ids. from: what comes before has to be stored, ends beside it are left out. to: what comes after is left out. force: run again. */
   readonly part?: { readonly from?: string | undefined; readonly to?: string | undefined; readonly force?: readonly string[] | undefined }
   /** Version of what a parameter names by { use }, e.g. a codebook. */
   readonly versions?: (use: string) => number | undefined
@@ -78,7 +78,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     )
   if (existsSync(out)) await contents.save().catch(() => {}) // a folder that can't be written is told of by who has to write
 
-  const nodes = nodesOf(stages, prints)
+  const { nodes, before } = begunAt(nodesOf(stages, prints), part.from)
   const usages = new Map(nodes.map(node => [node, new Usage(node.id, node.stage.use)]))
   const over = new AbortController()
   const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal])
@@ -99,7 +99,6 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
   let checked: Promise<void> | undefined
   const unstored = new Map<Node, Map<string, Report[]>>()
   let finishedBatches = 0
-  const before = part.from === undefined ? new Set<Node>() : beforeOf(nodes, part.from)
 
   const engine: OpenEngine = {
     graph,
@@ -239,11 +238,17 @@ function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['
   return graph.stages.filter(stage => wanted.has(stage.id))
 }
 
-/** All that is neither the stage nor fed by it. */
-function beforeOf(nodes: readonly Node[], id: string): Set<Node> {
-  const behind = new Set(nodes.filter(node => node.id === id))
-  for (const node of nodes) if (node.from.some(above => behind.has(above))) behind.add(node)
-  return new Set(nodes.filter(node => !behind.has(node)))
+/**
+ * The stage, what it feeds, and before: all else that those read. Ends beside them are left out, but only here: what is
+ * stored depends on who reads it in the whole graph.
+ */
+function begunAt(all: readonly Node[], id: string | undefined): { nodes: readonly Node[]; before: ReadonlySet<Node> } {
+  if (id === undefined) return { nodes: all, before: new Set() }
+  const behind = new Set(all.filter(node => node.id === id))
+  for (const node of all) if (node.from.some(above => behind.has(above))) behind.add(node)
+  const wanted = new Set(behind)
+  for (const node of [...all].reverse()) if (wanted.has(node)) for (const above of node.from) wanted.add(above)
+  return { nodes: all.filter(node => wanted.has(node)), before: new Set([...wanted].filter(node => !behind.has(node))) }
 }
 
 function withResolvers<T>(): { promise: Promise<T>; reject: (error: unknown) => void } {

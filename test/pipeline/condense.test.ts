@@ -58,4 +58,7 @@ t.test('read by another stage as well, it is stored', async t => {
   const forked = [...list.slice(0, 3), { use: 'sum', id: 'own', from: ['scale'] }, { use: 'sum', from: ['short'] }]
   t.match(actions(await plan(forked, out, o)), { scale: 'run' })
   t.match(actions(await plan(line, out, o)), { scale: 'run' })
+  await run(forked, out, o)
+  await run(forked, out, { ...o, part: { from: 'short', force: ['short'] } })
+  t.match(calls, { scale: 6, short: 12 }, 'a part without that stage takes what is stored')
 })

@@ -101,6 +101,32 @@ t.test('parts: --to, --from, --force', async t => {
   t.match((await failure(run(line, out, { part: { to: 'sun' } }))).text, /No stage is called "sun"\. Did you mean "sum"\?/)
 })
 
+t.test('parts: --from leaves ends out that are neither before nor behind', async t => {
+  const out = newOut()
+  const list = [
+    { use: 'numbers', count: 6 },
+    { use: 'scale' },
+    { use: 'scale', id: 'beside', by: 3 },
+    { use: 'sum', id: 'end' },
+    { use: 'sum', id: 'left', from: 'scale' },
+    { use: 'sum', id: 'right', from: 'numbers' },
+    { use: 'total', from: ['left', 'right'] },
+  ]
+  const part = { from: 'left' }
+  t.match((await failure(run(list, out, { part }))).text, /--from leaves numbers to what is stored/)
+  await run(list, out, { part: { to: 'right' } })
+  await run(list, out, { part: { to: 'scale' } })
+  t.same(actions(await plan(list, out, { part })), { numbers: 'cached', scale: 'cached', left: 'run', right: 'cached', total: 'run' })
+  await run(list, out, { part })
+  t.same(calls, { numbers: 6, scale: 6, sum: 12, total: 1 }, 'beside and end did not run')
+  t.same(actions(await plan(list, out)), {
+    ...{ numbers: 'cached', scale: 'cached', beside: 'run', end: 'run', left: 'cached', right: 'cached', total: 'cached' },
+  })
+  await rm(join(out, 'cache'), { recursive: true })
+  await run(list, out, { part: { to: 'scale' } })
+  t.match((await failure(run(list, out, { part }))).text, /--from leaves right to what is stored, and 3 of its batches are not/)
+})
+
 t.test('parts: none ends with live tensors, which are not stored', async t => {
   const list = [{ use: 'numbers', count: 4 }, { use: 'live' }, { use: 'gather' }, { use: 'gather', id: 'again', from: 'live' }]
   for (const [part, given] of [
