@@ -82,7 +82,7 @@ export const register: Register = (program, wiring) => {
           isa: info.isa,
         }
         const whole = { ...named, weights: o.weights, batch, prompt, tokens, cache, activations, device, ...result }
-        await writing('the result', json, () => writeJson(resolve(json), whole, 2), 'It is printed above.')
+        await writing('the result', json, () => writeJson(resolve(json), whole, 2), 'It is printed above.', '--json')
       }
     })
 }
