@@ -57,6 +57,8 @@ export class Server {
     this.#http.maxConnections = mostConnections
     this.#http.headersTimeout = headTime
     this.#http.requestTimeout = requestTime
+    // One a request on its way, and clients may send many before they read an answer.
+    this.#http.on('connection', socket => socket.setMaxListeners(0))
   }
 
   /** Resolves once it listens. Raises PipeError when the port or the address can't be had. */
@@ -114,6 +116,13 @@ export class Server {
     response.on('close', () => {
       if (!response.writableFinished) abort.abort()
     })
+    // Behind another on its connection a response has no socket yet, and Node does not tell it that the client left.
+    const gone = () => {
+      if (response.socket !== null) return
+      response.destroy()
+      response.emit('close')
+    }
+    request.socket.once('close', gone)
     this.#under.add(abort)
     const path = (request.url ?? '').split('?', 1)[0] ?? ''
     let counts = ''
@@ -124,6 +133,7 @@ export class Server {
       refuse(response, refusalOf(error))
     }
     if (!response.writableFinished && !response.destroyed) await once(response, 'close').catch(() => {})
+    request.socket.off('close', gone)
     this.#under.delete(abort)
     if (this.#under.size === 0) this.#idle?.()
     const known = Object.hasOwn(routes, path) || path.startsWith('/v1/models/') ? path.slice(0, 80) : '(another path)'

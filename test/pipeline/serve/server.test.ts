@@ -34,6 +34,17 @@ const until = async (what: () => boolean) => {
   }
 }
 
+const connectTo = (t: Test, { url }: Server) => {
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  socket.on('error', () => {})
+  t.teardown(() => socket.destroy())
+  return socket
+}
+const rawPost = (body: object) => {
+  const text = JSON.stringify(body)
+  return `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n\r\n${text}`
+}
+
 t.test('models, completions, chat, by the official library', async t => {
   const { client, model } = await start(t)
   t.strictSame(
@@ -276,6 +287,33 @@ t.test('a client that leaves ends its answer, whole or streamed', async t => {
   await t.rejects(whole, { message: 'Request was aborted.' })
   await until(() => model.left === 2 && model.active === 0)
   await until(() => lines.filter(line => / left /.test(line)).length === 2)
+})
+
+t.test('requests sent before the answer to the one before: each is answered, and who leaves frees all slots', async t => {
+  const { model, lines, server } = await start(t)
+  const warnings: Error[] = []
+  const warned = (warning: Error) => warnings.push(warning)
+  process.on('warning', warned)
+  t.teardown(() => process.off('warning', warned))
+  const patient = connectTo(t, server)
+  let came = ''
+  patient.setEncoding('utf8').on('data', text => {
+    came += text
+  })
+  patient.write('GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(20))
+  await until(() => came.split('HTTP/1.1 200 OK').length === 21)
+  t.strictSame(warnings, [])
+
+  model.gate = () => wait(5)
+  for (const stream of [true, false]) {
+    const leaving = connectTo(t, server)
+    leaving.write(rawPost({ prompt: 'word '.repeat(3000), max_tokens: 3000, stream }).repeat(2))
+    await until(() => model.active === 2)
+    leaving.destroy()
+    await until(() => model.active === 0)
+  }
+  await until(() => lines.filter(line => / left /.test(line)).length === 4)
+  t.equal(model.left, 4)
 })
 
 t.test('what fails inside is not told outside; the log has no text of requests', async t => {
