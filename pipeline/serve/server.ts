@@ -102,9 +102,13 @@ export class Server {
       for (const abort of this.#under) abort.abort()
     }, grace)
     // A client that reads nothing can't hold it up: it has a second for the last words.
-    const last = new Promise<void>(resolve => setTimeout(resolve, grace + 1000).unref())
-    await Promise.race([finished, last])
+    let last: NodeJS.Timeout | undefined
+    const patience = new Promise<void>(resolve => {
+      last = setTimeout(resolve, grace + 1000)
+    })
+    await Promise.race([finished, patience])
     clearTimeout(late)
+    clearTimeout(last)
     this.#http.closeAllConnections()
     await closed
   }

@@ -1,11 +1,16 @@
 /** OpenAI's own library and raw HTTP against the server, with a toy model: what is answered, and how each mistake is. */
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import { connect } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
 import OpenAI from 'openai'
 import t, { type Test } from 'tap'
 import { Server, type ServeOptions } from '../../../pipeline/serve/server.js'
+import { root } from '../../helpers.js'
 import { ToyModel } from './toy-model.js'
 
 async function start(t: Test, o: Partial<ServeOptions> = {}) {
@@ -358,6 +363,28 @@ t.test('closing: what is under way may finish for a while, then it is ended; not
   await closed
   t.equal(model.active, 0)
   await t.rejects(client.models.list(), { message: 'Connection error.' })
+})
+
+t.test('a process that closes it ends by itself: neither before it is closed nor long after', async t => {
+  const module = (path: string) => JSON.stringify(pathToFileURL(join(root, 'dist', path)))
+  const program = `
+    import { Server } from ${module('pipeline/serve/server.js')}
+    import { ToyModel } from ${module('test/pipeline/serve/toy-model.js')}
+    const model = new ToyModel()
+    const listen = () => Server.listen(model, { host: '127.0.0.1', port: 0, maxBody: 1000, log() {} })
+    await (await listen()).close(600_000)
+    const server = await listen()
+    const leave = new AbortController()
+    model.gate = () => {
+      leave.abort()
+      return new Promise(() => {})
+    }
+    const headers = { 'content-type': 'application/json' }
+    await fetch(server.url + '/v1/completions', { method: 'POST', headers, body: '{"prompt": "a"}', signal: leave.signal }).catch(() => {})
+    await server.close(100)
+    console.log('closed')`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], { timeout: 60_000 })
+  t.equal(stdout, 'closed\n')
 })
 
 t.test('a client that sends half a request and one that reads nothing hold nothing up', async t => {
