@@ -22,6 +22,8 @@ const commands = '/reset begins anew, /exit or ctrl-D ends, ctrl-C stops an answ
 
 /** Raises what `answer` raises, but on a terminal, where people are told what they can mend and go on. */
 export async function talk(o: Talk): Promise<void> {
+  // An 'abort' that was before is not heard of again: the model took its time to open.
+  if (o.signal.aborted) return
   const { output, terminal } = o
   const begin = (): Message[] => (o.system === undefined ? [] : [{ role: 'system', content: o.system }])
   const say = (text: string) => output.write(text)

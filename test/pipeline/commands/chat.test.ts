@@ -2,6 +2,7 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
+import { setTimeout as wait } from 'node:timers/promises'
 import t from 'tap'
 import { talk } from '../../../pipeline/commands/talk.js'
 import { PipeError } from '../../../pipeline/error.js'
@@ -43,6 +44,27 @@ t.test('a model without a chat template, and a conversation that no memory can h
     t.match(stderr, text)
     t.notMatch(stderr, /\n\s+at /)
   }
+})
+
+t.test('a signal while the model is being opened ends it before anything is asked', async t => {
+  const signal = AbortSignal.abort()
+  let shown = ''
+  const output = new PassThrough({ encoding: 'utf8' }).on('data', text => {
+    shown += text
+  })
+  const input = new PassThrough()
+  const unasked = async () => {
+    throw new Error('asked')
+  }
+  const ended = talk({ input, output, terminal: true, signal, answer: unasked }).then(() => 'ended')
+  t.equal(await Promise.race([ended, wait(5000, 'waits for a line', { ref: false })]), 'ended')
+  t.equal(shown, '')
+  input.end()
+  const file = join(temporary(t), 'template.jinja')
+  writeFileSync(file, template)
+  const { code, stderr } = await pipe(['chat', tiny, '--template', file], { signal })
+  t.equal(code, 130)
+  t.match(stderr, /Stopped\.\n$/)
 })
 
 t.test('on a terminal: ctrl-C ends the answer, not the conversation; /reset forgets; ctrl-D leaves', async t => {
