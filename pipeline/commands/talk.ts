@@ -29,6 +29,14 @@ export async function talk(o: Talk): Promise<void> {
   const say = (text: string) => output.write(text)
   const note = (text: string) => (terminal ? say(`(${text})\n`) : undefined)
   const lines = createInterface({ input: o.input, output, terminal, prompt: '> ' })
+  // By ctrl-D also while an answer is said, and from Node 24.2 on a prompt raises then.
+  let closed = false
+  lines.once('close', () => {
+    closed = true
+  })
+  const prompt = () => {
+    if (terminal && !closed) lines.prompt()
+  }
   let messages = begin()
   /** Of the answer under way. */
   let stop: AbortController | undefined
@@ -40,7 +48,7 @@ export async function talk(o: Talk): Promise<void> {
       asked = true
       say('\n')
       note('once more to leave, or /exit')
-      lines.prompt()
+      prompt()
     }
   })
   const end = () => {
@@ -49,7 +57,7 @@ export async function talk(o: Talk): Promise<void> {
   }
   o.signal.addEventListener('abort', end, { once: true })
   note(commands)
-  if (terminal) lines.prompt()
+  prompt()
   try {
     for await (const line of lines) {
       asked = false
@@ -64,7 +72,7 @@ export async function talk(o: Talk): Promise<void> {
         messages = await turn(o, messages, line, stop, say)
         stop = undefined
       }
-      if (terminal) lines.prompt()
+      prompt()
     }
   } finally {
     o.signal.removeEventListener('abort', end)

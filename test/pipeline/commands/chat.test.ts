@@ -137,3 +137,28 @@ t.test('on a terminal: ctrl-C ends the answer, not the conversation; /reset forg
     ['s be brief', 'u hi'],
   ])
 })
+
+t.test('on a terminal: ctrl-D during an answer lets it end and leaves, without another prompt', async t => {
+  const input = new PassThrough()
+  const output = new PassThrough({ encoding: 'utf8' })
+  let seen = ''
+  output.on('data', (text: string) => {
+    seen += text
+  })
+  const over = talk({
+    input,
+    output,
+    terminal: true,
+    signal: new AbortController().signal,
+    answer: async () =>
+      (async function* () {
+        yield { text: 'one ' }
+        input.write('\x04')
+        await wait(50)
+        yield { text: 'two', end: 'stop' as const }
+      })(),
+  })
+  input.write('hello\r')
+  await over
+  t.match(seen, /one two\n$/)
+})
