@@ -43,6 +43,8 @@ export class Server {
   readonly #http: HttpServer
   /** Requests being answered; aborting one ends its answer. */
   readonly #under = new Set<AbortController>()
+  /** Those of them whose bodies are still on their way. */
+  readonly #reading = new Set<AbortController>()
   #closing = false
   #idle: (() => void) | undefined
   readonly #key: Buffer | undefined
@@ -88,12 +90,16 @@ export class Server {
     return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
   }
 
-  /** Listens no more, lets answers under way finish for so many milliseconds, ends the rest, and resolves when all are over. */
+  /**
+   * Listens no more, refuses what is still being read, lets answers under way finish for so many milliseconds, ends the rest,
+   * and resolves when all are over.
+   */
   async close(grace: number): Promise<void> {
     this.#closing = true
     const closed = once(this.#http, 'close')
     this.#http.close()
     this.#http.closeIdleConnections()
+    for (const abort of this.#reading) abort.abort()
     const finished = new Promise<void>(resolve => {
       this.#idle = resolve
       if (this.#under.size === 0) resolve()
@@ -131,9 +137,11 @@ export class Server {
     const path = (request.url ?? '').split('?', 1)[0] ?? ''
     let counts = ''
     try {
-      counts = await this.#route(path, request, response, abort.signal)
-    } catch (error) {
-      if (!(error instanceof Refusal) && !response.destroyed) this.#tell(error)
+      counts = await this.#route(path, request, response, abort)
+    } catch (thrown) {
+      // What is thrown after an abort comes of it: the client has gone, or close() ended the request.
+      const error = abort.signal.aborted ? closing() : thrown
+      if (!(error instanceof Refusal)) this.#tell(error)
       refuse(response, refusalOf(error))
     }
     if (!response.writableFinished && !response.destroyed) await once(response, 'close').catch(() => {})
@@ -153,8 +161,8 @@ export class Server {
   }
 
   /** Returns what to log of the tokens. */
-  async #route(path: string, request: IncomingMessage, response: ServerResponse, signal: AbortSignal): Promise<string> {
-    if (this.#closing) throw new Refusal(503, 'The server is being closed.', { headers: { connection: 'close' } })
+  async #route(path: string, request: IncomingMessage, response: ServerResponse, abort: AbortController): Promise<string> {
+    if (this.#closing) throw closing()
     this.#admit(request)
     const single = path.startsWith('/v1/models/')
     const method = single ? 'GET' : Object.hasOwn(routes, path) ? routes[path] : undefined
@@ -162,6 +170,7 @@ export class Server {
     if (request.method !== method && !(request.method === 'HEAD' && method === 'GET'))
       throw new Refusal(405, `This path takes ${method}, not ${request.method}.`, { headers: { allow: method } })
     const { model } = this
+    const { signal } = abort
     const about = { id: model.name, object: 'model', created: this.#started, owned_by: 'pipe' }
     if (path === '/v1/models') return sendJson(response, 200, { object: 'list', data: [about] })
     if (single) {
@@ -169,7 +178,8 @@ export class Server {
       throw new Refusal(404, `There is no such model here; this server has ${JSON.stringify(model.name)}.`, { code: 'model_not_found' })
     }
     if (model.full) throw busy('All slots are in use and the queue is full.')
-    const text = await readBody(request, this.o.maxBody)
+    this.#reading.add(abort)
+    const text = await readBody(request, this.o.maxBody, signal).finally(() => this.#reading.delete(abort))
     if (path === '/v1/completions') {
       const asked = readCompletion(text, model.name)
       return send(response, completionForm(model.name), asked, await model.complete(asked.prompt, asked.drawing, signal), signal)
@@ -201,8 +211,10 @@ export const local = (host: string): boolean => /^(127\.[\d.]+|::1|localhost)$/.
 /** Of equal length whatever was given, for a comparison that takes equal time. */
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
 
+const closing = (): Refusal => new Refusal(503, 'The server is being closed.', { headers: { connection: 'close' } })
+
 /** What is too long is not kept; the client hears so at once. */
-async function readBody(request: IncomingMessage, most: number): Promise<string> {
+async function readBody(request: IncomingMessage, most: number, signal: AbortSignal): Promise<string> {
   const tooLong = new Refusal(413, `The body is longer than ${most} bytes.`)
   if (Number(request.headers['content-length'] ?? 0) > most) throw tooLong
   const chunks: Buffer[] = []
@@ -218,6 +230,7 @@ async function readBody(request: IncomingMessage, most: number): Promise<string>
     })
     request.on('end', resolve)
     request.on('close', () => reject(new Refusal(400, 'The body ended too soon.')))
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
   })
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(chunks))
@@ -250,7 +263,7 @@ async function send(
     if (!asked.stream) text += piece.text
     else if (piece.text !== '') await event(form.piece(piece.text, null))
   }
-  if (end === undefined) throw new Refusal(503, 'The server is being closed.')
+  if (end === undefined) throw closing()
   const counts = usage(promptTokens, tokens)
   if (!asked.stream) sendJson(response, 200, form.whole(text, end, counts))
   else {

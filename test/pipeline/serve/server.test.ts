@@ -365,6 +365,35 @@ t.test('closing: what is under way may finish for a while, then it is ended; not
   await t.rejects(client.models.list(), { message: 'Connection error.' })
 })
 
+t.test('closing: a body that is still on its way is refused at once; who reads nothing is no failure', async t => {
+  const { model, lines, server } = await start(t)
+  const half = connectTo(t, server)
+  half.write(rawPost({ prompt: 'a' }).slice(0, -1))
+  const slow = connectTo(t, server)
+  slow.pause()
+  const long = `${'word'.repeat(4000)} `.repeat(5000)
+  model.complete = (_, drawing, signal) => ToyModel.prototype.complete.call(model, long, drawing, signal)
+  let said = 0
+  let before = -1
+  model.gate = async () => {
+    said++
+  }
+  slow.write(rawPost({ prompt: 'a', max_tokens: 5000, stream: true }))
+  // Until its words go nowhere.
+  while (said === 0 || said !== before) {
+    before = said
+    await wait(100)
+  }
+  const closed = server.close(1000)
+  const [answer] = await once(half, 'data')
+  t.match(String(answer), /^HTTP\/1\.1 503 .*connection: close.*The server is being closed/is)
+  t.equal(model.active, 1, 'the other has its time')
+  await closed
+  await until(() => model.active === 0 && lines.length > 1)
+  t.match(lines[0], / POST \/v1\/completions 503 /)
+  t.notMatch(lines.join('\n'), /failed|\n\s+at /)
+})
+
 t.test('a process that closes it ends by itself: neither before it is closed nor long after', async t => {
   const module = (path: string) => JSON.stringify(pathToFileURL(join(root, 'dist', path)))
   const program = `
