@@ -174,7 +174,7 @@ export class Server {
     const about = { id: model.name, object: 'model', created: this.#started, owned_by: 'pipe' }
     if (path === '/v1/models') return sendJson(response, 200, { object: 'list', data: [about] })
     if (single) {
-      if (path === `/v1/models/${encodeURIComponent(model.name)}`) return sendJson(response, 200, about)
+      if (decoded(path.slice('/v1/models/'.length)) === model.name) return sendJson(response, 200, about)
       throw new Refusal(404, `There is no such model here; this server has ${JSON.stringify(model.name)}.`, { code: 'model_not_found' })
     }
     if (model.full) throw busy('All slots are in use and the queue is full.')
@@ -207,6 +207,15 @@ export class Server {
 
 /** Whether an address is of this machine alone. */
 export const local = (host: string): boolean => /^(127\.[\d.]+|::1|localhost)$/.test(host)
+
+/** What a part of a path says: which characters are encoded is the client's choice. Undefined: nothing. */
+function decoded(part: string): string | undefined {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return undefined
+  }
+}
 
 /** Of equal length whatever was given, for a comparison that takes equal time. */
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()

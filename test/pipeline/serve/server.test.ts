@@ -106,6 +106,13 @@ t.test('models, completions, chat, by the official library', async t => {
   t.equal(model.active, 0)
 })
 
+t.test('a model by its name, whichever of its characters the client encodes', async t => {
+  const { raw, model } = await start(t)
+  model.name = 'a@b+c d'
+  for (const path of ['a@b+c%20d', 'a%40b%2Bc%20d', 'a@b%2bc%20%64']) t.equal((await raw(`/v1/models/${path}`)).status, 200, path)
+  for (const path of ['a@b+c+d', 'a@b+c', '%', '%ff']) t.equal((await raw(`/v1/models/${path}`)).status, 404, path)
+})
+
 t.test('streams, by the official library', async t => {
   const { client, post } = await start(t)
   const text: string[] = []

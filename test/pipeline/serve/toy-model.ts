@@ -3,7 +3,7 @@ import { PipeError } from '../../../pipeline/error.js'
 import type { Answer, Drawing, Message, Model, Piece } from '../../../pipeline/serve/model.js'
 
 export class ToyModel implements Model {
-  readonly name = 'toy'
+  name = 'toy'
   readonly slots = 2
   /** Answers under way. */
   active = 0
