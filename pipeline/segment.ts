@@ -83,21 +83,24 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       const context = contextOf(engine, node, { lane, wanted, checkpoint: checkpoints.get(node), keptUp })
       const seen = new Set<string>()
       ids.set(node, seen)
-      const operator = stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>
-      return given(node).pipe(
-        map(row => {
-          last = row[batchOf]
-          usage.batches.clear()
-          if (last !== undefined) usage.batches.add(last)
-          usage.inputBytes += bytesOf([row])
-          return inputRow(stage, row, row[batchOf])
-        }),
-        tap({
-          complete: () => {
-            last = undefined // a stage that reads all before it works fails at none of them
-          },
-        }),
-        operator,
+      // Deferred again, so that what an operator throws when it is asked for is told as what it throws later.
+      return defer(() =>
+        given(node).pipe(
+          map(row => {
+            last = row[batchOf]
+            usage.batches.clear()
+            if (last !== undefined) usage.batches.add(last)
+            usage.inputBytes += bytesOf([row])
+            return inputRow(stage, row, row[batchOf])
+          }),
+          tap({
+            complete: () => {
+              last = undefined // a stage that reads all before it works fails at none of them
+            },
+          }),
+          stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>,
+        ),
+      ).pipe(
         map(row => {
           const id = idOf(stage, row)
           seen.add(id)

@@ -293,3 +293,29 @@ t.test('a plan is a value: what would run, why, and what flows', async t => {
   )
   t.same(Object.keys(third.stages[0]?.keys ?? {}), ['b0', 'b1'])
 })
+
+const numbered = (name: string, more: Partial<AnyStage>): AnyStage => ({
+  ...(defineStage({
+    name,
+    version: 1,
+    about: 'Rows as they are.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: numbersTable,
+    operator: _ => each(async row => ({ ...row })),
+  }) as AnyStage),
+  ...more,
+})
+
+t.test('an operator that throws when it is asked for is named, whatever its scope', async t => {
+  for (const scope of ['stream', 'batch'] as const) {
+    const thrower = numbered('thrower', {
+      scope,
+      operator: () => {
+        throw new Error('no good')
+      },
+    })
+    const error = await failure(run([{ use: 'numbers', count: 4 }, { use: 'thrower' }], newOut(), { stages: withStages(thrower) }))
+    t.match(error.text, scope === 'stream' ? /^thrower\n {2}no good/ : /^thrower {2}b0\n {2}no good/)
+  }
+})
