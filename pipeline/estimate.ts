@@ -49,8 +49,8 @@ export async function costOf(node: Node, segment: Segment, known: Known): Promis
   const guess = await guessOf(node, missing, known)
   const inputs: (readonly KnownRow[])[] = []
   for (const place of anchor.places ?? []) {
-    if (missing?.includes(place.id) !== true || place.origin === undefined) continue
-    const root = rootOf(place)
+    const root = missing?.includes(place.id) === true ? rootOf(place) : undefined
+    if (root === undefined) continue
     inputs.push(await known.inputRows(root.node, root.place.id))
   }
   const bytes = inputs.map(bytesOf)

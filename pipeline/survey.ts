@@ -185,8 +185,8 @@ export function segmentsOf(nodes: readonly Node[]): Segment[] {
     for (const member of members) for (const above of member.from) if (isStream && !members.includes(above)) need(above, 'all')
     if (!isStream) {
       for (const place of missing ?? []) {
-        const { node, place: root } = rootOf(place)
-        need(node, [root.id])
+        const root = rootOf(place)
+        if (root !== undefined) need(root.node, [root.place.id])
       }
       if (missing === undefined)
         for (const member of members) for (const above of member.from) if (!members.includes(above)) need(above, 'all')
@@ -205,9 +205,9 @@ export function membersOf(anchor: Node, nodes: readonly Node[]): Node[] {
   return nodes.filter(node => members.has(node))
 }
 
-/** Back through inline stages to the batch that is stored, or a source's. */
-export function rootOf(place: Place): { node: Node; place: Place } {
-  let at = place.origin as { node: Node; place: Place }
-  while (at.node.kind === 'inline') at = at.place.origin as { node: Node; place: Place }
+/** Back through inline stages to the batch that is stored, or a source's. Undefined: one that a stream stage made on the way. */
+export function rootOf({ origin }: Place): { node: Node; place: Place } | undefined {
+  let at = origin
+  while (at?.node.kind === 'inline') at = at.place.origin
   return at
 }
