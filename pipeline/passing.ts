@@ -1,5 +1,5 @@
 /** Rows on their way from one stage to the next: which batch they belong to, and where their tensors go. */
-import { map, type OperatorFunction } from 'rxjs'
+import { map, Observable, type OperatorFunction, ReplaySubject } from 'rxjs'
 import { Tensor } from '../native/tensor.js'
 import type { TensorRef } from '../native/tensor-ref.js'
 import { type AnyRow, checkRow } from './arrow.js'
@@ -32,6 +32,34 @@ export function holdRows(table: Table, rows: readonly AnyRow[], held: HeldTensor
 }
 
 export const tagged = (rows: readonly AnyRow[], id: string): Tagged[] => rows.map(row => ({ ...row, [batchOf]: id }))
+
+/** A batch of a stream: its rows come as they are made, and are kept for who listens later. */
+export interface Passing {
+  readonly id: string
+  readonly rows: Observable<Tagged>
+}
+
+/** Each batch by itself: neighbours belong together. Unlike runs, does not wait until a batch is whole: live rows may not fit at a time. */
+export const apart: OperatorFunction<Tagged, Passing> = source =>
+  new Observable(out => {
+    let last: { id: string; rows: ReplaySubject<Tagged> } | undefined
+    return source.subscribe({
+      next: row => {
+        const id = row[batchOf] as string
+        if (last?.id !== id) {
+          last?.rows.complete()
+          last = { id, rows: new ReplaySubject() }
+          out.next(last)
+        }
+        last.rows.next(row)
+      },
+      error: error => out.error(error),
+      complete: () => {
+        last?.rows.complete()
+        out.complete()
+      },
+    })
+  })
 
 /** What the stage asked for, and the batch. */
 export function inputRow(stage: AnyStage, row: AnyRow, id: string | undefined): Tagged {

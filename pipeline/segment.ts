@@ -20,7 +20,7 @@ import { Checkpoints } from './checkpoint.js'
 import { contextOf, type Engine } from './context.js'
 import { wrapped } from './failure.js'
 import { LiveTensors } from './lazy.js'
-import { batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
+import { apart, batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
 import { runs } from './rows.js'
 import { jobsAtOnce } from './schedule.js'
 import { inputsOf, keyOf, manifestKey, type Node, type Segment } from './survey.js'
@@ -47,7 +47,8 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   const checkpoints = new Map(members.map(node => [node, new Checkpoints(engine.cache, manifestKey(node))]))
   const wanted = (batch: string): boolean => !isThere(batch)
   const ids = new Map<Node, Set<string>>()
-  // Storing may be slower than making: whoever asks for room also waits until at most so many batches are queued.
+  // Storing may be slower than making, and so may a stage further down: whoever asks for room also waits until at most so
+  // many batches are queued.
   let queued = 0
   const waiting: (() => void)[] = []
   const wake = (): void => {
@@ -75,34 +76,60 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   /** The rows a stage of the segment makes; those of inline stages fit to be read by the next. */
   const made = (node: Node): Observable<Tagged> =>
     defer(() => {
-      const { stage, params } = node.stage
-      const usage = engine.usage(node)
-      const work = usage.work()
-      const busy = lane.work(node.id)
-      let last: string | undefined
-      const context = contextOf(engine, node, { lane, wanted, checkpoint: checkpoints.get(node), keptUp })
       const seen = new Set<string>()
       ids.set(node, seen)
+      if (node.isStream) return composed(node, given(node), undefined, seen)
+      return given(node).pipe(
+        apart,
+        tap(({ id }) => {
+          if (seen.has(id)) throw scattered(node, id)
+          seen.add(id)
+          queued++
+        }),
+        concatMap(({ id, rows }) => {
+          queued--
+          wake()
+          return composed(node, rows, id, seen)
+        }),
+        catchError(error => {
+          throw wrapped(engine, node, undefined, error)
+        }),
+      )
+    })
+
+  /** What a stage's operator, started anew, makes of these rows: of one batch, as of a stage whose input is stored, or of the whole stream. */
+  const composed = (node: Node, rows: Observable<Tagged>, batch: string | undefined, seen: Set<string>): Observable<Tagged> =>
+    defer(() => {
+      const { stage, params } = node.stage
+      const usage = engine.usage(node)
+      const work = usage.work(batch)
+      const busy = lane.work(node.id, batch)
+      let last = batch
+      const context = contextOf(
+        engine,
+        node,
+        batch === undefined ? { lane, wanted, checkpoint: checkpoints.get(node), keptUp } : { lane, batch, wanted: () => true },
+      )
       // Deferred again, so that what an operator throws when it is asked for is told as what it throws later.
       return defer(() =>
-        given(node).pipe(
+        rows.pipe(
           map(row => {
             last = row[batchOf]
-            usage.batches.clear()
+            if (batch === undefined) usage.batches.clear()
             if (last !== undefined) usage.batches.add(last)
             usage.inputBytes += bytesOf([row])
             return inputRow(stage, row, row[batchOf])
           }),
           tap({
             complete: () => {
-              last = undefined // a stage that reads all before it works fails at none of them
+              last = batch // a stage that reads all before it works fails at none of them
             },
           }),
           stage.operator(params, context) as OperatorFunction<AnyRow, AnyRow>,
         ),
       ).pipe(
         map(row => {
-          const id = idOf(stage, row)
+          const id = batch ?? idOf(stage, row)
           seen.add(id)
           return { ...row, [batchOf]: id }
         }),
@@ -116,6 +143,9 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
         }),
       )
     })
+
+  const scattered = (node: Node, id: string): unknown =>
+    wrapped(engine, node, id, new Error(`rows of batch "${id}" come in two places of the stream; they have to be neighbours`))
 
   const store = async (rows: readonly Tagged[], id: string): Promise<string[]> => {
     const key = keyOf(anchor, id) as string
@@ -138,9 +168,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     runs(row => row[batchOf] as string),
     map(rows => {
       const id = rows[0]?.[batchOf] as string
-      if (done.has(id)) {
-        throw wrapped(engine, anchor, id, new Error(`rows of batch "${id}" come in two places of the stream; they have to be neighbours`))
-      }
+      if (done.has(id)) throw scattered(anchor, id)
       done.add(id)
       queued++
       return { rows, id }
@@ -156,7 +184,8 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   const ending = defer(async () => {
     // A batch of which nothing came out is stored empty: it is done, too.
     const empty: string[] = []
-    if (anchor.kind === 'stored') for (const id of absent) empty.push(...(await store([], id)))
+    const awaited = anchor.isStream ? absent : [...absent, ...(ids.get(anchor) ?? [])]
+    if (anchor.kind === 'stored') for (const id of new Set(awaited)) if (!done.has(id)) empty.push(...(await store([], id)))
     for (const node of members) {
       const order = node === anchor ? (anchor.places?.map(place => place.id) ?? [...(ids.get(node) ?? [])]) : [...(ids.get(node) ?? [])]
       if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined))

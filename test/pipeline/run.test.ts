@@ -1,6 +1,7 @@
 import { access, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
+import { take } from 'rxjs'
 import t from 'tap'
 import type { TensorRef } from '../../native/tensor-ref.js'
 import { type AnyStage, defineStage, each } from '../../pipeline/define.js'
@@ -318,4 +319,43 @@ t.test('an operator that throws when it is asked for is named, whatever its scop
     const error = await failure(run([{ use: 'numbers', count: 4 }, { use: 'thrower' }], newOut(), { stages: withStages(thrower) }))
     t.match(error.text, scope === 'stream' ? /^thrower\n {2}no good/ : /^thrower {2}b0\n {2}no good/)
   }
+})
+
+const byName = (row: { name: string }): string => row.name
+
+t.test('a batch stage is started for each batch, whether the stream stage before it is stored or not', async t => {
+  const first = numbered('first', { operator: () => take(1) })
+  const none = numbered('none', { operator: () => each(async row => (row.i === 2 ? undefined : row)) })
+  for (const cache of [true, false]) {
+    for (const batch of [undefined, byName]) {
+      const whole = numbered('whole', { scope: 'stream', cache, ...(batch && { batch }) })
+      const list = [{ use: 'numbers', count: 6 }, { use: 'whole' }, { use: 'first' }, { use: 'none' }, { use: 'sum' }, { use: 'total' }]
+      const o = { stages: withStages(whole, first, none) }
+      const [out, what] = [newOut(), `${cache ? 'stored' : 'not stored'}, ${batch ? 'with' : 'without'} batch()`]
+      await plan(list, out, o)
+      const { events, live, stages: usage } = await run(list, out, o)
+      t.match(calls, { sum: 2, total: 1 }, `${what}: one row a batch, of three batches, of which one is dropped then`)
+      t.equal(live, 0)
+      t.same(
+        events.flatMap(event => (event.kind === 'batch-finished' && event.stage === 'first' ? [event.batch] : [])).sort(),
+        ['b0', 'b1', 'b2'],
+      )
+      t.match(usage.find(({ id }) => id === 'first')?.batches, { run: 3 })
+      t.notOk(events.some(event => event.kind === 'note'), 'nothing was missing later')
+      t.match(actions(await plan(list, out, o)), { first: 'cached', total: 'cached' }, 'all is found again')
+      await plan(list, out, { ...o, part: { force: ['first'] } })
+      for (const name of Object.keys(calls)) delete calls[name]
+    }
+  }
+})
+
+t.test('a batch stage that stores nothing, behind a stream stage that does not, too, and one that gives nothing of a batch', async t => {
+  const whole = numbered('whole', { scope: 'stream', cache: false, batch: byName })
+  const first = numbered('first', { cache: false, operator: () => take(1) })
+  const none = numbered('none', { operator: () => each(async row => (row.i === 2 ? undefined : row)) })
+  const out = newOut()
+  const list = [{ use: 'numbers', count: 6 }, { use: 'whole' }, { use: 'first' }, { use: 'none' }, { use: 'sum' }, { use: 'total' }]
+  const { events } = await run(list, out, { stages: withStages(whole, first, none) })
+  t.match(calls, { sum: 2, total: 1 })
+  t.notOk(events.some(event => event.kind === 'note'), 'the empty batch was stored')
 })
