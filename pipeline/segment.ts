@@ -20,10 +20,11 @@ import { Checkpoints } from './checkpoint.js'
 import { contextOf, type Engine } from './context.js'
 import { wrapped } from './failure.js'
 import { LiveTensors } from './lazy.js'
+import { Names } from './names.js'
 import { apart, batchOf, bytesOf, disposeAll, handOver, idOf, inputRow, onHost, type Tagged, tagged } from './passing.js'
 import { runs } from './rows.js'
 import { jobsAtOnce } from './schedule.js'
-import { inputsOf, keyOf, manifestKey, type Node, type Segment } from './survey.js'
+import { manifestKey, type Node, type Segment } from './survey.js'
 
 /** Emits the id of each batch that is finished. */
 export const runSegment = (engine: Engine, segment: Segment): Observable<string> =>
@@ -39,13 +40,22 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
   const { lane } = engine
   const live = new LiveTensors()
   const absent = new Set(missing)
+  const names = new Names()
   const isThere = (id: string): boolean => {
     if (anchor.kind === 'last') return false
     if (missing !== undefined) return !absent.has(id) && (anchor.places ?? []).some(place => place.id === id)
-    return !engine.isForced(anchor, id) && storedKeys.has(keyOf(anchor, id) ?? '')
+    return !engine.isForced(anchor, id) && storedKeys.has(names.keyOf(anchor, id) ?? '')
   }
   const checkpoints = new Map(members.map(node => [node, new Checkpoints(engine.cache, manifestKey(node))]))
-  const wanted = (batch: string): boolean => !isThere(batch)
+  /** By the names that those who read it give the batch. */
+  const wanted = (node: Node, batch: string): boolean =>
+    node === anchor
+      ? !isThere(batch)
+      : members.some(reader => {
+          if (!reader.from.includes(node)) return false
+          const name = names.foretold(reader, node, batch)
+          return name === undefined || wanted(reader, name)
+        })
   const ids = new Map<Node, Set<string>>()
   // Storing may be slower than making, and so may a stage further down: whoever asks for room also waits until at most so
   // many batches are queued.
@@ -62,16 +72,17 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     concat(
       ...(node.from.length === 0
         ? [of({} as Tagged)]
-        : node.from.map(above => (members.includes(above) ? made(above) : stored(node, above)))),
+        : node.from.map(above => (members.includes(above) ? renamed(node, above) : stored(node, above)))),
     )
 
-  const stored = (node: Node, above: Node): Observable<Tagged> => {
-    const inputs = (inputsOf(node) ?? []).filter(input => input.origin.node === above)
-    return from(inputs).pipe(
-      concatMap(async ({ id, origin }) => tagged(await engine.rowsOf(above, origin.place), id)),
+  const renamed = (node: Node, above: Node): Observable<Tagged> =>
+    made(above).pipe(map(row => ({ ...row, [batchOf]: names.of(node, above, row[batchOf] as string) })))
+
+  const stored = (node: Node, above: Node): Observable<Tagged> =>
+    from(above.places ?? []).pipe(
+      concatMap(async place => tagged(await engine.rowsOf(above, place), names.of(node, above, place.id))),
       concatMap(rows => rows),
     )
-  }
 
   /** The rows a stage of the segment makes; those of inline stages fit to be read by the next. */
   const made = (node: Node): Observable<Tagged> =>
@@ -108,7 +119,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       const context = contextOf(
         engine,
         node,
-        batch === undefined ? { lane, wanted, checkpoint: checkpoints.get(node), keptUp } : { lane, batch, wanted: () => true },
+        batch === undefined ? { lane, wanted: id => wanted(node, id), checkpoint: checkpoints.get(node), keptUp } : { lane, batch, wanted: () => true },
       )
       // Deferred again, so that what an operator throws when it is asked for is told as what it throws later.
       return defer(() =>
@@ -148,7 +159,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     wrapped(engine, node, id, new Error(`rows of batch "${id}" come in two places of the stream; they have to be neighbours`))
 
   const store = async (rows: readonly Tagged[], id: string): Promise<string[]> => {
-    const key = keyOf(anchor, id) as string
+    const key = names.keyOf(anchor, id) as string
     if (isThere(id)) {
       disposeAll(rows)
       return []

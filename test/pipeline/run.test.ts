@@ -359,3 +359,63 @@ t.test('a batch stage that stores nothing, behind a stream stage that does not, 
   t.match(calls, { sum: 2, total: 1 })
   t.notOk(events.some(event => event.kind === 'note'), 'the empty batch was stored')
 })
+
+t.test('branches that store nothing are merged as those that do', async t => {
+  const ids = async (cache: boolean, scope: 'batch' | 'stream', o: { batch?: AnyStage['batch']; merging?: AnyStage['scope'] }) => {
+    const branch = numbered('branch', { scope, cache, ...(o.batch && { batch: o.batch }) })
+    const kept = numbered('kept', {})
+    const merged = numbered('merged', { scope: o.merging ?? 'stream' })
+    const list = [
+      { use: 'numbers', count: 6, id: 'n' },
+      { use: 'kept' },
+      { use: 'branch', id: 'b', from: 'n' },
+      { use: 'branch', id: 'c', from: 'n' },
+      { use: 'merged', from: ['kept', 'b', 'c'] },
+      { use: 'sum' },
+      { use: 'total' },
+    ]
+    const [out, options] = [newOut(), { stages: withStages(branch, kept, merged) }]
+    const { events, results, live } = await run(list, out, options)
+    t.equal(live, 0)
+    t.ok(Math.abs((results.total as number) - 3 * expected(6, 1)) < 1e-3, 'every row is there')
+    t.notOk(events.some(event => event.kind === 'note'), 'nothing was missing later')
+    const { keys = {} } = (await plan(list, out, options)).stages.find(({ id }) => id === 'merged') ?? {}
+    t.match(actions(await plan(list, out, options)), { merged: 'cached', total: 'cached' })
+    return Object.keys(keys)
+  }
+  const all = ['b0', 'b1', 'b2', 'b0@b', 'b1@b', 'b2@b', 'b0@c', 'b1@c', 'b2@c']
+  for (const cache of [true, false]) {
+    t.same(await ids(cache, 'batch', {}), all, 'batches')
+    t.same(await ids(cache, 'stream', {}), all, 'streams')
+    t.same(await ids(cache, 'stream', { batch: byName }), all, 'streams that name their batches')
+    t.same(await ids(cache, 'stream', { batch: byName, merging: 'batch' }), all, 'read batch by batch')
+  }
+})
+
+t.test('a branch is asked for its batches by the names that the merging stage gives them', async t => {
+  const asked: Record<string, boolean> = {}
+  const branch = numbered('branch', {
+    scope: 'stream',
+    cache: false,
+    operator: (_, { wanted }) =>
+      each(async row => {
+        asked[`${Object.keys(asked).length} ${row.name}`] = wanted(row.name)
+        return wanted(row.name) ? { ...row } : undefined
+      }),
+  })
+  const merged = numbered('merged', { scope: 'stream' })
+  const list = [
+    { use: 'numbers', count: 3, rows: 1, id: 'n' },
+    { use: 'branch', id: 'b' },
+    { use: 'branch', id: 'c', from: 'n' },
+    { use: 'merged', from: ['b', 'c'] },
+  ]
+  const [out, o] = [newOut(), { stages: withStages(branch, merged) }]
+  await run(list, out, o)
+  const { keys = {} } = (await plan(list, out, o)).stages.find(({ id }) => id === 'merged') ?? {}
+  const lost = keys['b1@c'] as string
+  await rm(join(out, 'cache', lost.slice(0, 2), `${lost}.parquet`))
+  for (const name of Object.keys(asked)) delete asked[name]
+  await run(list, out, o)
+  t.same(asked, { '0 b0': false, '1 b1': false, '2 b2': false, '3 b0': false, '4 b1': true, '5 b2': false })
+})
