@@ -419,3 +419,14 @@ t.test('a branch is asked for its batches by the names that the merging stage gi
   await run(list, out, o)
   t.same(asked, { '0 b0': false, '1 b1': false, '2 b2': false, '3 b0': false, '4 b1': true, '5 b2': false })
 })
+
+t.test('a batch stage reads live rows as they come: a batch of them need not fit at a time', async t => {
+  const { default: gather } = (await stages.gather?.()) ?? {}
+  const byBatch = { ...gather, name: 'byBatch', scope: 'batch' } as AnyStage
+  const large = { ...(await stages.live?.())?.default, name: 'large', batch: ({ i }) => (i < 6 ? 'first' : 'second') } as AnyStage
+  const list = [{ use: 'numbers', count: 12 }, { use: 'large' }, { use: 'byBatch' }, { use: 'total' }]
+  const { results, live } = await run(list, newOut(), { stages: withStages(byBatch, large), memory: 100 })
+  t.ok(Math.abs((results.total as number) - expected(12, 1)) < 1e-3)
+  t.match(calls, { gather: 12 })
+  t.equal(live, 0)
+})
