@@ -57,6 +57,19 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
           return name === undefined || wanted(reader, name)
         })
   const ids = new Map<Node, Set<string>>()
+  /** Of what a stage asked whether it is wanted: the answer, in the order of asking. What is not is left out by it, and is there all the same. */
+  const asked = new Map<Node, Map<string, boolean>>()
+  const ask = (node: Node, id: string): boolean => {
+    const answers = asked.get(node) ?? new Map<string, boolean>()
+    const answer = wanted(node, id)
+    asked.set(node, answers.set(id, answer))
+    return answer
+  }
+  /** Batches of a stage in the order of the stream, those that it left out included. */
+  const listed = (node: Node): string[] => {
+    const [made, answers] = [ids.get(node) ?? new Set<string>(), asked.get(node) ?? new Map<string, boolean>()]
+    return [...new Set([...answers.keys(), ...made])].filter(id => made.has(id) || answers.get(id) === false)
+  }
   // Storing may be slower than making, and so may a stage further down: whoever asks for room also waits until at most so
   // many batches are queued.
   let queued = 0
@@ -119,7 +132,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
       const context = contextOf(
         engine,
         node,
-        batch === undefined ? { lane, wanted: id => wanted(node, id), checkpoint: checkpoints.get(node), keptUp } : { lane, batch, wanted: () => true },
+        batch === undefined ? { lane, wanted: id => ask(node, id), checkpoint: checkpoints.get(node), keptUp } : { lane, batch, wanted: () => true },
       )
       // Deferred again, so that what an operator throws when it is asked for is told as what it throws later.
       return defer(() =>
@@ -198,7 +211,7 @@ function streamOf(engine: Engine, { anchor, members, missing }: Segment, storedK
     const awaited = anchor.isStream ? absent : [...absent, ...(ids.get(anchor) ?? [])]
     if (anchor.kind === 'stored') for (const id of new Set(awaited)) if (!done.has(id)) empty.push(...(await store([], id)))
     for (const node of members) {
-      const order = node === anchor ? (anchor.places?.map(place => place.id) ?? [...(ids.get(node) ?? [])]) : [...(ids.get(node) ?? [])]
+      const order = node === anchor ? (anchor.places?.map(place => place.id) ?? listed(node)) : listed(node)
       if (node.isStream && node.kind !== 'last' && (node === anchor || node.stage.stage.batch !== undefined))
         await engine.cache.complete(manifestKey(node), order)
       if (node !== anchor) engine.usage(node).run = ids.get(node)?.size ?? 0

@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
+import { filter } from 'rxjs'
 import t from 'tap'
 import {
   type AnyStage,
@@ -9,6 +10,7 @@ import {
   directory,
   each,
   fileTensor,
+  fold,
   nothing,
   type Row,
   spread,
@@ -244,6 +246,60 @@ t.test('what was read has been moved, and something else lies there: stored rows
   await write(first, 8)
   t.same(await show(second, 2), [second, 7, 0])
   t.same(await show(first, 3), [first, 8, 1])
+})
+
+t.test('a stage on the stream that leaves out what is stored already: the list of its batches has those, too', async t => {
+  const out = newOut()
+  let failAt = 4
+  const rows = defineTable('rows', 1, { i: u32('which') })
+  const trained = defineStage({
+    name: 'trained',
+    version: 1,
+    about: 'Stops half-way at first.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: rows,
+    scope: 'stream',
+    batch: ({ i }) => `t${i}`,
+    operator: (_, { wanted }) => source =>
+      source.pipe(
+        filter(({ i }) => wanted(`t${i}`)),
+        each(async ({ i }) => {
+          if (i !== failAt) return { i }
+          await new Promise(done => setTimeout(done, 300))
+          throw new Error('no power')
+        }),
+      ),
+  })
+  const count = defineStage({
+    name: 'tally',
+    version: 1,
+    about: 'Lists.',
+    params: Type.Object({}),
+    input: rows,
+    output: defineTable('tallied', 1, { all: utf8('which came') }),
+    scope: 'stream',
+    batch: () => 'all',
+    report: ({ all }) => ({ result: { all }, table: { columns: [], rows: [] } }),
+    operator: () =>
+      fold(
+        { key: () => 'all' },
+        {
+          zero: () => ({ all: '' }),
+          step: (state, { i }: Row<typeof rows>) => {
+            state.all += i
+          },
+          end: ({ all }) => ({ all }),
+        },
+      ),
+  })
+  const list = [{ use: 'numbers', count: 6 }, { use: 'trained' }, { use: 'tally' }]
+  const o = { stages: withStages(trained, count) }
+  await failure(run(list, out, o))
+  failAt = -1
+  const again = await run(list, out, o)
+  t.ok((again.stages.find(({ id }) => id === 'trained')?.batches.run ?? 6) < 6, 'some were stored')
+  t.equal(again.results.all, '012345')
 })
 
 t.test('storing holds making back: with room for all, only a few batches are alive', async t => {
