@@ -27,7 +27,11 @@ struct Args {
   const float* units;        // [t][1 + slots]: what a unit of the last digit is worth, and Σx in units (bytes), in pieces
   float* y;
   int m, n, t, slots;        // slots: at most 32
-  int each, more;            // strips of a block, and how many blocks have one more: `launch` says
+  // `launch` says: a strip's chunks, and 2^40 / chunks; strips of a block, and how many blocks have one more; of a block without and with one more,
+  // chunks of a warp, and how many warps have one more.
+  int chunks, each, more, few[2], extra[2];
+  uint64_t inverse;
+  uint32_t never;            // 0, not known to the assembler
   uint32_t factor, addend;   // of computed codes; hyb: 2
   uint32_t mask;             // of 3inst and mcg
   uint32_t powers[8];        // of two, not known to the assembler
@@ -60,29 +64,28 @@ struct Hyb {
     asm("mov.u32 %0, %%laneid;" : "=r"(lane));  // not from threadIdx, whose mask would be part of every lookup
     lane *= 4;
   }
-  // Entries on their way to a thread, and from there to its part of the table.
+  // Entries on their way to a thread, and from there to its part of the table: eight threads fill a row.
   template <int warps>
   struct Filling {
     static constexpr int step = warps * 4, rounds = (512 + step - 1) / step;
-    uint32_t entry[rounds];
-    const int first = static_cast<int>(threadIdx.x) / 32 * 4, lane = threadIdx.x % 32;
+    const uint32_t first = threadIdx.x / 8, to = kSharedStart + threadIdx.x * 16;
+    uint32_t entry[rounds] = {};
     __device__ bool there(int i) const { return (i + 1) * step <= 512 || first + i * step < 512; }
     __device__ explicit Filling(const Args& args) {
-      const uint32_t* const mine = args.table + (first + lane / 8);
 #pragma unroll
       for (int i = 0; i < rounds; ++i) {
-        if (there(i)) entry[i] = __ldg(mine + i * step);
+        asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.u32 %0, [%1];}"
+                     : "+r"(entry[i]) : "l"(args.table + first + i * step), "r"(static_cast<uint32_t>(there(i))));
       }
     }
-    __device__ void store(unsigned char* shared) const {
-      if (__cvta_generic_to_shared(shared) != kSharedStart) __trap();
-      uint4* const mine = reinterpret_cast<uint4*>(shared) + (first * 8 + lane);
+    static __device__ void put(uint32_t at, uint32_t v) { asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" :: "r"(at), "r"(v) : "memory"); }
+    template <int begin, int end = rounds>
+    __device__ void store() const {
 #pragma unroll
-      for (int i = 0; i < rounds; ++i) {
+      for (int i = begin; i < end; ++i) {
         if (!there(i)) continue;
-        const uint32_t v = entry[i], w = v ^ 0x8000;
-        mine[i * step * 8] = make_uint4(v, v, v, v);
-        if constexpr (signs) mine[(512 + i * step) * 8] = make_uint4(w, w, w, w);
+        put(to + i * step * 128, entry[i]);
+        if constexpr (signs) put(to + (512 + i * step) * 128, entry[i] ^ 0x8000);
       }
     }
   };
@@ -127,7 +130,8 @@ struct Computed {
   template <int warps>
   struct Filling {
     __device__ explicit Filling(const Args&) {}
-    __device__ void store(unsigned char*) const {}
+    template <int begin, int end = 0>
+    __device__ void store() const {}
   };
 };
 
@@ -176,8 +180,10 @@ template <class Code>
 constexpr int sums_of_vector = Code::bytes ? Code::parts : 1;
 
 // What the end needs, in shared memory behind the table, before the pieces of the sums.
+template <class Code>
 struct Closing {
-  double gain[8], offset[8];        // of as many vectors as there ever are: y = sum·gain + offset
+  std::conditional_t<Code::bytes, double, float> gain[8];  // of as many vectors as there ever are: y = sum·gain + offset
+  double offset[8];
   int low[kStrips], high[kStrips];  // of a block's strip: the first and the last warp that has a piece
 };
 // Sums of a strip, in words: a constant, so that the end has no addresses to work out.
@@ -200,60 +206,72 @@ __device__ inline uint32_t operand(const uint4* x) {
 
 // Blocks take neighbouring strips of 32 rows, warps neighbouring chunks of the block's: few warps end in the middle of a strip.
 template <class Code, int K, bool natural, int groups, int warps, int ahead>
-__global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
+__global__ void __launch_bounds__(32 * warps, 1) kernel(const __grid_constant__ Args args) {
   using Sum = std::conditional_t<Code::bytes, int, float>;
   extern __shared__ __align__(16) unsigned char memory[];
   unsigned char* const shared = from_start<Code>(memory);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int chunks = padded(args.n) / 64;
-  const int block = blockIdx.x, own = args.each + (block < args.more), first = block * args.each + min(block, args.more);  // strips
-  const int all = own * chunks, few = all / warps, extra = all % warps;  // a warp has `few` chunks, the first `extra` have one more
-  const int begin = warp * few + min(warp, extra), count = few + (warp < extra);
-
-  // Neither the states nor the table depend on x, so they are on their way before the kernel that makes x has ended.
+  // Neither the table nor the states depend on x, so they are on their way before the kernel that makes x has ended: the table first, which must be
+  // whole before the first state is looked up, and states when its first entries are there, whose way theirs would make longer. `let_next_begin`
+  // once more does nothing, but the assembler moves no loads across it.
   const typename Code::template Filling<warps> filling(args);
+  let_next_begin();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, chunks = args.chunks;
+  const int block = blockIdx.x, first = block * args.each + min(block, args.more);  // strip
+  const bool longer = block < args.more;
+  const int own = args.each + longer, few = longer ? args.few[1] : args.few[0], extra = longer ? args.extra[1] : args.extra[0];
+  const int begin = warp * few + min(warp, extra), count = few + (warp < extra);
   constexpr int words = 64 * K;  // of a chunk
-  const uint32_t* coming = args.packed + (static_cast<int64_t>(first) * chunks + begin) * words + lane * (K % 2 == 0 ? 4 : 2);
+  constexpr int vector_words = K % 2 == 0 ? 4 : 2;  // that a lane loads at once
+  const uint32_t* coming = args.packed + lane * vector_words + static_cast<int64_t>(first * chunks + begin) * words;
   int left = count;  // chunks from the one that comes on
   Chunk<K> queue[ahead] = {};
-  const auto fetch = [&](Chunk<K>& into) {
-    into.load_if(left > 0, coming);
+  // Chunks on their way share one counter, by which the assembler waits for all: so the next is asked for when this one is there, as only `after`
+  // shows, which is made of it. Sums of bytes take 4 to 8 % less when both are asked for at once and each again when it is used up.
+  constexpr bool one_by_one = ahead == 2 && !Code::bytes;
+  const auto fetch = [&](Chunk<K>& into, uint32_t after) {
+    into.load_if(left > static_cast<int>(after & args.never), coming);
     coming += words, --left;
   };
-#pragma unroll
-  for (Chunk<K>& chunk : queue) fetch(chunk);
+  filling.template store<0, 1>();
   let_next_begin();
-  filling.store(shared);
+#pragma unroll
+  for (int i = 0; i < (one_by_one ? 1 : ahead); ++i) fetch(queue[i], 0);
+  if constexpr (one_by_one && K > 2) {  // the next as far as the level-2 cache: at 2 bits it is there in time without
+    if (left > 0) asm volatile("prefetch.global.L2 [%0];" :: "l"(coming + lane * (words / 32 - vector_words)));
+  }
+  let_next_begin();
+  filling.template store<1>();
 
-  // A warp alone takes hundreds of cycles for what divides; here nobody waits for it.
-  const int begun = begin / chunks, column = begin - begun * chunks;
-  Closing& closing = *reinterpret_cast<Closing*>(shared + Code::table_bytes);
+  const int begun = static_cast<int>(static_cast<unsigned>(begin) * args.inverse >> 40), column = begin - begun * chunks;
+  Closing<Code>& closing = *reinterpret_cast<Closing<Code>*>(shared + Code::table_bytes);
   constexpr int piece = piece_of<Code>(groups);
   constexpr bool at_once = added_at_once<Code, K>;
+  const bool whole = !at_once && own == 1 && few > 0;  // the block has one strip, of which every warp has a piece
   Sum* const pieces = reinterpret_cast<Sum*>(&closing + 1);
   if constexpr (at_once) {
     for (int i = threadIdx.x; i < own * piece; i += 32 * warps) pieces[i] = 0;
-  } else {
+  } else if (!whole) {
     for (int strip = begun + lane; strip * chunks < begin + count; strip += 32) {
       if (strip * chunks >= begin) closing.low[strip] = warp;
       if ((strip + 1) * chunks <= begin + count) closing.high[strip] = warp;
     }
   }
+  // Lane 4i + c reads what stands in column i of B, of its 16 columns of the matrix. Nobody reads what comes of columns beyond the parts there
+  // are, so nothing is loaded for them: a load takes as long as its lanes are many.
+  constexpr int size = Code::bytes ? 1 : 2, loads = size;
+  const int width = chunks * 64 * size;  // bytes of a part
+  const unsigned char* mine = args.x + (lane / 4 * static_cast<int64_t>(width) + (column * 64 + lane % 4 * 16) * size);
   const Code code(args);
   __syncthreads();
   wait_for_previous();
 
-  // Lane 4i + c reads what stands in column i of B, of its 16 columns of the matrix. Nobody reads what comes of columns beyond the parts there
-  // are, so nothing is loaded for them: a load takes as long as its lanes are many.
-  constexpr int size = Code::bytes ? 1 : 2, loads = size;
-  const unsigned char* mine = args.x + (static_cast<int64_t>(lane / 4) * padded(args.n) + column * 64 + lane % 4 * 16) * size;
   uint4 x[groups][loads] = {};
   const auto vectors = [&] {
 #pragma unroll
     for (int group = 0; group < groups; ++group) {
       if (group * 8 + lane / 4 < args.t * Code::parts) {
 #pragma unroll
-        for (int i = 0; i < loads; ++i) x[group][i] = reinterpret_cast<const uint4*>(mine + static_cast<int64_t>(group) * 8 * padded(args.n) * size)[i];
+        for (int i = 0; i < loads; ++i) x[group][i] = reinterpret_cast<const uint4*>(mine + static_cast<int64_t>(group) * 8 * width)[i];
       }
     }
     mine += 64 * size;
@@ -263,24 +281,25 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   constexpr bool soon = Code::bytes;
   if constexpr (soon) vectors();
   // A warp for each vector, of the last, which have the fewest chunks, works out what its sums are worth: at the end all others would wait for it.
-  if (const int vector = warps - 1 - warp; vector < args.t) {
+  const int vector = warps - 1 - warp;
+  float unit = 0;
+  if (vector < args.t) {
     const float* const units = args.units + vector * (1 + args.slots);
-    const double unit = units[0];
-    double digits = 0;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(unit) : "l"(units));  // asked for here, also where it is used later
     if constexpr (Code::bytes) {
-      float slots = lane < args.slots ? units[1 + lane] : 0;
-      for (int offset = 16; offset > 0; offset /= 2) slots += __shfl_xor_sync(~0u, slots, offset);
-      digits = slots;
+      float digits = lane < args.slots ? units[1 + lane] : 0;
+      for (int offset = 16; offset > 0; offset /= 2) digits += __shfl_xor_sync(~0u, digits, offset);
+      if (lane == 0) closing.gain[vector] = args.gain * double{unit}, closing.offset[vector] = args.offset * double{digits} * unit;
     }
-    if (lane == 0) closing.gain[vector] = Code::bytes ? args.gain * unit : unit, closing.offset[vector] = Code::bytes ? args.offset * digits * unit : 0;
   }
 
   Sum d[2][groups][4] = {};
-  const auto step = [&](Chunk<K>& in) {
+  const auto step = [&](Chunk<K>& in, Chunk<K>& next) {
     if constexpr (!soon) vectors();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const Stretch<K> bits(in.word + r * K);
+      if (one_by_one && r == 0) fetch(next, bits.word[K]);
       const auto one = [&]<int i>(std::integral_constant<int, i>) {
         // Pairs (V = 2) or columns of 16; of halves, those whose states make a word.
         constexpr int V = Code::V, apart = std::is_same_v<Code, Halves> && 16 % K == 0 && K > 1 ? 16 / K : 1;
@@ -298,7 +317,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
       };
       [&]<int... i>(std::integer_sequence<int, i...>) { (one(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, 8 / Code::V>{});
     }
-    fetch(in);  // not before all words of the last are used: they would be moved out of the way
+    if (!one_by_one) fetch(in, 0);  // not before all its words are used: they would be moved out of the way
   };
 
   // A warp's own piece of its s-th strip is left at s + warp: no two of them meet, since the next one begins where a warp or a strip ends.
@@ -341,24 +360,60 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
   };
   if (until > 0) {
     while (true) {
-      step(queue[0]);
+      step(queue[0], queue[ahead - 1]);
       if (done()) break;
       if constexpr (soon) vectors();
       if constexpr (ahead == 2) {
-        step(queue[1]);
+        step(queue[1], queue[0]);
         if (done()) break;
         if constexpr (soon) vectors();
       }
     }
   }
+  if (vector < args.t) {
+    if (Code::table_bytes > 0 && __cvta_generic_to_shared(shared) != kSharedStart) __trap();  // the table is elsewhere than lookups think
+    if (!Code::bytes && lane == 0) closing.gain[vector] = unit;
+  }
+
+  // A warp adds the pieces of a strip and vector, lane by row, eight at a time.
+  constexpr int sum_words = sums_of_vector<Code> * (kRows + 1);
+  const auto add = [](const Sum (&v)[8]) { return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])); };
+  const auto worth = [&](const Sum (&sum)[sums_of_vector<Code>], auto gain, double offset) {
+    if constexpr (Code::bytes) return static_cast<float>(static_cast<double>(sum[0] * int64_t{65536} + sum[1] * int64_t{256} + sum[2]) * gain + offset);
+    else return sum[0] * gain;
+  };
+  if (whole) {
+    // One warp is on its way here, so what it can know before is worked out before.
+    uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(pieces + (warp * sum_words + lane)));
+    float* to = args.y + (static_cast<int64_t>(warp) * args.m + first * kRows + lane);
+    asm volatile("" : "+r"(from), "+l"(to));
+    __syncthreads();
+    if (warp >= args.t) return;
+    const auto gain = closing.gain[warp];
+    Sum sum[sums_of_vector<Code>] = {};
+#pragma unroll
+    for (int part = 0; part < sums_of_vector<Code>; ++part) {
+#pragma unroll
+      for (int i = 0; i < warps; i += 8) {
+        Sum v[8] = {};
+#pragma unroll
+        for (int j = 0; j < 8 && i + j < warps; ++j) {
+          uint32_t word;
+          asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(from + ((i + j) * piece + part * (kRows + 1)) * 4) : "memory");
+          v[j] = Code::bytes ? static_cast<Sum>(static_cast<int>(word)) : static_cast<Sum>(__uint_as_float(word));
+        }
+        sum[part] += add(v);
+      }
+    }
+    if (first * kRows + lane < args.m) *to = worth(sum, gain, closing.offset[warp]);
+    return;
+  }
   int strip = warp, b = 0;
   for (; strip >= own && b < args.t; ++b) strip -= own;
   __syncthreads();
-
-  // A warp adds the pieces of a strip and vector, lane by row, eight at a time.
   while (b < args.t) {
     const int low = at_once ? 0 : closing.low[strip], high = at_once ? 0 : closing.high[strip];
-    const Sum* from = pieces + ((strip + low) * piece + b * sums_of_vector<Code> * (kRows + 1) + lane);
+    const Sum* from = pieces + ((strip + low) * piece + b * sum_words + lane);
     Sum sum[sums_of_vector<Code>] = {};
     if constexpr (at_once) {
 #pragma unroll
@@ -371,18 +426,12 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
           Sum v[8];
 #pragma unroll
           for (int j = 0; j < 8; ++j) v[j] = j <= more ? from[j * piece + part * (kRows + 1)] : 0;
-          sum[part] += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+          sum[part] += add(v);
         }
       }
     }
     const int at = (first + strip) * kRows + lane;
-    float y;
-    if constexpr (Code::bytes) {
-      y = static_cast<float>(static_cast<double>(sum[0] * int64_t{65536} + sum[1] * int64_t{256} + sum[2]) * closing.gain[b] + closing.offset[b]);
-    } else {
-      y = sum[0] * static_cast<float>(closing.gain[b]);
-    }
-    if (at < args.m) args.y[static_cast<int64_t>(b) * args.m + at] = y;
+    if (at < args.m) args.y[static_cast<int64_t>(b) * args.m + at] = worth(sum, closing.gain[b], closing.offset[b]);
     for (strip += warps; strip >= own && b < args.t; ++b) strip -= own;
   }
 }
@@ -390,7 +439,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const Args args) {
 // Of a block of so many strips.
 template <class Code>
 constexpr int shared_bytes(int warps, int strips, int groups) {
-  return Code::table_bytes + static_cast<int>(sizeof(Closing)) + (strips + warps) * piece_of<Code>(groups) * 4;
+  return Code::table_bytes + static_cast<int>(sizeof(Closing<Code>)) + (strips + warps) * piece_of<Code>(groups) * 4;
 }
 
 struct Card {
@@ -409,12 +458,15 @@ cudaError_t launch(Args args, const Card& card, cudaStream_t stream) {
   const auto function = kernel<Code, K, natural, groups, warps, ahead>;
   // As few blocks as take no longer than all the card has: the kernels before and after have room beside them.
   int blocks = card.multiprocessors;
+  if (args.n > 1 << 23) return cudaErrorInvalidValue;  // for which args.inverse is not exact
   const int strips = (args.m + kRows - 1) / kRows, turns = (strips + kStrips * blocks - 1) / (kStrips * blocks);
   const int most = (strips + turns * blocks - 1) / (turns * blocks), chunks = most * (padded(args.n) / 64);
   const int bytes = (chunks <= few_chunks<Code, K, groups> ? card.most_shared : shared_bytes<Code>(warps, most, groups)) + (card.overlaps ? 0 : kSharedStart);
   blocks = (strips + most - 1) / most;
   for (int i = 0; i < 8; ++i) args.powers[i] = 1u << i;
   args.each = strips / blocks, args.more = strips % blocks;
+  args.chunks = padded(args.n) / 64, args.inverse = ((uint64_t{1} << 40) + args.chunks - 1) / args.chunks;
+  for (int i = 0; i < 2; ++i) args.few[i] = (args.each + i) * args.chunks / warps, args.extra[i] = (args.each + i) * args.chunks % warps;
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
   return ops::launch(function, blocks, 32 * warps, bytes, stream, card.overlaps, args);
