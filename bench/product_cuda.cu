@@ -70,6 +70,22 @@
 //   11.3 and 10.6 of 11.0, but at 28672 x 8192 44.3 of 44.0 and 45.0 of 42.9 (where there are few chunks); hyb and 2 bits the same
 //   … x into shared memory by eight warps, or by one more, that wait while the others fill the table: mul1, which has none, 5.7 and 7.9 of 4.8 (dropped)
 //   What 4.0 would take: the same without waiting for the kernel before is 4.36, without storing the table 3.97 (both wrong).
+//   A block of hyb at 4096 x 4096 by the clock then, of 8570 cycles and 420 to the next: table asked for at 580 and weights at 710, first entries there
+//   at 1400, all of it at 3060, waited to 3240, first chunks done at 4660 to 5270, all at 7760, y at 8570. hyb, 4096 x 4096 and 8192 x 28672:
+//   the table among the kernel's parameters, by loads of constants (predicted 4.3: no way to the level-2 cache; but that way takes as long)   4.4    31.7
+//   … asked for by the first instructions, chunks of a warp divided by the host (predicted 4.15)                                            4.3    31.4
+//   … weights asked for when the table's first entries are there: both's way was longer beside all blocks' weights, most where a block begins late 4.15 31.2
+//   … no division; what sums are worth is noted behind the loop                                                                             4.12   31.3
+//   … a block of one strip ends by a path without loops and addresses (700 cycles to 280)                                                   4.1    31.6
+//   … the second chunk asked for when the first is there: loads into registers share one counter, by which the assembler waits for all that are
+//   on their way, so a chunk waited for the next, and in the loop each for the one after it                                                 4.03   31.2
+//   … the same, x asked for before that wait, not behind it                                                                                 4.0    31.4
+//   … bounds of pieces, which one strip does not need, were written behind the whole table (200 cycles)                                     3.95   31.2
+//   … 4 bits: the second chunk asked for ahead into the level-2 cache, 9.5 to 9.2 at 11008 x 4096; at 2 and 3 bits, and 3inst, as long or longer
+//   Of these, dropped: x asked for at once after the wait, by three ways to bring the assembler to it (its way is 300 cycles; 4.25 to 4.35, of which the
+//   loop is 0.05), weights by copies into shared memory, two to four chunks on their way (4.3 to 4.4, 34.7: shared memory is busy), 16 warps (4.4 to 4.8),
+//   28 (4.2, 30.8) and 32 (4.1, 31.0), columns of x that differ from block to block (the same).
+//   mul1 with its chunks one by one: 4.6 of 4.75 at 4096 x 4096, 43.5 of 40 at 8192 x 28672 (dropped: two kernels for one shape)
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
 // A block of hyb by the clock now: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its
