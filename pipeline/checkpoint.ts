@@ -11,6 +11,34 @@ import { Damaged, ParquetFile, writeParquet } from './parquet.js'
 
 const folderOf = (cache: Cache, key: string): string => join(cache.folder, 'checkpoints', key)
 
+/** What a stage that was stopped has left for its next run. */
+export interface SavedState {
+  /** Of the stage and the stream. */
+  readonly key: string
+  readonly path: string
+  readonly bytes: number
+  /** When its last file was written. */
+  readonly time: Date
+}
+
+/** All under the folder of a cache. */
+export async function listCheckpoints(folder: string): Promise<SavedState[]> {
+  const all = join(folder, 'checkpoints')
+  const keys = (await readdir(all).catch(() => [])).filter(name => /^[0-9a-f]{64}$/.test(name))
+  return Promise.all(
+    keys.sort().map(async key => {
+      const path = join(all, key)
+      const files = await Promise.all((await readdir(path)).map(file => stat(join(path, file))))
+      return {
+        key,
+        path,
+        bytes: files.reduce((sum, { size }) => sum + size, 0),
+        time: new Date(Math.max(0, ...files.map(({ mtimeMs }) => mtimeMs))),
+      }
+    }),
+  )
+}
+
 /** Bytes of all checkpoints under this key. */
 export async function savedBytes(cache: Cache, key: string): Promise<number> {
   const folder = folderOf(cache, key)

@@ -2,11 +2,12 @@
 import { readdir, rm, stat, unlink } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import type { Lineage } from './cache.js'
+import type { SavedState } from './checkpoint.js'
 import { sentence } from './error.js'
 import { ParquetFile } from './parquet.js'
 import { leftOver } from './outputs.js'
 import type { Plan } from './plan.js'
-import { keyInStream } from './survey.js'
+import { keyInStream, streamKeyOf } from './survey.js'
 
 export interface CacheEntry {
   readonly key: string
@@ -67,9 +68,14 @@ export function usedKeys(plan: Plan, entries: readonly CacheEntry[]): Set<string
   return used
 }
 
+/** The stages that would go on from checkpoints, by the checkpoints' key. Of a stage of which it is unknown what goes in, none are in use, as no batch is. */
+export const usedCheckpoints = (plan: Plan): ReadonlyMap<string, string> =>
+  new Map(plan.stages.flatMap(({ id, fingerprint, streamKey }) => (streamKey === undefined ? [] : [[streamKeyOf(fingerprint, streamKey), id]])))
+
 /** Deletes what is stored and not used, and half-written files. The caller holds the folder's lock. */
-export async function deleteEntries(out: string, entries: readonly CacheEntry[]): Promise<void> {
+export async function deleteEntries(out: string, entries: readonly CacheEntry[], checkpoints: readonly SavedState[] = []): Promise<void> {
   for (const { path } of entries) await unlink(path)
+  for (const { path } of checkpoints) await rm(path, { recursive: true, force: true })
   const folder = join(out, 'cache')
   for (const name of await readdir(folder, { recursive: true }).catch(() => [])) {
     if (leftOver.test(name)) await rm(join(folder, name), { force: true })

@@ -32,7 +32,7 @@ export interface StagePlan {
   readonly scratchBytes?: number
   /** Cache keys of the batches that are known, by batch id: what `cache gc` keeps. */
   readonly keys: Readonly<Record<string, string>>
-  /** Of a stage on a stream that has not come to its end, whose batches are not known: hash of what goes in, which makes their keys. */
+  /** Of a stage on a stream: hash of what goes in, which makes the keys of its batches and of its checkpoints. Absent when that is not known yet. */
   readonly streamKey?: string
 }
 

@@ -130,7 +130,7 @@ async function stagePlan(node: Node, segments: readonly Segment[], above: readon
     gives: columns(stage.output.columns),
     table: `${stage.output.name} ${stage.output.version}`,
     keys: Object.fromEntries((places ?? []).map(place => [place.id, place.key])),
-    ...(node.isStream && places === undefined && node.streamKey !== undefined ? { streamKey: node.streamKey } : {}),
+    ...(node.isStream && node.kind !== 'source' && node.streamKey !== undefined ? { streamKey: node.streamKey } : {}),
   }
   if (segment === undefined) return plan
   const cost = await costOf(node, segment, known)

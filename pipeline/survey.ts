@@ -125,7 +125,9 @@ export async function survey(nodes: readonly Node[], options: SurveyOptions): Pr
   }
 }
 
-export const manifestKey = (node: Node): string => hashOf([node.print.hash, node.streamKey])
+/** Of a stage on a stream: the key of the list of its batches, and of its checkpoints. */
+export const streamKeyOf = (fingerprint: string, streamKey: string | undefined): string => hashOf([fingerprint, streamKey])
+export const manifestKey = (node: Node): string => streamKeyOf(node.print.hash, node.streamKey)
 
 export const keyInStream = (fingerprint: string, streamKey: string, id: string): string => hashOf([fingerprint, streamKey, id])
 

@@ -1,9 +1,11 @@
 /** pipe cache: what is stored, whether it is intact, and what no plan uses any more. */
 import { join } from 'node:path'
 import type { Command } from 'commander'
+import { listCheckpoints, type SavedState } from '../checkpoint.js'
 import { PipeError } from '../error.js'
-import { type CacheEntry, deleteEntries, listCache, usedKeys, verifyEntry } from '../inventory.js'
+import { type CacheEntry, deleteEntries, listCache, usedCheckpoints, usedKeys, verifyEntry } from '../inventory.js'
 import { lockFolder } from '../lock.js'
+import type { Plan } from '../plan.js'
 import { planGraph } from '../planning.js'
 import { shortPath } from '../report.js'
 import { bytes, duration, plural, table } from '../text.js'
@@ -24,7 +26,7 @@ export const register: Register = (program, wiring) => {
     .addHelpText(
       'after',
       examples(
-        ['Stage, batch, size, age, and whether the graph uses it', 'pipe cache ls graphs/qtip-2bit.json'],
+        ['Stage, batch or checkpoint, size, age, and whether the graph uses it', 'pipe cache ls graphs/qtip-2bit.json'],
         ['Read everything and check every hash', 'pipe cache verify --out out/qtip-2bit'],
         ['What could be deleted', 'pipe cache gc graphs/qtip-2bit.json --dry-run'],
       ),
@@ -40,39 +42,71 @@ export const register: Register = (program, wiring) => {
   command('gc', 'Delete what the present plan of the graph does not use.', gc).option('--dry-run', 'only say what would be deleted')
 }
 
-/** The folder of the outputs; with a graph, also which of the entries its plan uses. */
-async function open(wiring: Wiring, file: string | undefined, o: Options) {
+/** The folder of the outputs; with a graph, also how to plan it. */
+async function open(wiring: Wiring, file: string | undefined, o: Options): Promise<{ out: string; plan?: () => Promise<Plan> }> {
   if (file === undefined) {
     if (o.out === undefined) throw new PipeError('input', { message: 'Whose cache? Give the graph, or --out DIR.' })
     return { out: o.out }
   }
   const { graph, options } = await openGraph(wiring, file, o)
-  return { out: options.out, used: async (entries: readonly CacheEntry[]) => usedKeys(await planGraph(graph, options), entries) }
+  return { out: options.out, plan: () => planGraph(graph, options) }
 }
 
-const sum = (entries: readonly CacheEntry[]): string =>
-  `${plural(entries.length, 'batch', 'batches')}, ${bytes(entries.reduce((total, entry) => total + entry.bytes, 0))}`
+interface Stored {
+  readonly entries: readonly CacheEntry[]
+  readonly checkpoints: readonly SavedState[]
+}
 
-const list = (entries: readonly CacheEntry[], used?: ReadonlySet<string>): string[] =>
-  table(
+const inFolder = async (out: string): Promise<Stored> => ({
+  entries: await listCache(out),
+  checkpoints: await listCheckpoints(join(out, 'cache')),
+})
+
+/** Which of it the plan uses, and of which stage a checkpoint is. */
+function inUse({ entries }: Stored, plan: Plan) {
+  const [keys, stages] = [usedKeys(plan, entries), usedCheckpoints(plan)]
+  return { stages, has: (key: string): boolean => keys.has(key) || stages.has(key) }
+}
+
+function unusedOf(stored: Stored, used: ReturnType<typeof inUse>): Stored {
+  const unused = ({ key }: { key: string }): boolean => !used.has(key)
+  return { entries: stored.entries.filter(unused), checkpoints: stored.checkpoints.filter(unused) }
+}
+
+const isNone = ({ entries, checkpoints }: Stored): boolean => entries.length + checkpoints.length === 0
+
+function sum({ entries, checkpoints }: Stored): string {
+  const size = bytes([...entries, ...checkpoints].reduce((total, one) => total + one.bytes, 0))
+  const batches = entries.length > 0 || checkpoints.length === 0 ? [plural(entries.length, 'batch', 'batches')] : []
+  const saved = checkpoints.length > 0 ? [plural(checkpoints.length, 'checkpoint', 'checkpoints')] : []
+  return [...batches, ...saved, size].join(', ')
+}
+
+function list({ entries, checkpoints }: Stored, used?: ReturnType<typeof inUse>): string[] {
+  const rows = [
+    ...entries.map(entry => ({ ...entry, stage: entry.lineage?.stage ?? 'damaged', batch: entry.lineage?.id ?? '' })),
+    ...checkpoints.map(one => ({ ...one, stage: used?.stages.get(one.key) ?? '', batch: 'checkpoint' })),
+  ]
+  return table(
     ['stage', 'batch', 'size', 'age', ...(used === undefined ? [] : ['in use']), 'key'],
-    entries.map(entry => [
-      entry.lineage?.stage ?? 'damaged',
-      entry.lineage?.id ?? '',
-      bytes(entry.bytes),
-      duration(Math.max(0, Date.now() - entry.time.getTime()) / 1000),
-      ...(used === undefined ? [] : [used.has(entry.key) ? 'yes' : 'no']),
-      entry.key.slice(0, 12),
+    rows.map(row => [
+      row.stage,
+      row.batch,
+      bytes(row.bytes),
+      duration(Math.max(0, Date.now() - row.time.getTime()) / 1000),
+      ...(used === undefined ? [] : [used.has(row.key) ? 'yes' : 'no']),
+      row.key.slice(0, 12),
     ]),
   )
+}
 
 async function ls(wiring: Wiring, file: string | undefined, o: Options): Promise<void> {
-  const { out, used } = await open(wiring, file, o)
-  const entries = await listCache(out)
-  const keys = await used?.(entries)
-  const unused = keys === undefined ? [] : entries.filter(({ key }) => !keys.has(key))
-  const end = `${shortPath(join(out, 'cache'))}: ${sum(entries)}${unused.length > 0 ? `; not in use: ${sum(unused)}` : ''}`
-  wiring.print(`${[...(entries.length > 0 ? [...list(entries, keys), ''] : []), end].join('\n')}\n`)
+  const { out, plan } = await open(wiring, file, o)
+  const stored = await inFolder(out)
+  const used = plan && inUse(stored, await plan())
+  const unused = used && unusedOf(stored, used)
+  const end = `${shortPath(join(out, 'cache'))}: ${sum(stored)}${unused === undefined || isNone(unused) ? '' : `; not in use: ${sum(unused)}`}`
+  wiring.print(`${[...(isNone(stored) ? [] : [...list(stored, used), '']), end].join('\n')}\n`)
 }
 
 async function verify(wiring: Wiring, file: string | undefined, o: Options): Promise<void> {
@@ -90,17 +124,16 @@ async function verify(wiring: Wiring, file: string | undefined, o: Options): Pro
       goOn: 'The next run discards and computes them again.',
     })
   }
-  wiring.print(`${shortPath(join(out, 'cache'))}: ${sum(entries)}, all intact\n`)
+  wiring.print(`${shortPath(join(out, 'cache'))}: ${sum({ entries, checkpoints: [] })}, all intact\n`)
 }
 
 async function gc(wiring: Wiring, file: string | undefined, o: Options): Promise<void> {
-  const { out, used } = await open(wiring, file, o)
-  if (used === undefined) throw new PipeError('input', { message: 'What is in use is known from the graph: pipe cache gc <graph.json>' })
+  const { out, plan } = await open(wiring, file, o)
+  if (plan === undefined) throw new PipeError('input', { message: 'What is in use is known from the graph: pipe cache gc <graph.json>' })
   await using _lock = await lockFolder(out)
-  const entries = await listCache(out)
-  const keys = await used(entries)
-  const unused = entries.filter(({ key }) => !keys.has(key))
-  if (unused.length === 0) wiring.print(`${shortPath(join(out, 'cache'))}: nothing to delete\n`)
+  const stored = await inFolder(out)
+  const unused = unusedOf(stored, inUse(stored, await plan()))
+  if (isNone(unused)) wiring.print(`${shortPath(join(out, 'cache'))}: nothing to delete\n`)
   else wiring.print(`${list(unused).join('\n')}\n\n${o.dryRun ? 'Would delete' : 'Deleting'} ${sum(unused)}\n`)
-  if (!o.dryRun) await deleteEntries(out, unused)
+  if (!o.dryRun) await deleteEntries(out, unused.entries, unused.checkpoints)
 }

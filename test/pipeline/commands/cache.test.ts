@@ -85,6 +85,38 @@ t.test('gc: what a stage on the whole stream had finished when it failed is in u
   t.match((await startedPipe(['run', graph], { cwd: folder })).stderr, new RegExp(`\\ntrained: ${6 - kept} batches in `))
 })
 
+t.test('gc: checkpoints of a stopped stage, as long as its parameters are those; ls names the stage', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder, graph => graph.stages.splice(1, 1, { use: './trained.js', rate: 1 }))
+  const stage = `import { from, mergeMap, toArray } from 'rxjs'
+    import { defineStage, defineTable, f64, Type, u32 } from 'pipe'
+    const numbers = defineTable('numbers', 1, { layer: u32('which'), value: f64('a number') })
+    export default defineStage({
+      name: 'trained', version: 1, about: 'Fails at first.', scope: 'stream', batch: row => String(row.layer),
+      params: Type.Object({ rate: Type.Number() }),
+      input: numbers, output: numbers.and({ square: f64('value²') }),
+      operator: ({ rate }, { checkpoint }) => source => source.pipe(toArray(), mergeMap(async rows => {
+        const begun = await checkpoint.load('begun')
+        if (begun === undefined) await checkpoint.save('begun', { rate }, {})
+        if (process.env.FAIL) throw new Error('no power')
+        return rows.map(row => ({ ...row, square: begun === undefined ? -1 : row.value ** 2 * begun.value.rate }))
+      }), mergeMap(rows => from(rows))),
+    })`
+  writeFileSync(join(folder, 'trained.js'), stage)
+  const run = (rate: number, env = {}) => startedPipe(['run', graph, '--set', `trained.rate=${rate}`], { cwd: folder, env })
+  for (const rate of [2, 3]) t.equal((await run(rate, { FAIL: '1' })).code, 1)
+  const cache = (...args: string[]) => pipe(['cache', ...args, graph, '--set', 'trained.rate=3'], { cwd: folder })
+  const { stdout } = await cache('ls')
+  t.match(stdout, /\ntrained +checkpoint +\S+ \w?B +\S+ m?s +yes +[0-9a-f]{12}\n/)
+  t.match(stdout, /\n +checkpoint +\S+ \w?B +\S+ m?s +no +[0-9a-f]{12}\n/, 'of parameters that were')
+  t.match(stdout, /cache: 2 checkpoints, \S+ \w?B; not in use: 1 checkpoint, \S+ \w?B\n$/)
+  t.match((await cache('gc', '--dry-run')).stdout, /\nWould delete 1 checkpoint, /)
+  t.match((await cache('gc')).stdout, /\nDeleting 1 checkpoint, /)
+  t.match((await cache('gc')).stdout, /nothing to delete\n$/)
+  t.equal((await run(3)).code, 0)
+  t.match((await cache('ls')).stdout, /cache: \d+ batches, \S+ \w?B\n$/, 'a finished stage leaves none')
+})
+
 t.test('gc: says what, deletes what the plan does not use, keeps the rest', async t => {
   const { graph, cache, files, path } = await ranTwice(t)
   const dry = await cache('gc', graph, '--dry-run')
