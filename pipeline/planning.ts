@@ -125,7 +125,7 @@ async function stagePlan(node: Node, segments: readonly Segment[], above: readon
     ...(places === undefined || node.kind === 'inline' || (segment !== undefined && missing === undefined)
       ? {}
       : { batches: { cached: node.kind === 'source' ? places.length : cached.size, missing: missing ?? 0 } }),
-    why: segment === undefined ? [] : whyOf(node, above, known),
+    why: segment === undefined ? [] : await whyOf(node, above, known),
     reads: columns(stage.input.columns),
     gives: columns(stage.output.columns),
     table: `${stage.output.name} ${stage.output.version}`,
@@ -140,7 +140,7 @@ async function stagePlan(node: Node, segments: readonly Segment[], above: readon
   return { ...plan, ...cost, ...(seconds === undefined ? {} : { seconds }) }
 }
 
-function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage }: Asked): string[] {
+async function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage, savedBytes }: Asked): Promise<string[]> {
   const record = lastRun[node.id]
   const why = record === undefined ? ['never ran here'] : differences(record, node.print)
   if (node.hasLostFiles) why.push('its files have changed or are gone')
@@ -151,9 +151,6 @@ function whyOf(node: Node, above: readonly StagePlan[], { lastRun, isForcedStage
   }
   if (why.length > 0 || node.kind !== 'stored') return why // storing nothing is no reason to run
   const total = node.places?.length
-  return [
-    total === undefined || node.cached.size === 0
-      ? 'nothing of it is stored'
-      : `${total - node.cached.size} of ${total} batches are missing`,
-  ]
+  if (total !== undefined && node.cached.size > 0) return [`${total - node.cached.size} of ${total} batches are missing`]
+  return [node.isStream && (await savedBytes(node)) > 0 ? 'it was stopped, and goes on from its checkpoints' : 'nothing of it is stored']
 }

@@ -54,7 +54,7 @@ export class Server {
     private readonly model: Model,
     private readonly o: ServeOptions,
   ) {
-    this.#key = o.apiKey === undefined ? undefined : digest(o.apiKey)
+    this.#key = o.apiKey === undefined ? undefined : digest(Buffer.from(o.apiKey))
     this.#http = createServer({ connectionsCheckingInterval: checkTime }, (request, response) => void this.#answer(request, response))
     this.#http.maxConnections = mostConnections
     this.#http.headersTimeout = headTime
@@ -194,7 +194,7 @@ export class Server {
       throw new Refusal(403, 'This server answers on this machine alone: to localhost or 127.0.0.1.')
     if (this.#key !== undefined) {
       const [, given = ''] = /^Bearer\s+(.+)$/i.exec(request.headers.authorization ?? '') ?? []
-      if (!timingSafeEqual(digest(given), this.#key))
+      if (!timingSafeEqual(digest(Buffer.from(given, 'latin1')), this.#key)) // what came are bytes: Node gives each as a letter
         throw new Refusal(401, 'The API key is missing or wrong: send it as "Authorization: Bearer KEY".', {
           code: 'invalid_api_key',
           headers: { 'www-authenticate': 'Bearer' },
@@ -218,7 +218,7 @@ function decoded(part: string): string | undefined {
 }
 
 /** Of equal length whatever was given, for a comparison that takes equal time. */
-const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
+const digest = (key: Buffer): Buffer => createHash('sha256').update(key).digest()
 
 const closing = (): Refusal => new Refusal(503, 'The server is being closed.', { headers: { connection: 'close' } })
 

@@ -113,6 +113,8 @@ t.test('gc: checkpoints of a stopped stage, as long as its parameters are those;
   t.match((await cache('gc', '--dry-run')).stdout, /\nWould delete 1 checkpoint, /)
   t.match((await cache('gc')).stdout, /\nDeleting 1 checkpoint, /)
   t.match((await cache('gc')).stdout, /nothing to delete\n$/)
+  const plan = await pipe(['plan', graph, '--set', 'trained.rate=3'], { cwd: folder })
+  t.match(plan.stdout, 'it was stopped, and goes on from its checkpoints')
   t.equal((await run(3)).code, 0)
   t.match((await cache('ls')).stdout, /cache: \d+ batches, \S+ \w?B\n$/, 'a finished stage leaves none')
 })

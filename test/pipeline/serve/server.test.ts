@@ -262,6 +262,16 @@ t.test('a key, where one is asked for', async t => {
   t.equal((await raw('/nowhere')).status, 401, 'nothing is told without it')
 })
 
+t.test('a key of any letters, as a terminal sends them: in UTF-8', async t => {
+  const { raw } = await start(t, { apiKey: 'ключ 🔑' })
+  const status = async (key: string) => {
+    const bytes = Buffer.from(key).toString('latin1')
+    return (await raw('/v1/models', { headers: { authorization: `Bearer ${bytes}` } })).status
+  }
+  t.equal(await status('ключ 🔑'), 200)
+  t.equal(await status('ключ'), 401)
+})
+
 t.test('a full server says when to come again; the library comes again', async t => {
   const { client, model, server } = await start(t)
   const waiting: (() => void)[] = []
