@@ -58,7 +58,7 @@ export async function planOf(graph: Graph, { out }: { out: string }, nodes: read
       ([, value]) => value !== undefined,
     ),
   )
-  const warnings = [...misfits(segmentsOnDevice, devices), ...diskMisfits(stages, freeDiskBytes, out)]
+  const warnings = [...misfits(segmentsOnDevice, devices), ...diskMisfits(stages, freeDiskBytes, out), ...repeated(nodes, segments)]
   return {
     graph: graph.name,
     file: graph.file,
@@ -71,6 +71,14 @@ export async function planOf(graph: Graph, { out }: { out: string }, nodes: read
     ...told,
   }
 }
+
+/** What is not stored is worked out for each stage that reads it. */
+const repeated = (nodes: readonly Node[], segments: readonly Segment[]): string[] =>
+  nodes.flatMap(node => {
+    const ends = node.kind === 'inline' ? segments.filter(({ members }) => members.includes(node)).map(({ anchor }) => anchor.id) : []
+    if (ends.length < 2) return []
+    return [`${node.id} is not stored, so it runs ${ends.length} times: for ${ends.join(', for ')}. The plan’s time counts it once.`]
+  })
 
 const most = (values: readonly (number | undefined)[]): number | undefined =>
   values.reduce<number | undefined>((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)), 0)

@@ -74,6 +74,24 @@ t.test('what does not fit is said, and what to set', async t => {
   t.match(planText(bound, { edges: false }), /\nWarning: second may need 30 GB/)
 })
 
+t.test('a stage that is not stored runs for each that reads it, which is said', async t => {
+  const twice = (first: AnyStage) =>
+    plan([{ use: 'numbers', count: 12 }, { use: 'first' }, { use: 'second' }, { use: 'third', from: ['first'] }], newOut(), {
+      ops: gpu(),
+      memory: 64e9,
+      stages: {
+        numbers: async () => ({ default: numbers }),
+        first: async () => ({ default: first }),
+        second: async () => ({ default: sized('second', 1) }),
+        third: async () => ({ default: sized('third', 1) }),
+      },
+    })
+  t.strictSame((await twice(sized('first', 1, { cache: false }))).warnings, [
+    'first is not stored, so it runs 2 times: for second, for third. The plan’s time counts it once.',
+  ])
+  t.strictSame((await twice(sized('first', 1))).warnings, [])
+})
+
 t.test('the disk: checkpoints count while their segment runs, and what is stored from then on', async t => {
   const estimate = (disk: number, scratch: number) => () => ({ operations: 1, memory: 1, disk, scratch })
   const first = sized('first', 1, { cache: false, estimate: estimate(0, 9e18) })
