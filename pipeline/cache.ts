@@ -8,7 +8,7 @@ import { bytesPerElement, type DType, elements } from '../native/tensor.js'
 import type { TensorRef } from '../native/tensor-ref.js'
 import { type AnyRow, type Cell, cells, decode, encode, type RecordBatch, scalarsOf } from './arrow.js'
 import type { Table } from './define.js'
-import { readSealed, writeSealed, writing } from './disk.js'
+import { ofEach, readSealed, writeSealed, writing } from './disk.js'
 import { sentence } from './error.js'
 import { fileTensor, LazyTensor, LiveTensors } from './lazy.js'
 import { leftOver } from './outputs.js'
@@ -72,7 +72,7 @@ export class Cache {
   async keys(): Promise<string[]> {
     const names = await readdir(this.folder, { recursive: true }).catch(() => [])
     const keys = names.flatMap(name => /^[0-9a-f]{2}[\\/]([0-9a-f]{64})\.parquet$/.exec(name)?.[1] ?? [])
-    const stored = await Promise.all(keys.map(key => this.has(key)))
+    const stored = await ofEach(keys, key => this.has(key))
     return keys.filter((_, i) => stored[i])
   }
 

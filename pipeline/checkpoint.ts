@@ -1,10 +1,11 @@
 /** State of a stream stage on disk: so that a killed run need not start over. One Parquet file a name, whole or not at all. */
+import type { Stats } from 'node:fs'
 import { mkdir, readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { bytesPerElement, type DType, elements, type Tensor } from '../native/tensor.js'
 import type { Cache } from './cache.js'
 import type { Checkpoint } from './define.js'
-import { writing } from './disk.js'
+import { ofEach, writing } from './disk.js'
 import { sentence } from './error.js'
 import { LazyTensor } from './lazy.js'
 import { Damaged, ParquetFile, writeParquet } from './parquet.js'
@@ -21,30 +22,29 @@ export interface SavedState {
   readonly time: Date
 }
 
+/** A run may be at work on it, so a file may go while this looks. */
+async function filesIn(folder: string): Promise<Stats[]> {
+  const files = await readdir(folder).catch(() => [])
+  const found = await ofEach(files, file => stat(join(folder, file)).catch(() => undefined))
+  return found.filter(one => one !== undefined)
+}
+
 /** All under the folder of a cache. */
 export async function listCheckpoints(folder: string): Promise<SavedState[]> {
   const all = join(folder, 'checkpoints')
-  const keys = (await readdir(all).catch(() => [])).filter(name => /^[0-9a-f]{64}$/.test(name))
-  return Promise.all(
-    keys.sort().map(async key => {
-      const path = join(all, key)
-      const files = await Promise.all((await readdir(path)).map(file => stat(join(path, file))))
-      return {
-        key,
-        path,
-        bytes: files.reduce((sum, { size }) => sum + size, 0),
-        time: new Date(Math.max(0, ...files.map(({ mtimeMs }) => mtimeMs))),
-      }
-    }),
-  )
+  const keys = (await readdir(all).catch(() => [])).filter(name => /^[0-9a-f]{64}$/.test(name)).sort()
+  const found = await ofEach(keys, async (key): Promise<SavedState | undefined> => {
+    const path = join(all, key)
+    const files = await filesIn(path)
+    const times = files.map(({ mtimeMs }) => mtimeMs)
+    return files.length === 0 ? undefined : { key, path, bytes: files.reduce((sum, { size }) => sum + size, 0), time: new Date(Math.max(...times)) }
+  })
+  return found.filter(one => one !== undefined)
 }
 
 /** Bytes of all checkpoints under this key. */
 export async function savedBytes(cache: Cache, key: string): Promise<number> {
-  const folder = folderOf(cache, key)
-  const files = await readdir(folder).catch(() => [])
-  const sizes = await Promise.all(files.map(async file => (await stat(join(folder, file))).size))
-  return sizes.reduce((a, b) => a + b, 0)
+  return (await filesIn(folderOf(cache, key))).reduce((sum, { size }) => sum + size, 0)
 }
 
 interface Saved {

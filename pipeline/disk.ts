@@ -175,3 +175,10 @@ export function formatBytes(bytes: number): string {
   }
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`
 }
+
+/** What `look` says of each file, in order: 64 at a time, as a process may not hold any number of them open. */
+export async function ofEach<T, R>(files: readonly T[], look: (file: T) => Promise<R>): Promise<R[]> {
+  const found: R[] = []
+  for (let i = 0; i < files.length; i += 64) found.push(...(await Promise.all(files.slice(i, i + 64).map(look))))
+  return found
+}

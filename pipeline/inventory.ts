@@ -3,6 +3,7 @@ import { readdir, rm, stat, unlink } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import type { Lineage } from './cache.js'
 import type { SavedState } from './checkpoint.js'
+import { ofEach } from './disk.js'
 import { sentence } from './error.js'
 import { ParquetFile } from './parquet.js'
 import { leftOver } from './outputs.js'
@@ -28,20 +29,25 @@ export async function listCache(out: string): Promise<CacheEntry[]> {
   const folder = join(out, 'cache')
   const names = await readdir(folder, { recursive: true }).catch(() => [])
   const paths = names.filter(name => /^[0-9a-f]{2}[\\/][0-9a-f]{64}\.parquet$/.test(name)).map(name => join(folder, name))
-  const entries = await Promise.all(paths.map(entryOf))
+  const entries = (await ofEach(paths, entryOf)).filter(entry => entry !== undefined)
   const place = ({ lineage }: CacheEntry): string => `${lineage?.stage ?? ''} ${lineage?.id ?? ''}`
   return entries.sort((a, b) => place(a).localeCompare(place(b), 'en', { numeric: true }))
 }
 
-async function entryOf(path: string): Promise<CacheEntry> {
-  const { size, mtime } = await stat(path)
-  const common = { key: basename(path, '.parquet'), path, bytes: size, time: mtime }
+/** Undefined: a run that is at work has taken it away meanwhile. */
+async function entryOf(path: string): Promise<CacheEntry | undefined> {
+  const found = await stat(path).catch(() => undefined)
+  if (found === undefined) return undefined
+  const common = { key: basename(path, '.parquet'), path, bytes: found.size, time: found.mtime }
   try {
     const { lineage, tensors } = (await ParquetFile.open(path)).value as { lineage: Lineage; tensors: Record<string, { uri?: string }>[] }
     const uris = tensors.flatMap(row => Object.values(row).map(cell => cell.uri ?? ''))
     const refersTo = [...new Set(uris.filter(uri => uri.startsWith('cache:')).map(uri => uri.slice('cache:'.length)))]
     return { ...common, lineage, refersTo, damage: undefined }
   } catch (error) {
+    const { code, syscall } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT') return undefined
+    if (syscall !== undefined) throw error // it may be sound
     return { ...common, lineage: undefined, refersTo: [], damage: sentence(error) }
   }
 }

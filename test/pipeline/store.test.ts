@@ -6,7 +6,7 @@ import { decode, encode, schemaOf } from '../../pipeline/arrow.js'
 import { Cache } from '../../pipeline/cache.js'
 import { Checkpoints } from '../../pipeline/checkpoint.js'
 import { bytesTensor, defineTable, f64, fileTensor, i64, optional, tensor, u32, utf8 } from '../../pipeline/define.js'
-import { readSealed, writeSealed, writing } from '../../pipeline/disk.js'
+import { ofEach, readSealed, writeSealed, writing } from '../../pipeline/disk.js'
 import { deleteEntries, listCache, usedKeys, verifyEntry } from '../../pipeline/inventory.js'
 import { LiveTensors } from '../../pipeline/lazy.js'
 import type { Plan } from '../../pipeline/plan.js'
@@ -165,6 +165,17 @@ t.test('opening: uploads, converts, moves live tensors, and tells what is wrong 
   t.throws(() => fileTensor(file, -1, 'f32', [1]), /can't begin at byte -1/)
   t.throws(() => fileTensor(file, 0, 'f32', [2 ** 40, 2 ** 40]), /is no shape/)
   t.throws(() => bytesTensor(bytes(3), 'f32', [-1]), /is no shape/)
+})
+
+t.test('of thousands of files so many are open at a time as a process may hold', async t => {
+  let [open, most] = [0, 0]
+  const doubled = await ofEach([...Array(1000).keys()], async i => {
+    most = Math.max(most, ++open)
+    await new Promise(done => setTimeout(done, i % 7))
+    open--
+    return 2 * i
+  })
+  t.strictSame([doubled.length, doubled[999], most], [1000, 1998, 64])
 })
 
 t.test('checkpoints: saved whole, listed oldest first, dropped; a damaged one is none', async t => {
