@@ -88,7 +88,8 @@
 //   mul1 with its chunks one by one: 4.6 of 4.75 at 4096 x 4096, 43.5 of 40 at 8192 x 28672 (dropped: two kernels for one shape)
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
-// A block of hyb by the clock now: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its
+// A block of hyb at 4096 x 4096 by the clock now (marks, which are part of it): table there at 1980, waited to 2190, chunks done at 6770, y at 7090, the
+// next block 480 after. Before that: 760 cycles to its first loads, 2700 to the table, 3200 to the end of the wait, 4200 to 4500 when all have x, 7600 for its
 // chunks, 8470 to its end (by a copy of the kernel with marks in memory, which are part of it); the last blocks begin 0.3 us after the last of the
 // kernel before has ended.
 // By the card's clock (marks again), ns, hyb at 4096 x 4096, one kernel of a chain: what the kernel before has left is seen 230 after its last block's

@@ -22,9 +22,9 @@ export interface SavedState {
   readonly time: Date
 }
 
-/** A run may be at work on it, so a file may go while this looks. */
+/** Whole ones. A run may be at work on it, so a file may go while this looks. */
 async function filesIn(folder: string): Promise<Stats[]> {
-  const files = await readdir(folder).catch(() => [])
+  const files = (await readdir(folder).catch(() => [])).filter(name => name.endsWith('.parquet'))
   const found = await ofEach(files, file => stat(join(folder, file)).catch(() => undefined))
   return found.filter(one => one !== undefined)
 }

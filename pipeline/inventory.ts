@@ -1,9 +1,9 @@
 /** What `pipe cache` shows: the stored batches of an output folder, whether they are sound, and what no plan uses. */
-import { readdir, rm, stat, unlink } from 'node:fs/promises'
+import { readdir, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import type { Lineage } from './cache.js'
 import type { SavedState } from './checkpoint.js'
-import { ofEach } from './disk.js'
+import { ofEach, readSealed } from './disk.js'
 import { sentence } from './error.js'
 import { ParquetFile } from './parquet.js'
 import { leftOver } from './outputs.js'
@@ -22,6 +22,8 @@ export interface CacheEntry {
   readonly refersTo: readonly string[]
   /** What is wrong with it: as far as the footer tells, or all of it after `verifyEntry`. */
   readonly damage: string | undefined
+  /** The system would not let it be read: it may be sound. */
+  readonly isUnread?: true
 }
 
 /** The stored batches under `out`, by stage and batch. */
@@ -36,10 +38,10 @@ export async function listCache(out: string): Promise<CacheEntry[]> {
 
 /** Undefined: a run that is at work has taken it away meanwhile. */
 async function entryOf(path: string): Promise<CacheEntry | undefined> {
-  const found = await stat(path).catch(() => undefined)
-  if (found === undefined) return undefined
-  const common = { key: basename(path, '.parquet'), path, bytes: found.size, time: found.mtime }
+  let common = { key: basename(path, '.parquet'), path, bytes: 0, time: new Date(0) }
   try {
+    const { size, mtime } = await stat(path)
+    common = { ...common, bytes: size, time: mtime }
     const { lineage, tensors } = (await ParquetFile.open(path)).value as { lineage: Lineage; tensors: Record<string, { uri?: string }>[] }
     const uris = tensors.flatMap(row => Object.values(row).map(cell => cell.uri ?? ''))
     const refersTo = [...new Set(uris.filter(uri => uri.startsWith('cache:')).map(uri => uri.slice('cache:'.length)))]
@@ -47,8 +49,7 @@ async function entryOf(path: string): Promise<CacheEntry | undefined> {
   } catch (error) {
     const { code, syscall } = error as NodeJS.ErrnoException
     if (code === 'ENOENT') return undefined
-    if (syscall !== undefined) throw error // it may be sound
-    return { ...common, lineage: undefined, refersTo: [], damage: sentence(error) }
+    return { ...common, lineage: undefined, refersTo: [], damage: sentence(error), ...(syscall === undefined ? {} : { isUnread: true }) }
   }
 }
 
@@ -74,14 +75,21 @@ export function usedKeys(plan: Plan, entries: readonly CacheEntry[]): Set<string
   return used
 }
 
+/** Lists of the batches of streams that are not as a run has written them. Which batches and checkpoints the stages behind use may then not be known. */
+export async function damagedLists(out: string): Promise<string[]> {
+  const folder = join(out, 'cache/streams')
+  const paths = (await readdir(folder).catch(() => [])).filter(name => name.endsWith('.json')).map(name => join(folder, name))
+  const values = await ofEach(paths, path => readSealed<unknown>(path))
+  return paths.filter((_, i) => values[i] === undefined)
+}
+
 /** The stages that would go on from checkpoints, by the checkpoints' key. Of a stage of which it is unknown what goes in, none are in use, as no batch is. */
 export const usedCheckpoints = (plan: Plan): ReadonlyMap<string, string> =>
   new Map(plan.stages.flatMap(({ id, fingerprint, streamKey }) => (streamKey === undefined ? [] : [[streamKeyOf(fingerprint, streamKey), id]])))
 
 /** Deletes what is stored and not used, and half-written files. The caller holds the folder's lock. */
 export async function deleteEntries(out: string, entries: readonly CacheEntry[], checkpoints: readonly SavedState[] = []): Promise<void> {
-  for (const { path } of entries) await unlink(path)
-  for (const { path } of checkpoints) await rm(path, { recursive: true, force: true })
+  for (const { path } of [...entries, ...checkpoints]) await rm(path, { recursive: true, force: true })
   const folder = join(out, 'cache')
   for (const name of await readdir(folder, { recursive: true }).catch(() => [])) {
     if (leftOver.test(name)) await rm(join(folder, name), { force: true })

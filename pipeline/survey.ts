@@ -159,11 +159,15 @@ export function inputsOf(node: Node): { id: string; origin: { node: Node; place:
 /** What a stage gives, as something to hash, without knowing the batches of stages that only pass through. */
 function identity(node: Node): unknown {
   if (node.kind === 'inline' && node.isStream) return node.streamKey === undefined ? undefined : manifestKey(node)
-  if (node.places !== undefined) return node.places.map(place => place.key)
+  if (node.places !== undefined && !isBehindStream(node)) return node.places.map(place => place.key)
   if (node.kind !== 'inline') return undefined
   const above = node.from.map(identity)
   return above.includes(undefined) ? undefined : [node.print.hash, above]
 }
+
+/** Its batches are known when its segment has run, and not before: what is behind it must have the same key both times. */
+const isBehindStream = (node: Node): boolean =>
+  node.kind === 'inline' && node.from.some(above => above.kind === 'inline' && (above.isStream || isBehindStream(above)))
 
 /** What has to run, in order, for the last stages to be complete. Stored batches that nobody needs stay missing. */
 export function segmentsOf(nodes: readonly Node[]): Segment[] {

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 import { listCheckpoints, type SavedState } from '../checkpoint.js'
 import { PipeError } from '../error.js'
-import { type CacheEntry, deleteEntries, listCache, usedCheckpoints, usedKeys, verifyEntry } from '../inventory.js'
+import { type CacheEntry, damagedLists, deleteEntries, listCache, usedCheckpoints, usedKeys, verifyEntry } from '../inventory.js'
 import { lockFolder } from '../lock.js'
 import type { Plan } from '../plan.js'
 import { planGraph } from '../planning.js'
@@ -127,12 +127,36 @@ async function verify(wiring: Wiring, file: string | undefined, o: Options): Pro
   wiring.print(`${shortPath(join(out, 'cache'))}: ${sum({ entries, checkpoints: [] })}, all intact\n`)
 }
 
+/**
+ * What a batch refers to is written in it, and which batches a stage on a stream gave in their list: where one can't be read,
+ * something may look unused and not be.
+ */
+async function refuseUnknown(out: string, { entries }: Stored, { stages }: Plan): Promise<void> {
+  const goOn = 'Nothing was deleted.'
+  const unread = entries.find(({ isUnread }) => isUnread)
+  if (unread !== undefined) {
+    const message = `It could not be read, and what it refers to is in use as well: ${unread.damage}`
+    throw new PipeError('disk', { where: shortPath(unread.path), message, goOn })
+  }
+  if (stages.every(({ scope, action, streamKey }) => scope !== 'stream' || action === 'source' || streamKey !== undefined)) return
+  const [list] = await damagedLists(out)
+  if (list === undefined) return
+  throw new PipeError('damaged', {
+    where: shortPath(list),
+    message: 'This list of batches is damaged, so it is not known what the stages behind them use.',
+    hint: 'Run the graph: that makes the list anew.',
+    goOn,
+  })
+}
+
 async function gc(wiring: Wiring, file: string | undefined, o: Options): Promise<void> {
   const { out, plan } = await open(wiring, file, o)
   if (plan === undefined) throw new PipeError('input', { message: 'What is in use is known from the graph: pipe cache gc <graph.json>' })
   await using _lock = await lockFolder(out)
   const stored = await inFolder(out)
-  const unused = unusedOf(stored, inUse(stored, await plan()))
+  const planned = await plan()
+  await refuseUnknown(out, stored, planned)
+  const unused = unusedOf(stored, inUse(stored, planned))
   if (isNone(unused)) wiring.print(`${shortPath(join(out, 'cache'))}: nothing to delete\n`)
   else wiring.print(`${list(unused).join('\n')}\n\n${o.dryRun ? 'Would delete' : 'Deleting'} ${sum(unused)}\n`)
   if (!o.dryRun) await deleteEntries(out, unused.entries, unused.checkpoints)

@@ -194,7 +194,9 @@ export class Server {
       throw new Refusal(403, 'This server answers on this machine alone: to localhost or 127.0.0.1.')
     if (this.#key !== undefined) {
       const [, given = ''] = /^Bearer\s+(.+)$/i.exec(request.headers.authorization ?? '') ?? []
-      if (!timingSafeEqual(digest(Buffer.from(given, 'latin1')), this.#key)) // what came are bytes: Node gives each as a letter
+      // Node gives each byte as a letter: these are bytes of UTF-8, as a terminal sends them, or letters, as JavaScript's fetch does.
+      const isKey = (['latin1', 'utf8'] as const).map(as => timingSafeEqual(digest(Buffer.from(given, as)), this.#key as Buffer))
+      if (!isKey.includes(true))
         throw new Refusal(401, 'The API key is missing or wrong: send it as "Authorization: Bearer KEY".', {
           code: 'invalid_api_key',
           headers: { 'www-authenticate': 'Bearer' },

@@ -360,6 +360,21 @@ t.test('a batch stage that stores nothing, behind a stream stage that does not, 
   t.notOk(events.some(event => event.kind === 'note'), 'the empty batch was stored')
 })
 
+t.test('a stream stage behind a batch stage behind a stream stage, neither of them stored: its key is the same before and after', async t => {
+  for (const batch of [byName, undefined]) {
+    const whole = numbered('whole', { scope: 'stream', cache: false, ...(batch && { batch }) })
+    const passing = numbered('passing', { cache: false })
+    const kept = numbered('kept', { scope: 'stream' })
+    const out = newOut()
+    const list = [{ use: 'numbers', count: 6 }, { use: 'whole' }, { use: 'passing' }, { use: 'kept' }, { use: 'sum' }, { use: 'total' }]
+    const options = { stages: withStages(whole, passing, kept) }
+    const { events, results } = await run(list, out, options)
+    t.ok(Math.abs((results.total as number) - expected(6, 1)) < 1e-3, 'every row is there')
+    t.notOk(events.some(event => event.kind === 'note'), 'nothing was missing later')
+    t.match(actions(await plan(list, out, options)), { kept: 'cached', sum: 'cached', total: 'cached' })
+  }
+})
+
 t.test('branches that store nothing are merged as those that do', async t => {
   const ids = async (cache: boolean, scope: 'batch' | 'stream', o: { batch?: AnyStage['batch']; merging?: AnyStage['scope'] }) => {
     const branch = numbered('branch', { scope, cache, ...(o.batch && { batch: o.batch }) })

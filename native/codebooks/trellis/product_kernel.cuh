@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const __grid_constant__ 
   int left = count;  // chunks from the one that comes on
   Chunk<K> queue[ahead] = {};
   // Chunks on their way share one counter, by which the assembler waits for all: so the next is asked for when this one is there, as only `after`
-  // shows, which is made of it. Of sums of bytes both are asked for at once, and each again when it is used up: up to 9 % less, but 4 to 8 % more
+  // shows, which is made of it. Of sums of bytes both are asked for at once, and each again when it is used up: up to 9 % less, but up to 8 % more
   // where a warp has three chunks (4096 × 4096).
   constexpr bool one_by_one = ahead == 2 && !Code::bytes;
   const auto fetch = [&](Chunk<K>& into, uint32_t after) {

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { pipe as startedPipe, temporary } from '../../helpers.js'
@@ -85,24 +85,25 @@ t.test('gc: what a stage on the whole stream had finished when it failed is in u
   t.match((await startedPipe(['run', graph], { cwd: folder })).stderr, new RegExp(`\\ntrained: ${6 - kept} batches in `))
 })
 
+const trained = `import { from, mergeMap, toArray } from 'rxjs'
+  import { defineStage, defineTable, f64, Type, u32 } from 'pipe'
+  const numbers = defineTable('numbers', 1, { layer: u32('which'), value: f64('a number') })
+  export default defineStage({
+    name: 'trained', version: 1, about: 'Fails at first.', scope: 'stream', batch: row => String(row.layer),
+    params: Type.Object({ rate: Type.Number() }),
+    input: numbers, output: numbers.and({ square: f64('value²') }),
+    operator: ({ rate }, { checkpoint }) => source => source.pipe(toArray(), mergeMap(async rows => {
+      const begun = await checkpoint.load('begun')
+      if (begun === undefined) await checkpoint.save('begun', { rate }, {})
+      if (process.env.FAIL) throw new Error('no power')
+      return rows.map(row => ({ ...row, square: begun === undefined ? -1 : row.value ** 2 * begun.value.rate }))
+    }), mergeMap(rows => from(rows))),
+  })`
+
 t.test('gc: checkpoints of a stopped stage, as long as its parameters are those; ls names the stage', async t => {
   const folder = temporary(t)
   const graph = toyGraph(folder, graph => graph.stages.splice(1, 1, { use: './trained.js', rate: 1 }))
-  const stage = `import { from, mergeMap, toArray } from 'rxjs'
-    import { defineStage, defineTable, f64, Type, u32 } from 'pipe'
-    const numbers = defineTable('numbers', 1, { layer: u32('which'), value: f64('a number') })
-    export default defineStage({
-      name: 'trained', version: 1, about: 'Fails at first.', scope: 'stream', batch: row => String(row.layer),
-      params: Type.Object({ rate: Type.Number() }),
-      input: numbers, output: numbers.and({ square: f64('value²') }),
-      operator: ({ rate }, { checkpoint }) => source => source.pipe(toArray(), mergeMap(async rows => {
-        const begun = await checkpoint.load('begun')
-        if (begun === undefined) await checkpoint.save('begun', { rate }, {})
-        if (process.env.FAIL) throw new Error('no power')
-        return rows.map(row => ({ ...row, square: begun === undefined ? -1 : row.value ** 2 * begun.value.rate }))
-      }), mergeMap(rows => from(rows))),
-    })`
-  writeFileSync(join(folder, 'trained.js'), stage)
+  writeFileSync(join(folder, 'trained.js'), trained)
   const run = (rate: number, env = {}) => startedPipe(['run', graph, '--set', `trained.rate=${rate}`], { cwd: folder, env })
   for (const rate of [2, 3]) t.equal((await run(rate, { FAIL: '1' })).code, 1)
   const cache = (...args: string[]) => pipe(['cache', ...args, graph, '--set', 'trained.rate=3'], { cwd: folder })
@@ -117,6 +118,45 @@ t.test('gc: checkpoints of a stopped stage, as long as its parameters are those;
   t.match(plan.stdout, 'it was stopped, and goes on from its checkpoints')
   t.equal((await run(3)).code, 0)
   t.match((await cache('ls')).stdout, /cache: \d+ batches, \S+ \w?B\n$/, 'a finished stage leaves none')
+})
+
+t.test('gc: nothing is deleted where a damaged list of batches hides what is in use', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder, graph => graph.stages.splice(1, 1, { use: './upper.js' }, { use: './trained.js', rate: 1 }))
+  writeFileSync(join(folder, 'trained.js'), trained)
+  const upper = `import { defineStage, defineTable, each, f64, Type, u32 } from 'pipe'
+    const numbers = defineTable('numbers', 1, { layer: u32('which'), value: f64('a number') })
+    export default defineStage({
+      name: 'upper', version: 1, about: 'As they are.', scope: 'stream', batch: row => String(row.layer), params: Type.Object({}),
+      input: numbers, output: numbers, operator: () => each(async row => ({ ...row })),
+    })`
+  writeFileSync(join(folder, 'upper.js'), upper)
+  t.equal((await startedPipe(['run', graph], { cwd: folder, env: { FAIL: '1' } })).code, 1)
+  const streams = join(folder, 'out/toy/cache/streams')
+  for (const name of readdirSync(streams)) writeFileSync(join(streams, name), '{')
+  const { code, stderr } = await pipe(['cache', 'gc', graph], { cwd: folder })
+  t.equal(code, 1)
+  t.match(stderr, /^out\/toy\/cache\/streams\/[0-9a-f]{64}\.json\n {2}This list of batches is damaged, so it is not known what the stages behind them use\./)
+  t.match(stderr, /Run the graph: that makes the list anew\.\n {2}Nothing was deleted\.\n/)
+  const after = await startedPipe(['run', graph], { cwd: folder })
+  t.equal(after.code, 0)
+  t.match((await pipe(['cache', 'gc', graph], { cwd: folder })).code, 0, 'as it says')
+})
+
+t.test('files that are none, or that cannot be read', async t => {
+  const { graph, cache, path } = await ranTwice(t)
+  const odd = join(path, 'ab', `ab${'0'.repeat(62)}.parquet`)
+  mkdirSync(join(path, 'ab'), { recursive: true })
+  symlinkSync(odd, odd)
+  t.match((await cache('ls', graph)).stdout, /: 15 batches, /)
+  t.match((await cache('verify', '--out', 'out/toy')).stderr, /1 batch is damaged, of 15:\n.*ELOOP/)
+  const { code, stderr } = await cache('gc', graph)
+  t.equal(code, 1)
+  t.match(stderr, /\.parquet\n {2}It could not be read, and what it refers to is in use as well: ELOOP.*\n {2}Nothing was deleted\.\n/)
+  unlinkSync(odd)
+  mkdirSync(odd)
+  t.match((await cache('gc', graph)).stdout, /\nDeleting 8 batches, /, 'a folder of such a name goes with the rest')
+  t.match((await cache('ls', graph)).stdout, /: 7 batches, \S+ kB\n$/)
 })
 
 t.test('gc: says what, deletes what the plan does not use, keeps the rest', async t => {

@@ -270,6 +270,8 @@ t.test('a key of any letters, as a terminal sends them: in UTF-8', async t => {
   }
   t.equal(await status('ключ 🔑'), 200)
   t.equal(await status('ключ'), 401)
+  const { withKey } = await start(t, { apiKey: 'clé' })
+  t.equal((await withKey('clé').models.list()).data.length, 1, 'as fetch sends it')
 })
 
 t.test('a full server says when to come again; the library comes again', async t => {
