@@ -3,7 +3,7 @@
  * known only while they run which batches there will be.
  */
 import { hashOf } from './fingerprint.js'
-import { inputsOf, keyOf, type Node } from './survey.js'
+import { inputsOf, keyOf, nameBeside, type Node } from './survey.js'
 
 interface Origin {
   readonly above: Node
@@ -34,7 +34,7 @@ export class Names {
     const given = this.#of(reader)
     const known = given.name({ above, id })
     if (known !== undefined) return known
-    const name = given.origins.has(id) ? `${id}@${above.id}` : id
+    const name = nameBeside(given.origins, above, id)
     given.add(name, { above, id })
     return name
   }

@@ -141,14 +141,21 @@ export function keyOf(node: Node, id: string): string | undefined {
   return key === undefined ? undefined : hashOf([node.print.hash, key])
 }
 
-/** All batches that go in, in order; where two stages give the same name, the later carries its stage's. */
+/** What a batch is called beside those whose names are taken: where two stages give the same name, the later carries its stage's, as often as it takes. */
+export function nameBeside(taken: { has(name: string): boolean }, above: Node, id: string): string {
+  let name = id
+  while (taken.has(name)) name += `@${above.id}`
+  return name
+}
+
+/** All batches that go in, in order. */
 export function inputsOf(node: Node): { id: string; origin: { node: Node; place: Place } }[] | undefined {
   const inputs: { id: string; origin: { node: Node; place: Place } }[] = []
   const taken = new Set<string>()
   for (const above of node.from) {
     if (above.places === undefined) return undefined
     for (const place of above.places) {
-      const id = taken.has(place.id) ? `${place.id}@${above.id}` : place.id
+      const id = nameBeside(taken, above, place.id)
       taken.add(id)
       inputs.push({ id, origin: { node: above, place } })
     }

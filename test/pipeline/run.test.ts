@@ -407,6 +407,24 @@ t.test('branches that store nothing are merged as those that do', async t => {
   }
 })
 
+t.test('a branch that is merged twice: no two batches have one name', async t => {
+  for (const cache of [true, false]) {
+    const stages = withStages(numbered('branch', { cache }), numbered('merged', { cache }))
+    const list = [
+      { use: 'numbers', count: 6 },
+      { use: 'branch' },
+      { use: 'merged', from: ['numbers', 'branch'] },
+      { use: 'sum', from: ['merged', 'branch'] },
+      { use: 'total' },
+    ]
+    const out = newOut()
+    const { results } = await run(list, out, { stages })
+    t.ok(Math.abs((results.total as number) - 3 * expected(6, 1)) < 1e-3, `every row is there: ${results.total}`)
+    const { keys = {} } = (await plan(list, out, { stages })).stages.find(({ id }) => id === 'sum') ?? {}
+    t.same(Object.keys(keys), ['b0', 'b1', 'b2', 'b0@branch', 'b1@branch', 'b2@branch', 'b0@branch@branch', 'b1@branch@branch', 'b2@branch@branch'])
+  }
+})
+
 t.test('a branch is asked for its batches by the names that the merging stage gives them', async t => {
   const asked: Record<string, boolean> = {}
   const branch = numbered('branch', {
