@@ -35,6 +35,15 @@ interface StoredValue {
   readonly sources?: Readonly<Record<string, string>>
 }
 
+/** The files of batches under the folder of a cache, sound or not. */
+export async function batchFiles(folder: string): Promise<{ key: string; path: string }[]> {
+  const names = await readdir(folder, { recursive: true }).catch(() => [])
+  return names.flatMap(name => {
+    const key = /^[0-9a-f]{2}[\\/]([0-9a-f]{64})\.parquet$/.exec(name)?.[1]
+    return key === undefined ? [] : [{ key, path: join(folder, name) }]
+  })
+}
+
 export class Cache {
   readonly #files = new Map<string, Promise<ParquetFile | undefined>>()
   readonly #sizes = new Map<string, Promise<number>>()
@@ -70,8 +79,7 @@ export class Cache {
 
   /** Keys of all batches that are stored. */
   async keys(): Promise<string[]> {
-    const names = await readdir(this.folder, { recursive: true }).catch(() => [])
-    const keys = names.flatMap(name => /^[0-9a-f]{2}[\\/]([0-9a-f]{64})\.parquet$/.exec(name)?.[1] ?? [])
+    const keys = (await batchFiles(this.folder)).map(({ key }) => key)
     const stored = await ofEach(keys, key => this.has(key))
     return keys.filter((_, i) => stored[i])
   }

@@ -29,6 +29,8 @@ async function filesIn(folder: string): Promise<Stats[]> {
   return found.filter(one => one !== undefined)
 }
 
+const sum = (files: readonly Stats[]): number => files.reduce((total, { size }) => total + size, 0)
+
 /** All under the folder of a cache. */
 export async function listCheckpoints(folder: string): Promise<SavedState[]> {
   const all = join(folder, 'checkpoints')
@@ -37,14 +39,14 @@ export async function listCheckpoints(folder: string): Promise<SavedState[]> {
     const path = join(all, key)
     const files = await filesIn(path)
     const times = files.map(({ mtimeMs }) => mtimeMs)
-    return files.length === 0 ? undefined : { key, path, bytes: files.reduce((sum, { size }) => sum + size, 0), time: new Date(Math.max(...times)) }
+    return files.length === 0 ? undefined : { key, path, bytes: sum(files), time: new Date(Math.max(...times)) }
   })
   return found.filter(one => one !== undefined)
 }
 
 /** Bytes of all checkpoints under this key. */
 export async function savedBytes(cache: Cache, key: string): Promise<number> {
-  return (await filesIn(folderOf(cache, key))).reduce((sum, { size }) => sum + size, 0)
+  return sum(await filesIn(folderOf(cache, key)))
 }
 
 interface Saved {

@@ -1,7 +1,7 @@
 /** What `pipe cache` shows: the stored batches of an output folder, whether they are sound, and what no plan uses. */
 import { readdir, rm, stat } from 'node:fs/promises'
-import { basename, join } from 'node:path'
-import type { Lineage } from './cache.js'
+import { join } from 'node:path'
+import { batchFiles, type Lineage } from './cache.js'
 import type { SavedState } from './checkpoint.js'
 import { ofEach, readSealed } from './disk.js'
 import { sentence } from './error.js'
@@ -28,17 +28,15 @@ export interface CacheEntry {
 
 /** The stored batches under `out`, by stage and batch. */
 export async function listCache(out: string): Promise<CacheEntry[]> {
-  const folder = join(out, 'cache')
-  const names = await readdir(folder, { recursive: true }).catch(() => [])
-  const paths = names.filter(name => /^[0-9a-f]{2}[\\/][0-9a-f]{64}\.parquet$/.test(name)).map(name => join(folder, name))
-  const entries = (await ofEach(paths, entryOf)).filter(entry => entry !== undefined)
+  const entries = (await ofEach(await batchFiles(join(out, 'cache')), entryOf)).filter(entry => entry !== undefined)
   const place = ({ lineage }: CacheEntry): string => `${lineage?.stage ?? ''} ${lineage?.id ?? ''}`
   return entries.sort((a, b) => place(a).localeCompare(place(b), 'en', { numeric: true }))
 }
 
 /** Undefined: a run that is at work has taken it away meanwhile. */
-async function entryOf(path: string): Promise<CacheEntry | undefined> {
-  let common = { key: basename(path, '.parquet'), path, bytes: 0, time: new Date(0) }
+async function entryOf(file: { key: string; path: string }): Promise<CacheEntry | undefined> {
+  const { path } = file
+  let common = { ...file, bytes: 0, time: new Date(0) }
   try {
     const { size, mtime } = await stat(path)
     common = { ...common, bytes: size, time: mtime }
@@ -66,8 +64,8 @@ export async function verifyEntry({ path }: CacheEntry): Promise<string | undefi
 /** Keys that the plan uses, those of stages that were stopped half-way included, and those that their tensors lie in. */
 export function usedKeys(plan: Plan, entries: readonly CacheEntry[]): Set<string> {
   const used = new Set(plan.stages.flatMap(stage => Object.values(stage.keys)))
-  for (const { fingerprint, streamKey } of plan.stages) {
-    if (streamKey === undefined) continue
+  for (const { fingerprint, streamKey, keys } of plan.stages) {
+    if (streamKey === undefined || Object.keys(keys).length > 0) continue // its batches are not known, or are those
     for (const { key, lineage } of entries) if (lineage !== undefined && key === keyInStream(fingerprint, streamKey, lineage.id)) used.add(key)
   }
   const byKey = new Map(entries.map(entry => [entry.key, entry]))

@@ -1,10 +1,9 @@
 /** Graphs nobody thought of: stages of every scope, stored or not, branched and merged at random, at once and after a failure. */
-import { Type } from '@sinclair/typebox'
 import t from 'tap'
-import { type AnyStage, defineStage, each } from '../../pipeline/define.js'
+import { type AnyStage, each } from '../../pipeline/define.js'
 import { rng } from '../../pipeline/random.js'
 import { actions, expected, newOut, plan, run } from './harness.js'
-import { numbersTable, stages, withStages } from './toys.js'
+import { numbered, stages, withStages } from './toys.js'
 
 const graphs = Number(process.env.RANDOM_GRAPHS ?? 40) // as many as one has time for, from the first on
 const source = { ...(await stages.numbers?.())?.default, name: 'source', cache: false } as AnyStage
@@ -12,22 +11,12 @@ const source = { ...(await stages.numbers?.())?.default, name: 'source', cache: 
 /** Where the next run fails: a stage, and how many rows it does before. */
 let failing: { readonly name: string; rows: number } | undefined
 
-const passing = (name: string, more: Partial<AnyStage>): AnyStage => ({
-  ...(defineStage({
-    name,
-    version: 1,
-    about: 'Rows as they are.',
-    params: Type.Object({}),
-    input: numbersTable,
-    output: numbersTable,
-    operator: _ =>
-      each(async row => {
-        if (failing?.name === name && failing.rows-- === 0) throw new Error('no power')
-        return { ...row }
-      }),
-  }) as AnyStage),
-  ...more,
-})
+/** Its rows go on, until it is its turn to fail. */
+const failingOnce = (name: string): AnyStage['operator'] => () =>
+  each(async row => {
+    if (failing?.name === name && failing.rows-- === 0) throw new Error('no power')
+    return { ...row }
+  })
 
 /** A graph of up to six stages and a sum behind them; copies: in how many ways a row reaches the sum. */
 function graphOf(seed: number) {
@@ -44,7 +33,8 @@ function graphOf(seed: number) {
     const from = [...new Set(below(3) === 0 ? [below(i), below(i)] : [Math.max(0, i - 1 - below(2))])].sort()
     // Behind a merge rows of one name are not neighbours, which is refused.
     const isNaming = scope === 'stream' && below(2) === 0 && sum(from) === 1
-    made.push(passing(`g${i}`, { scope, cache, ...(isNaming && { batch: (row: { name: string }) => row.name }) } as Partial<AnyStage>))
+    const naming = isNaming && ({ batch: row => row.name as string } as Partial<AnyStage>)
+    made.push(numbered(`g${i}`, { scope, cache, operator: failingOnce(`g${i}`), ...naming }))
     list.push({ use: `g${i}`, from: from.map(j => `g${j}`) })
     copies.push(sum(from))
     told.push(`g${i} (${scope}${isNaming ? ', naming' : ''}${cache ? '' : ', not stored'}) of ${from}`)

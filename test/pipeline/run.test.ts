@@ -10,7 +10,7 @@ import type { Event } from '../../pipeline/events.js'
 import type { Plan } from '../../pipeline/plan.js'
 import { fakeOps } from './fake.js'
 import { actions, expected, failure, folder, line, newOut, plan, run } from './harness.js'
-import { calls, hooks, numbersTable, stages, withStages } from './toys.js'
+import { calls, hooks, numbered, numbersTable, stages, withStages } from './toys.js'
 
 t.test('a line runs, and the second time nothing does', async t => {
   const out = newOut()
@@ -293,19 +293,6 @@ t.test('a plan is a value: what would run, why, and what flows', async t => {
     ],
   )
   t.same(Object.keys(third.stages[0]?.keys ?? {}), ['b0', 'b1'])
-})
-
-const numbered = (name: string, more: Partial<AnyStage>): AnyStage => ({
-  ...(defineStage({
-    name,
-    version: 1,
-    about: 'Rows as they are.',
-    params: Type.Object({}),
-    input: numbersTable,
-    output: numbersTable,
-    operator: _ => each(async row => ({ ...row })),
-  }) as AnyStage),
-  ...more,
 })
 
 t.test('an operator that throws when it is asked for is named, whatever its scope', async t => {

@@ -256,3 +256,17 @@ export const withStages = (...more: AnyStage[]): BuiltInStages => ({
   ...stages,
   ...Object.fromEntries(more.map(stage => [stage.name, async () => ({ default: stage })])),
 })
+
+/** A stage that passes rows on, and what a test wants of it besides. */
+export const numbered = (name: string, more: Partial<AnyStage>): AnyStage => ({
+  ...(defineStage({
+    name,
+    version: 1,
+    about: 'Rows as they are.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: numbersTable,
+    operator: _ => each(async row => ({ ...row })),
+  }) as AnyStage),
+  ...more,
+})

@@ -460,13 +460,13 @@ cudaError_t launch(Args args, const Card& card, cudaStream_t stream) {
   // As few blocks as take no longer than all the card has: the kernels before and after have room beside them.
   int blocks = card.multiprocessors;
   if (args.n > 1 << 23) return cudaErrorInvalidValue;  // for which args.inverse is not exact
+  args.chunks = padded(args.n) / 64, args.inverse = ((uint64_t{1} << 40) + args.chunks - 1) / args.chunks;
   const int strips = (args.m + kRows - 1) / kRows, turns = (strips + kStrips * blocks - 1) / (kStrips * blocks);
-  const int most = (strips + turns * blocks - 1) / (turns * blocks), chunks = most * (padded(args.n) / 64);
+  const int most = (strips + turns * blocks - 1) / (turns * blocks), chunks = most * args.chunks;
   const int bytes = (chunks <= few_chunks<Code, K, groups> ? card.most_shared : shared_bytes<Code>(warps, most, groups)) + (card.overlaps ? 0 : kSharedStart);
   blocks = (strips + most - 1) / most;
   for (int i = 0; i < 8; ++i) args.powers[i] = 1u << i;
   args.each = strips / blocks, args.more = strips % blocks;
-  args.chunks = padded(args.n) / 64, args.inverse = ((uint64_t{1} << 40) + args.chunks - 1) / args.chunks;
   for (int i = 0; i < 2; ++i) args.few[i] = (args.each + i) * args.chunks / warps, args.extra[i] = (args.each + i) * args.chunks % warps;
   const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
