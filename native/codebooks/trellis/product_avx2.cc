@@ -35,7 +35,7 @@ struct HalfWindow {
 
 struct Lanes {
   using V = __m256i;
-  static constexpr int parts = 2, most_sums = 8;
+  static constexpr int parts = 2, most_sums = 8, chains = 1;
   static constexpr bool unrolled = true;
   template <int K, bool TC>
   using Window = HalfWindow<K, TC>;

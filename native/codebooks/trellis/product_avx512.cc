@@ -48,7 +48,7 @@ void flush(V& a, int set, int64_t factor, int64_t* sums) {
 
 struct Lanes {
   using V = __m512i;
-  static constexpr int parts = 1, most_sums = 16;
+  static constexpr int parts = 1, most_sums = 16, chains = 4;
   static constexpr bool unrolled = true;
   template <int K, bool TC>
   using Window = ChunkWindow<K, TC>;
@@ -86,6 +86,7 @@ struct Lanes {
     return _mm512_madd_epi16(digits, _mm512_permutex2var_epi16(power[0], _mm512_srli_epi16(x, 10), power[1]));
   }
   static V dot(V sum, V v, const uint8_t* x) { return _mm512_dpwssd_epi32(sum, v, broadcast(x)); }
+  static V plus(V a, V b) { return _mm512_add_epi32(a, b); }
   static void carry(V& low, V& carried) {
     carried = _mm512_add_epi32(carried, _mm512_maskz_srai_epi32(kAll, low, 16));
     low = _mm512_maskz_andnot_epi32(kAll, _mm512_set1_epi32(-65536), low);
@@ -98,22 +99,28 @@ struct Lanes {
 // The bytes of 32 bits times x, which is four times its one digit: what sums them is the dot product.
 template <ProductCode code, int K, bool TC>
 void byte_sums(const Job& job, int64_t* sums) {
-  constexpr int sets = TC ? 2 : 1, x_bytes = 16 / sets * 8;
-  constexpr int64_t until = 32;  // chunks until 32 bits might overflow
+  constexpr int sets = TC ? 2 : 1, turns = 2, x_bytes = 16 / sets * 8;
+  constexpr int64_t until = 1024;  // chunks until 32 bits might overflow: 1020 · 127 · 8 a chunk
   for (int64_t from = 0; from < job.chunks; from += until) {
-    V sum[sets][2] = {};
+    V sum[turns][sets][2] = {};
     for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
+      fetch<K>(job.words + chunk * K * kLanes);
       const ChunkWindow<K, TC> window(job.words + chunk * K * kLanes);
       const uint8_t* const x = job.x + chunk * x_bytes;
       unroll<16>([&](auto j) __attribute__((always_inline)) {
         constexpr int set = TC ? (j >> 1) & 1 : 0, at = TC ? (j >> 2) * 2 + (j & 1) : j;
         V product[2];
         Lanes::products<code>(window.template state<j * K>(), product);
-        for (int d = 0; d < 2; ++d) sum[set][d] = _mm512_dpbusd_epi32(sum[set][d], product[d], broadcast(x + at * 8 + d * 4));
+        for (int d = 0; d < 2; ++d) {
+          V& into = sum[at % turns][set][d];
+          into = _mm512_dpbusd_epi32(into, product[d], broadcast(x + at * 8 + d * 4));
+        }
       });
     }
-    for (int set = 0; set < sets; ++set) {
-      for (V& part : sum[set]) flush<TC>(part, set, 1, sums);
+    for (auto& turn : sum) {
+      for (int set = 0; set < sets; ++set) {
+        for (V& part : turn[set]) flush<TC>(part, set, 1, sums);
+      }
     }
   }
 }
@@ -135,14 +142,17 @@ inline Halves hashes(V a, V b) {
   return planes(_mm512_mullo_epi16(a, _mm512_sub_epi16(a, one)), _mm512_mullo_epi16(b, _mm512_sub_epi16(b, one)));
 }
 
-// (256·high + low) · X in three levels, of 2^16, 2^8 and 1 · 256: without low times the last digit.
-template <int T>
-[[gnu::always_inline]] inline void multiply(const Halves& plane, const uint8_t* x, int64_t stride, V (&sum)[T][3]) {
+// (256·high + low) · X in three levels, of 2^16, 2^8 and 1 · 256: without low times the last digit. With five sums, low's are the last two, of
+// levels 1 and 2.
+template <int T, int n>
+[[gnu::always_inline]] inline void multiply(const Halves& plane, const uint8_t* x, int64_t stride, V (&sum)[T][n]) {
   for (int b = 0; b < T; ++b) {
-    const V x0 = broadcast(x + b * stride), x1 = broadcast(x + b * stride + 4), x2 = broadcast(x + b * stride + 8);
-    sum[b][0] = _mm512_dpbusd_epi32(sum[b][0], plane.high, x0);
-    sum[b][1] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[b][1], plane.high, x1), plane.low, x0);
-    sum[b][2] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[b][2], plane.high, x2), plane.low, x1);
+    for (int digit = 0; digit < 3; ++digit) {
+      const V at = broadcast(x + b * stride + 4 * digit);
+      V &high = sum[b][digit], &low = sum[b][n - 2 + digit];
+      high = _mm512_dpbusd_epi32(high, plane.high, at);
+      if (digit < 2) low = _mm512_dpbusd_epi32(low, plane.low, at);
+    }
   }
 }
 
@@ -210,10 +220,11 @@ template <int K, bool TC, bool int8, int T>
 void pair_sums(const Job& job, int64_t (*sums)[32]) {
   constexpr int sets = TC ? 2 : 1, groups = 4, levels = int8 ? 1 : 3, component_bytes = 4 * levels, group_bytes = 2 * component_bytes;
   constexpr int64_t until = 1024;  // chunks until 32 bits might overflow
+  constexpr int sums_each = T > 1 || TC ? levels : int8 ? 2 : 5;  // so many that one vector's do not wait for each other
   const BytePairs<int8> pairs(job);
   for (int64_t from = 0; from < job.chunks; from += until) {
     const int64_t last = std::min(job.chunks, from + until) - 1;
-    V sum[sets][T][levels] = {};
+    V sum[sets][T][sums_each] = {};
     Halves u[2];
     hashes<0>(ChunkWindow<K, TC>(job.words + from * K * kLanes), u);
     for (int64_t chunk = from; chunk <= last; ++chunk) {
@@ -230,12 +241,15 @@ void pair_sums(const Job& job, int64_t (*sums)[32]) {
           V planes[BytePairs<int8>::planes_each][2];
           pairs.template component<c>(at, planes);
           for (int j = 0; j < 2; ++j) {
-            V(&into)[T][levels] = sum[j % sets];
+            V(&into)[T][sums_each] = sum[j % sets];
             const uint8_t* const digits = x + (g + j) / sets * group_bytes + component_bytes * c;
             if constexpr (int8) {
-              for (int b = 0; b < T; ++b) into[b][0] = _mm512_dpbusd_epi32(into[b][0], planes[0][j], broadcast(digits + b * job.stride));
+              for (int b = 0; b < T; ++b) {
+                V& sum = into[b][c % sums_each];
+                sum = _mm512_dpbusd_epi32(sum, planes[0][j], broadcast(digits + b * job.stride));
+              }
             } else {
-              multiply<T>({planes[1][j], planes[0][j]}, digits, job.stride, into);
+              multiply({planes[1][j], planes[0][j]}, digits, job.stride, into);
             }
           }
         });
@@ -243,7 +257,10 @@ void pair_sums(const Job& job, int64_t (*sums)[32]) {
     }
     for (int set = 0; set < sets; ++set) {
       for (int b = 0; b < T; ++b) {
-        for (int level = 0; level < levels; ++level) flush<TC>(sum[set][b][level], set, int64_t{1} << 8 * (levels - 1 - level), sums[b]);
+        for (int i = 0; i < sums_each; ++i) {
+          const int level = int8 ? 0 : i < 3 ? i : i - 2;
+          flush<TC>(sum[set][b][i], set, int64_t{1} << 8 * (levels - 1 - level), sums[b]);
+        }
       }
     }
   }

@@ -12,7 +12,7 @@ struct PortableLanes {
   typedef uint32_t Unsigned __attribute__((vector_size(16)));
   typedef int16_t Short __attribute__((vector_size(16)));
   typedef uint16_t Word __attribute__((vector_size(16)));
-  static constexpr int parts = 4, most_sums = 4, words = kLanes / parts;
+  static constexpr int parts = 4, most_sums = 4, chains = 1, words = kLanes / parts;
   static constexpr bool unrolled = false;
 
   // A fourth of a chunk's words, and the first of the next runs.

@@ -10,6 +10,7 @@
 //   pairs(table, s, even, odd)   hyb's words of 32 bits, of even runs and of odd ones
 //   high_bytes(v)                ⌊(v + 128)/256⌋ of words
 //   dot(sum, v, x)               sum + Σ of the products of both words of v with x's
+//   chains                       as many sums as dot needs that do not wait for each other; where there are several, also plus(a, b)
 //   carry(low, carried)          what is above 16 bits goes from one to the other
 #pragma once
 #include <algorithm>
@@ -106,10 +107,11 @@ void word_sums(const Job& job, int64_t (*sums)[32]) {
   using V = typename Lanes::V;
   constexpr int sets = TC ? 2 : 1, bits = 16 / Code::states * K;
   constexpr int64_t until = Code::until * sets, most = until << 14;
+  constexpr int turns = std::max(1, Lanes::chains / (sets * T * Code::levels));  // sums of the same that take turns; 32 bits hold all of them together
   const Code code(job);
   for (int part = 0; part < Lanes::parts; ++part) {
     for (int64_t first = 0; first < job.chunks; first += most) {
-      V sum[sets][T][Code::levels] = {}, carried[sets][T][Code::levels] = {};
+      V sum[turns][sets][T][Code::levels] = {}, carried[sets][T][Code::levels] = {};
       for (int64_t from = first; from < std::min(job.chunks, first + most); from += until) {
         for (int64_t chunk = from; chunk < std::min(job.chunks, from + until); ++chunk) {
           if (part == 0) fetch<K>(job.words + chunk * K * kLanes);
@@ -119,7 +121,7 @@ void word_sums(const Job& job, int64_t (*sums)[32]) {
             // In tensor-core order weights p with p & 2 are of another row, and those of both read the same x.
             const int p = j * (16 / Code::states), set = TC ? p >> 1 & 1 : 0;
             const int at = !TC ? j : Code::states == 16 ? p / 4 * 2 + p % 2 : p / 4;
-            code.template add<T>(s, x + at * Code::x_bytes, job.stride, sum[set]);
+            code.template add<T>(s, x + at * Code::x_bytes, job.stride, sum[at % turns][set]);
           };
           if constexpr (Lanes::unrolled) {
             unroll<Code::states>([&](auto j) __attribute__((always_inline)) { add(j, window.template state<j * bits>()); });
@@ -129,13 +131,19 @@ void word_sums(const Job& job, int64_t (*sums)[32]) {
         }
         for (int set = 0; set < sets; ++set) {
           for (int b = 0; b < T; ++b) {
-            for (int d = 0; d < Code::levels; ++d) Lanes::carry(sum[set][b][d], carried[set][b][d]);
+            for (int d = 0; d < Code::levels; ++d) {
+              V& all = sum[0][set][b][d];
+              if constexpr (turns > 1) {
+                for (int turn = 1; turn < turns; ++turn) all = Lanes::plus(all, sum[turn][set][b][d]), sum[turn][set][b][d] = V{};
+              }
+              Lanes::carry(all, carried[set][b][d]);
+            }
           }
         }
       }
       for (int set = 0; set < sets; ++set) {
         for (int b = 0; b < T; ++b) {
-          for (int d = 0; d < Code::levels; ++d) add_up<Lanes, TC>(sum[set][b][d], carried[set][b][d], part, set, Code::factors[d], sums[b]);
+          for (int d = 0; d < Code::levels; ++d) add_up<Lanes, TC>(sum[0][set][b][d], carried[set][b][d], part, set, Code::factors[d], sums[b]);
         }
       }
     }
