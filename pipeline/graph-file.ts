@@ -126,12 +126,10 @@ export function readInputs(
         })
     }
     const { about, default: fallback, follows } = declared
-    if (follows !== undefined && (typeof follows !== 'string' || !names.includes(follows) || follows === name)) {
-      mistakes.push({
-        where,
-        message: `"follows" names another input, and ${JSON.stringify(follows)} came.`,
-        hint: `Known: ${names.filter(other => other !== name).join(', ')}`,
-      })
+    const others = names.filter(other => other !== name)
+    if (follows !== undefined && (typeof follows !== 'string' || !others.includes(follows))) {
+      const message = `"follows" names another input, and ${JSON.stringify(follows)} came.`
+      mistakes.push({ where, message, hint: others.length > 0 ? `Known: ${others.join(', ')}` : 'There is no other.' })
     }
     if (fallback !== undefined && typeof fallback !== 'string')
       mistakes.push({ where, message: `"default" is a text, and ${JSON.stringify(fallback)} came.` })

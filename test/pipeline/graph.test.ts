@@ -176,7 +176,22 @@ t.test('mistakes', async t => {
     await refused({ ...inputs, stages: [{ use: 'lines', text: '$txt' }] }),
     /text: "\$txt" is no input of this graph\. Did you mean "text"\?/,
   )
-  t.matchOnly(await refused(inputs, ['text=a', 'txt=b']), /^2 --set txt=b\n {2}"txt" is no input of this graph\. Did you mean "text"\?/)
+  const declared = (text: unknown): Promise<string> => refused({ ...inputs, inputs: { text } })
+  t.matchOnly(await refused({ ...inputs, inputs: [] }), /^2 GRAPH {2}inputs\n {2}Inputs are an object: \{ "model": "what it is" \}\.\n/)
+  t.matchOnly(await declared(5), /^2 GRAPH {2}inputs\.text\n {2}An input is a text that says what it is, .*, and 5 came\.\n/)
+  t.matchOnly(await declared({ about: 'a', defalt: 'b' }), /"defalt" is nothing an input has\. Did you mean "default"\?\n {2}Known: about, /)
+  t.matchOnly(await declared({ about: 'a', default: 5 }), /inputs\.text\n {2}"default" is a text, and 5 came\./)
+  t.matchOnly(await declared({ about: 'a', follows: 'text' }), /"follows" names another input, and "text" came\.\n {2}There is no other\./)
+  t.matchOnly(
+    await refused({ ...inputs, inputs: { text: { about: 'a', follows: 'tets' }, test: 'b' } }),
+    /"follows" names another input, and "tets" came\.\n {2}Known: test\n/,
+  )
+  t.matchOnly(await refused({ name: 'a', seed: 1.5, stages: [numbers] }), /^2 GRAPH\n {2}"seed" is a whole number, and 1\.5 came\.$/)
+  t.matchOnly(await refused(line('scale')), /stages\[1\]\n {2}A stage is an object that says which: /)
+  t.matchOnly(await refused(line({ use: 'scale', from: 3 })), /stages\[1\] scale\n {2}"from" is the id of a stage or a list of ids, and 3 came\.$/)
+  t.matchOnly(await refused(line({ ...numbers, from: 'numbers' })), /numbers reads no rows, so it can't come "from" numbers\.$/)
+  t.matchOnly(await refused(line({ use: 'code', code: 'a' })), /code: an object with "use" is expected, and "a" came\.\n {2}Known: a, b$/)
+    t.matchOnly(await refused(inputs, ['text=a', 'txt=b']), /^2 --set txt=b\n {2}"txt" is no input of this graph\. Did you mean "text"\?/)
   t.matchOnly(await refused(line(), ['scale.by=b']), /No stage is called "scale"\.\n {2}Stages: numbers$/)
   t.matchOnly(await refused(line(), ['nonsense']), /Expected name=value/)
   await t.rejects(loadGraph(join(folder, 'none.json'), { stages }), { code: 'graph', message: /There is no such file/ })
