@@ -85,6 +85,34 @@ const messageOf = (reading: Promise<unknown>): Promise<string> =>
     (error: Error) => (error.name === 'PipeError' ? error.message : `BUG ${error.stack}`),
   )
 
+t.test('operations that torch.save writes for many entries, or that other writers do', async t => {
+  const file = join(temporary(t), 'data.pt')
+  const read = async (...parts: Parameters<typeof pickle>): Promise<unknown> => {
+    writeTorch(file, pickle(...parts))
+    return plain(await readTorchFile(file))
+  }
+  // More than 256 texts that are met again: from there on the memo is told by four bytes.
+  const names = Array.from({ length: 300 }, (_, i) => `layers.${i}`)
+  const number = (op: string, i: number): Buffer => {
+    const bytes = Buffer.from([op.charCodeAt(0), 0, 0, 0, 0])
+    bytes.writeUInt32LE(i, 1)
+    return bytes
+  }
+  const stored = names.flatMap((name, i) => [text(name), i < 256 ? Buffer.from(['q'.charCodeAt(0), i]) : number('r', i)])
+  const again = names.map((_, i) => (i < 256 ? Buffer.from(['h'.charCodeAt(0), i]) : number('j', i)))
+  t.strictSame(await read('](', ...stored, ...again, 'e'), [...names, ...names], 'BINPUT, LONG_BINPUT, BINGET, LONG_BINGET')
+  t.strictSame(await read('(', int(1), int(2), 'l'), [1, 2], 'LIST')
+  t.strictSame(await read('(', text('a'), int(1), text('b'), int(2), 'd'), { a: 1, b: 2 }, 'DICT')
+  t.strictSame(await read(int(1), int(2), '0'), 1, 'POP')
+  t.strictSame(await read(int(1), '(', int(2), int(3), '1'), 1, 'POP_MARK')
+  t.strictSame(await read('U', 3, 'abc'), 'abc', 'SHORT_BINSTRING')
+  t.strictSame(await read(number('T', 3), 'abc'), 'abc', 'BINSTRING')
+  const eight = Buffer.from([3, 0, 0, 0, 0, 0, 0, 0])
+  t.strictSame(await read(0x8d, eight, 'abc'), 'abc', 'BINUNICODE8')
+  for (const [name, op] of Object.entries({ SHORT_BINBYTES: Buffer.from('C\x03'), BINBYTES: number('B', 3), BINBYTES8: Buffer.from([0x8e, ...eight]) }))
+    t.strictSame(Buffer.from((await read(op, 'abc')) as Uint8Array), Buffer.from('abc'), name)
+})
+
 t.test('pickles that are programs', async t => {
   const ran = join(temporary(t), 'ran')
   const command = text(`touch ${ran}`)
