@@ -1,6 +1,7 @@
 // The search for any vector type U of 16-bit lanes; included by one translation unit per instruction set.
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "search.h"
@@ -74,17 +75,31 @@ inline uint32_t branch_cost(const Code& code, int bin, const int32_t* x, int lan
   return uint32_t(std::min({near, far + knee, 0xffff})) & ~((1u << code.tag()) - 1);
 }
 
+// Four of the order by one load: loads are what a state has most of.
+struct FourBins {
+  uint64_t bins;
+  explicit FourBins(const uint16_t* order) { std::memcpy(&bins, order, sizeof(bins)); }
+  uint16_t operator[](int i) const { return uint16_t(bins >> 16 * i); }
+};
+
 // min over j of in[j] + cost, two chains of minima.
 template <class U, int R, bool Wide>
 inline typename U::T best(const typename U::T* in, const uint16_t* costs, const uint16_t* order) {
-  auto even = U::add(in[0], cost_of<U, Wide>(costs, order[0]));
-  auto odd = U::add(in[1], cost_of<U, Wide>(costs, order[1]));
-#pragma GCC unroll 16
-  for (int j = 2; j < R; j += 2) {
-    even = U::min(even, U::add(in[j], cost_of<U, Wide>(costs, order[j])));
-    odd = U::min(odd, U::add(in[j + 1], cost_of<U, Wide>(costs, order[j + 1])));
+  if constexpr (R < 4) {
+    return U::min(U::add(in[0], cost_of<U, Wide>(costs, order[0])), U::add(in[1], cost_of<U, Wide>(costs, order[1])));
+  } else {
+    typename U::T least[2];
+#pragma GCC unroll 4
+    for (int from = 0; from < R; from += 4) {
+      const FourBins bins(order + from);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const auto cost = U::add(in[from + i], cost_of<U, Wide>(costs, bins[i]));
+        least[i % 2] = from + i < 2 ? cost : U::min(least[i % 2], cost);
+      }
+    }
+    return U::min(least[0], least[1]);
   }
-  return U::min(even, odd);
 }
 
 // What a step is given besides the costs before.
