@@ -73,9 +73,7 @@ void release(uint8_t* data, size_t size) {
 // third of the time of the bundled model's fine-tuning.
 class Kept {
  public:
-  ~Kept() {
-    for (const Block& block : blocks_) release(block.data, block.size);
-  }
+  ~Kept() { clear(); }
 
   // The latest of this size, or null.
   uint8_t* take(size_t size) {
@@ -98,6 +96,13 @@ class Kept {
       bytes_ -= oldest.size;
       release(oldest.data, oldest.size);
     }
+  }
+
+  void clear() {
+    std::lock_guard lock(mutex_);
+    for (const Block& block : blocks_) release(block.data, block.size);
+    blocks_.clear();
+    bytes_ = 0;
   }
 
  private:
@@ -140,6 +145,7 @@ uint8_t* Backend::allocate(size_t bytes) {
   const size_t size = size_of(bytes);
   uint8_t* data = size ? state_->kept.take(size) : nullptr;
   if (size && !data) data = take(size);
+  if (size && !data) state_->kept.clear(), data = take(size);
   if (!data) {
     fail_with(kOutOfMemory, "out of memory: %.1f MB are needed, %.1f MB of tensors are alive. Lower --memory, or use a machine with more.",
               bytes / 1e6, ledger_.live() / 1e6);
