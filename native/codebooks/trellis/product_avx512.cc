@@ -245,8 +245,8 @@ void pair_sums(const Job& job, int64_t (*sums)[32]) {
             const uint8_t* const digits = x + (g + j) / sets * group_bytes + component_bytes * c;
             if constexpr (int8) {
               for (int b = 0; b < T; ++b) {
-                V& sum = into[b][c % sums_each];
-                sum = _mm512_dpbusd_epi32(sum, planes[0][j], broadcast(digits + b * job.stride));
+                V& total = into[b][c % sums_each];
+                total = _mm512_dpbusd_epi32(total, planes[0][j], broadcast(digits + b * job.stride));
               }
             } else {
               multiply({planes[1][j], planes[0][j]}, digits, job.stride, into);
