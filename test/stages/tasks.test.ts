@@ -287,6 +287,11 @@ t.test('mistakes are named', async t => {
   await t.rejects(readItems(bad, 'hellaswag'), { where: /hellaswag\.jsonl$/, message: 'the file is not UTF-8 text.' })
   mkdirSync(join(bad, 'arc_challenge.jsonl'))
   await t.rejects(readItems(bad, 'arc_challenge'), { name: 'PipeError', message: 'expected a text file and found a folder.' })
+  for (const [label, shown] of [[null, 'null'], ['', '""'], ['-1', '"-1"'], [0.5, '0.5'], [[], '\\[\\]'], [2, '2']] as const) {
+    writeFileSync(join(bad, 'piqa.jsonl'), lines([{ ...made.piqa[0], label }]))
+    const message = new RegExp(`"label" must be a number from 0 to 1, and it is ${shown}\\.`)
+    await t.rejects(readItems(bad, 'piqa'), { message }, `label ${shown}`)
+  }
   writeFileSync(join(bad, 'piqa.jsonl'), `\uFEFF${lines([made.piqa[0]!])}`)
   t.equal((await readItems(bad, 'piqa')).length, 1, 'a byte-order mark is no part of the first line')
   await t.rejects(readItems(join(bad, 'none'), 'piqa'), { message: /expected a folder of tasks and found nothing\./ })

@@ -216,6 +216,8 @@ t.test('what is wrong with a request is said, by parameter', async t => {
     t.match(error, { message, param, type: 'invalid_request_error' })
   }
   t.equal((await post('/v1/chat/completions', { messages, logprobs: null, tools: [], logit_bias: {}, temperature: null })).status, 200)
+  const least = { temperature: 0, top_p: 0, top_k: 0, min_p: 0, repetition_penalty: 0.01, max_tokens: 1, n: 1 }
+  t.equal((await post('/v1/completions', { prompt: 'a', ...least })).status, 200, 'the least of each')
   t.equal(model.active, 0)
 })
 

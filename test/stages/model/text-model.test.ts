@@ -49,6 +49,25 @@ t.test('completions and conversations, side by side; nothing is left behind', as
   t.equal(ops.device.liveBytes, 0)
 })
 
+t.test('closed while answers are under way and waiting: both end, and nothing is left', async t => {
+  const ops = await openBackend(testDevice)
+  const model = await TextModel.open(ops, tiny, { slots: 1 })
+  const [one, two] = await Promise.all([1, 2].map(() => model.complete('Once upon a time', { maxTokens: 400 })))
+  const [first, second] = [one!.pieces[Symbol.asyncIterator](), two!.pieces[Symbol.asyncIterator]()]
+  const [piece, waiting] = [await first.next(), second.next()]
+  t.equal(piece.done, false)
+  t.strictSame(model.load, { active: 1, waiting: 1, full: false })
+  const closing = model[Symbol.asyncDispose]()
+  const ends: unknown[] = []
+  for (let next = await first.next(); !next.done; next = await first.next()) ends.push(next.value.end)
+  t.ok(ends.length < 100, `${ends.length} pieces came after that`)
+  t.ok(ends.every(end => end === undefined), 'the answer does not claim to be whole')
+  t.equal((await waiting).done, true)
+  await closing
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+})
+
 t.test('refused before weights are opened', async t => {
   const ops = await openBackend(testDevice)
   await t.rejects(TextModel.open(ops, tiny, { mustChat: true }), { code: 'input', message: /^the model has no chat template/ })
