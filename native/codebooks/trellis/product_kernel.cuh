@@ -204,6 +204,27 @@ __device__ inline uint32_t operand(const uint4* x) {
   else return __byte_perm(v, 0, Code::bytes ? which % 4 * 0x1111 : which % 2 * 0x2222 + 0x1010);
 }
 
+// The tiles of a chunk's row times x: d += Ŵ · x, from the lane's bits of the row.
+template <class Code, int K, bool natural, class Sum, int groups, int loads>
+__device__ inline void multiply_row(Sum (&d)[groups][4], const Code& code, const Stretch<K>& bits, const uint4 (&x)[groups][loads]) {
+  const auto one = [&]<int i>(std::integral_constant<int, i>) {
+    // Pairs (V = 2) or columns of 16; of halves, those whose states make a word.
+    constexpr int V = Code::V, apart = std::is_same_v<Code, Halves> && 16 % K == 0 && K > 1 ? 16 / K : 1;
+    constexpr int alpha = natural ? i / apart * 2 * apart + i % apart : i, beta = natural ? alpha + apart : i + 8 / V;
+    const auto at = [&]<int row, int which>(std::integral_constant<int, row>, std::integral_constant<int, which>) {
+      return code.template weight<K, weight_at(row, which * V, natural) * K>(bits);
+    };
+    constexpr std::integral_constant<int, 0> upper;
+    constexpr std::integral_constant<int, 1> lower;
+    constexpr std::integral_constant<int, alpha> left_pair;
+    constexpr std::integral_constant<int, beta> right_pair;
+    const uint32_t a[4] = {at(upper, left_pair), at(lower, left_pair), at(upper, right_pair), at(lower, right_pair)};
+#pragma unroll
+    for (int group = 0; group < groups; ++group) mma(d[group], a, operand<Code, alpha>(x[group]), operand<Code, beta>(x[group]));
+  };
+  [&]<int... i>(std::integer_sequence<int, i...>) { (one(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, 8 / Code::V>{});
+}
+
 // Blocks take neighbouring strips of 32 rows, warps neighbouring chunks of the block's: few warps end in the middle of a strip.
 template <class Code, int K, bool natural, int groups, int warps, int ahead>
 __global__ void __launch_bounds__(32 * warps, 1) kernel(const __grid_constant__ Args args) {
@@ -301,22 +322,7 @@ __global__ void __launch_bounds__(32 * warps, 1) kernel(const __grid_constant__ 
     for (int r = 0; r < 2; ++r) {
       const Stretch<K> bits(in.word + r * K);
       if (one_by_one && r == 0) fetch(next, bits.word[K]);
-      const auto one = [&]<int i>(std::integral_constant<int, i>) {
-        // Pairs (V = 2) or columns of 16; of halves, those whose states make a word.
-        constexpr int V = Code::V, apart = std::is_same_v<Code, Halves> && 16 % K == 0 && K > 1 ? 16 / K : 1;
-        constexpr int alpha = natural ? i / apart * 2 * apart + i % apart : i, beta = natural ? alpha + apart : i + 8 / V;
-        const auto at = [&]<int row, int which>(std::integral_constant<int, row>, std::integral_constant<int, which>) {
-          return code.template weight<K, weight_at(row, which * V, natural) * K>(bits);
-        };
-        constexpr std::integral_constant<int, 0> upper;
-        constexpr std::integral_constant<int, 1> lower;
-        constexpr std::integral_constant<int, alpha> left_pair;
-        constexpr std::integral_constant<int, beta> right_pair;
-        const uint32_t a[4] = {at(upper, left_pair), at(lower, left_pair), at(upper, right_pair), at(lower, right_pair)};
-#pragma unroll
-        for (int group = 0; group < groups; ++group) mma(d[r][group], a, operand<Code, alpha>(x[group]), operand<Code, beta>(x[group]));
-      };
-      [&]<int... i>(std::integer_sequence<int, i...>) { (one(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, 8 / Code::V>{});
+      multiply_row<Code, K, natural>(d[r], code, bits, x);
     }
     if (!one_by_one) fetch(in, 0);  // not before all its words are used: they would be moved out of the way
   };
