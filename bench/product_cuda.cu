@@ -86,6 +86,10 @@
 //   loop is 0.05), weights by copies into shared memory, two to four chunks on their way (4.3 to 4.4, 34.7: shared memory is busy), 16 warps (4.4 to 4.8),
 //   28 (4.2, 30.8) and 32 (4.1, 31.0), columns of x that differ from block to block (the same).
 //   mul1 with its chunks one by one: 4.6 of 4.75 at 4096 x 4096, 43.5 of 40 at 8192 x 28672 (dropped: two kernels for one shape)
+//   mul1, x of the next chunk asked for a whole chunk ahead (its loads wait for weights, and it for them, 10 % of a warp's time by the profile): 4.65 of
+//   4.7, 40.2 of 39.4, 4 bits 47.2 of 44.2                                                                                         (dropped)
+//   mul1, weights by cp.async through a ring of three, four, five and eight chunks of a warp in shared memory, which it has free, x a chunk ahead (by
+//   the profile, 5 % less): 4.6 to 4.9 of 4.7, 41.6, 42.2, 42.0 and 43.2 of 39.4, 4 bits 43.4 to 48.6 of 44.2. So loads are not what it waits for (dropped)
 // Of these the assembler's order of the loop made more than what was meant: at 8192 × 28672, where ends do not count, one source's loop took 38.2 to
 // 42.2 us (mul1) and 31.2 to 33.6 (hyb) as what is around it changed.
 // A block of hyb at 4096 x 4096 by the clock now (marks, which are part of it): table there at 1980, waited to 2190, chunks done at 6770, y at 7090, the
@@ -99,7 +103,8 @@
 // for the table, 500 for x, 3700 for its chunks, 1080 for the end; a chain of empty kernels takes 0.77 us a kernel.
 // What bounds: from 8192 × 8192 to 8192 × 28672 a chunk and scheduler take 243 (hyb), 314 (mul1) and 352 cycles (mul1, 3 bits) of 1.81 GHz, which are
 // the 188, 206 and 247 instructions and 6.6 to 6.9 for each of the 8, 16 and 16 matrix instructions: so mul1, which has 64 registers of A a chunk
-// where hyb has 32, can't be as fast with either kind (bench/matrix_rates_cuda.cu: wgmma with A in registers takes 8 to 9.5).
+// where hyb has 32, can't be as fast with either kind (bench/matrix_rates_cuda.cu: wgmma with A in registers takes 8 to 9.5). From registers, nothing
+// loaded, it takes 271 (bench/decode_rates_cuda.cu).
 // 3inst: 433, 276 of them instructions, and 340 of the pipe of shifts, masks and permutes.
 // Profile of the line with 185 instructions at 8192 × 28672: 2.9 instructions a clock with start and end, shifts and masks 59 % busy,
 // multiplications 48 %, shared memory 54 %; when one warp is chosen 3.6 others could be. At 4096 × 4096 1.5 a clock: warps wait for memory.
