@@ -3,11 +3,12 @@
  * A new code is one entry here: `values` for a computed one, `table` for one that reads a table.
  *
  * QTIP (arXiv:2406.11235) section 3.1, figures 2 and 3: 1MAD, 3INST, HYB; 2MAD is of its program. mcg and mul1 are EXL3's. All arithmetic on states is
- * modulo 2³²; every value is rounded to f16, as the kernels that decode them produce it.
+ * modulo 2³². Published kernels round every value to f16; here that is left to who stores f16: products with packed weights are sums of exact values,
+ * and decoded weights are to be the same.
  */
 import { type TObject, type TProperties, Type } from '@sinclair/typebox'
 import { gaussian, quantile } from '../gaussian.js'
-import { fromHalf, roundHalf, toHalf } from '../half.js'
+import { fromHalf, toHalf } from '../half.js'
 import { type HybDomain, hybTable } from './hyb-table.js'
 
 /** What a code with a table reads: rows of V values, and which row a state takes. */
@@ -36,7 +37,7 @@ export interface TrellisCode {
   readonly V: readonly number[]
   /** Parameters besides L, K, V, Tx, Ty. */
   readonly params: TProperties
-  /** The value of state s < 2¹⁶. */
+  /** The value of state s < 2¹⁶; used as f32. */
   readonly value?: (s: number) => number
   readonly table?: (params: CodeParams) => Lookup
 }
@@ -46,24 +47,24 @@ const bytesum = (x: number): number => (x & 0xff) + ((x >>> 8) & 0xff) + ((x >>>
 const affine = (a: number, s: number, b: number): number => (Math.imul(a, s) + b) >>> 0
 
 /** A sum of four bytes, spread as a Gaussian with its mean and deviation. */
-const oneMad = (s: number): number => roundHalf((bytesum(affine(34038481, s, 76625530)) - 510) / 147.800537109375)
+const oneMad = (s: number): number => (bytesum(affine(34038481, s, 76625530)) - 510) / 147.800537109375
 
 /** The same of two congruential generators, one after the other; products are below 2⁵³. */
 const twoMad = (s: number): number => {
   const x = affine(264435761, s, 1013904223)
-  return roundHalf((bytesum((Math.floor((1664525 * x) / 2 ** 32) + x) >>> 0) - 510) / 147.800537109375)
+  return (bytesum((Math.floor((1664525 * x) / 2 ** 32) + x) >>> 0) - 510) / 147.800537109375
 }
 
-/** Two f16 numbers with random signs, mantissas and low exponent bits, added in f16. */
+/** Two f16 numbers with random signs, mantissas and low exponent bits, added: exact in f32. */
 const twoHalves = (x: number): number => {
   const r = (x & 0x8fff8fff) ^ 0x3b603b60
-  return roundHalf(fromHalf(r >>> 16) + fromHalf(r & 0xffff))
+  return fromHalf(r >>> 16) + fromHalf(r & 0xffff)
 }
 const threeInst = (s: number): number => twoHalves(affine(89226354, s, 64248484))
 const mcg = (s: number): number => twoHalves(affine(0xcbac1fed, s, 0))
 
-/** (1024 + bytesum)·a + b as one f16 fused multiply-add; about (bytesum − 510)/147.8. Products and sums here are exact in float64. */
-const mul1 = (s: number): number => roundHalf((1024 + bytesum(affine(0x83dcd12d, s, 0))) * fromHalf(0x1eee) + fromHalf(0xc931))
+/** (1024 + bytesum)·a + b, a and b f16; about (bytesum − 510)/147.8. Exact in f32. */
+const mul1 = (s: number): number => (1024 + bytesum(affine(0x83dcd12d, s, 0))) * fromHalf(0x1eee) + fromHalf(0xc931)
 
 /** HYB's hash: u = s(s+1), of which only the low 16 bits are read, whatever L is. */
 const hash = (s: number): number => (s * (s + 1)) & 0xffff
@@ -112,18 +113,18 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
       index: s => hash(s) >>> (16 - Q),
     }),
   },
-  '1mad': { version: 1, about: 'QTIP 1MAD: one multiply-add and a sum of bytes; no table.', V: [1], params: {}, value: oneMad },
-  '2mad': { version: 1, about: 'QTIP 2MAD: two multiply-adds and a sum of bytes; no table.', V: [1], params: {}, value: twoMad },
+  '1mad': { version: 2, about: 'QTIP 1MAD: one multiply-add and a sum of bytes; no table.', V: [1], params: {}, value: oneMad },
+  '2mad': { version: 2, about: 'QTIP 2MAD: two multiply-adds and a sum of bytes; no table.', V: [1], params: {}, value: twoMad },
   '3inst': {
-    version: 1,
+    version: 2,
     about: 'QTIP 3INST: one multiply-add, a mask, a sum of two halves; no table.',
     V: [1],
     params: {},
     value: threeInst,
   },
-  mcg: { version: 1, about: "EXL3 mcg: one multiplication, 3INST's mask and sum; no table.", V: [1], params: {}, value: mcg },
+  mcg: { version: 2, about: "EXL3 mcg: one multiplication, 3INST's mask and sum; no table.", V: [1], params: {}, value: mcg },
   mul1: {
-    version: 1,
+    version: 2,
     about: 'EXL3 mul1: one multiplication and a sum of bytes; no table. The least error at 2 to 4 bits.',
     V: [1],
     params: {},

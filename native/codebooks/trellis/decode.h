@@ -1,9 +1,9 @@
 // Rows of a packed matrix as numbers, from the layout that products read: what a prompt multiplies by.
 //
-//   values[i, j] = ŵ(first + i, j)      ŵ as in product.h, rounded to f16 as by every decoder
+//   values[i, j] = ŵ(first + i, j)      ŵ as in product.h
 //
 //   arranged  u8, of a matrix [rows, columns], as trellis_arrange leaves it
-//   values    f16 or f32 [count, columns]; both hold what decoding from the stored form gives
+//   values    f32 [count, columns]: what decoding from the stored form gives; or that rounded to f16, as published decoders have it
 //   first     a multiple of 32
 //
 //   cost      K/8 bytes read, 2 or 4 written and a state's value a weight; on a GPU what is written bounds it

@@ -15,12 +15,12 @@ namespace {
 
 using namespace product;
 
-// f16-rounded values of a computed code's states, made once.
+// Values of a computed code's states, made once.
 template <ProductCode code>
 const float* values_of() {
   static const std::vector<float> values = [] {
     std::vector<float> made(1 << 16);
-    for (uint32_t s = 0; s < made.size(); ++s) made[s] = f16_to_f32(f32_to_f16(value(code, s, nullptr).first));
+    for (uint32_t s = 0; s < made.size(); ++s) made[s] = value(code, s, nullptr).first;
     return made;
   }();
   return values.data();

@@ -12,7 +12,9 @@
 
 namespace ops::product {
 
-// ── pairs of values: `of<K, i>` gives weights i, i + 1 of a lane's 32 ───────────────────────────────────────────
+// ── pairs of values: `of<K, i>` gives weights i, i + 1 of a lane's 32 as f16, `wide` as f32 ─────────────────────
+
+__device__ inline float2 two_of(uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); }
 
 // 512 pairs, each once for every lane, so that no two lanes of a warp want the same bank.
 struct HybPairs {
@@ -29,6 +31,8 @@ struct HybPairs {
     const uint32_t s = state<K, i * K, false>(w), u = s * s + s;
     return *reinterpret_cast<const uint32_t*>(table + (u * 2 & 0xff80)) ^ (u & 0x8000);
   }
+  template <int K, int i>
+  __device__ float2 wide(const Stretch<K>& w) const { return two_of(of<K, i>(w)); }
 };
 
 struct NoTable {
@@ -42,9 +46,15 @@ template <uint32_t factor, uint32_t addend>
 struct HalvesPairs : NoTable {
   using NoTable::NoTable;
   template <int K, int i>
+  __device__ static uint32_t hashed(const Stretch<K>& w) { return ((state<K, i * K, true>(w) * factor + addend) & 0x8fff8fff) ^ 0x3b603b60; }
+  template <int K, int i>
+  __device__ float2 wide(const Stretch<K>& w) const {
+    const float2 a = two_of(hashed<K, i>(w)), b = two_of(hashed<K, i + 1>(w));
+    return {a.x + a.y, b.x + b.y};
+  }
+  template <int K, int i>
   __device__ uint32_t of(const Stretch<K>& w) const {
-    const auto hashed = [](uint32_t s) { return ((s * factor + addend) & 0x8fff8fff) ^ 0x3b603b60; };
-    const uint32_t a = hashed(state<K, i * K, true>(w)), b = hashed(state<K, (i + 1) * K, true>(w));
+    const uint32_t a = hashed<K, i>(w), b = hashed<K, i + 1>(w);
     const uint32_t low = __byte_perm(a, b, 0x5410), high = __byte_perm(a, b, 0x7632);
     return bits_of(__hadd2(*reinterpret_cast<const __half2*>(&high), *reinterpret_cast<const __half2*>(&low)));
   }
@@ -64,6 +74,11 @@ struct Mul1Pairs : BytesPairs<0x83dcd12d, 0> {
     const uint32_t gain = 0x1eee1eee, offset = 0xc931c931;
     return bits_of(__hfma2(*reinterpret_cast<const __half2*>(&sums), *reinterpret_cast<const __half2*>(&gain), *reinterpret_cast<const __half2*>(&offset)));
   }
+  template <int K, int i>
+  __device__ float2 wide(const Stretch<K>& w) const {
+    const auto value = [](uint32_t sum) { return static_cast<float>(1024 + sum) * (1774.0f / (1 << 18)) - 1329.0f / 128; };  // exact
+    return {value(sum<K, i>(w)), value(sum<K, i + 1>(w))};
+  }
 };
 struct Mad1Pairs : BytesPairs<34038481, 76625530> {
   using BytesPairs::BytesPairs;
@@ -72,6 +87,11 @@ struct Mad1Pairs : BytesPairs<34038481, 76625530> {
     // Of all 1021 sums the product, rounded twice, is the quotient's f16.
     const auto value = [](uint32_t sum) { return static_cast<float>(static_cast<int>(sum) - 510) * static_cast<float>(1 / 147.800537109375); };
     return bits_of(__floats2half2_rn(value(sum<K, i>(w)), value(sum<K, i + 1>(w))));
+  }
+  template <int K, int i>
+  __device__ float2 wide(const Stretch<K>& w) const {
+    const auto value = [](uint32_t sum) { return __fdiv_rn(static_cast<float>(static_cast<int>(sum) - 510), 147.800537109375f); };
+    return {value(sum<K, i>(w)), value(sum<K, i + 1>(w))};
   }
 };
 
@@ -86,13 +106,6 @@ struct DecodeArgs {
   void* values;             // T [count, n]
   int count, n, chunks;     // chunks of a strip of 32 rows
 };
-
-__device__ inline void leave(const uint4& eight, __half* to) { *reinterpret_cast<uint4*>(to) = eight; }
-__device__ inline void leave(const uint4& eight, float* to) {
-  const auto wide = [](uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); };
-  const float2 a = wide(eight.x), b = wide(eight.y), c = wide(eight.z), d = wide(eight.w);
-  reinterpret_cast<float4*>(to)[0] = {a.x, a.y, b.x, b.y}, reinterpret_cast<float4*>(to)[1] = {c.x, c.y, d.x, d.y};
-}
 
 template <class Pairs>
 constexpr size_t decode_bytes(int warps) { return Pairs::table_bytes + warps * 16 * kStageRow * 4; }
@@ -119,28 +132,39 @@ __global__ void __launch_bounds__(kDecodeWarps * 32) decode_kernel(const DecodeA
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const Stretch<K> bits(chunk.word + r * K);
-      const auto leave_eight = [&]<int q>(std::integral_constant<int, q>) {
-        const uint4 eight{pairs.template of<K, 8 * q>(bits), pairs.template of<K, 8 * q + 2>(bits), pairs.template of<K, 8 * q + 4>(bits),
-                          pairs.template of<K, 8 * q + 6>(bits)};
-        if constexpr (natural) {
-          *reinterpret_cast<uint4*>(stage + (2 * g + q / 2) * kStageRow + c * 8 + q % 2 * 4) = eight;
-        } else {
-          uint32_t* const to = stage + g * kStageRow + c * 8 + q;
-          to[0] = eight.x, to[8 * kStageRow] = eight.y, to[4] = eight.z, to[8 * kStageRow + 4] = eight.w;
-        }
-      };
-      leave_eight(std::integral_constant<int, 0>{}), leave_eight(std::integral_constant<int, 1>{});
-      leave_eight(std::integral_constant<int, 2>{}), leave_eight(std::integral_constant<int, 3>{});
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = i * 4 + lane / 8, column = left + lane % 8 * 8, to = top + r * 16 + row;
-        if (to < args.count && column < args.n) {
+      if constexpr (std::is_same_v<T, float>) {  // as they come: prompts want f16
+        const auto leave_pair = [&]<int p>(std::integral_constant<int, p>) {
+          constexpr int row = p / 8, from = p % 8 * 2;
+          const int to = top + r * 16 + (natural ? 2 * g + row : g + 8 * row), column = left + c * 16 + from;
+          if (to >= args.count || column >= args.n) return;
           T* const at = static_cast<T*>(args.values) + static_cast<int64_t>(to) * args.n + column;
-          leave(*reinterpret_cast<const uint4*>(stage + row * kStageRow + lane % 8 * 4), at);
+          *reinterpret_cast<float2*>(at) = pairs.template wide<K, weight_at(row, from, natural)>(bits);
+        };
+        [&]<int... p>(std::integer_sequence<int, p...>) { (leave_pair(std::integral_constant<int, p>{}), ...); }(std::make_integer_sequence<int, 16>{});
+      } else {
+        const auto leave_eight = [&]<int q>(std::integral_constant<int, q>) {
+          const uint4 eight{pairs.template of<K, 8 * q>(bits), pairs.template of<K, 8 * q + 2>(bits), pairs.template of<K, 8 * q + 4>(bits),
+                            pairs.template of<K, 8 * q + 6>(bits)};
+          if constexpr (natural) {
+            *reinterpret_cast<uint4*>(stage + (2 * g + q / 2) * kStageRow + c * 8 + q % 2 * 4) = eight;
+          } else {
+            uint32_t* const to = stage + g * kStageRow + c * 8 + q;
+            to[0] = eight.x, to[8 * kStageRow] = eight.y, to[4] = eight.z, to[8 * kStageRow + 4] = eight.w;
+          }
+        };
+        leave_eight(std::integral_constant<int, 0>{}), leave_eight(std::integral_constant<int, 1>{});
+        leave_eight(std::integral_constant<int, 2>{}), leave_eight(std::integral_constant<int, 3>{});
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = i * 4 + lane / 8, column = left + lane % 8 * 8, to = top + r * 16 + row;
+          if (to < args.count && column < args.n) {
+            T* const at = static_cast<T*>(args.values) + static_cast<int64_t>(to) * args.n + column;
+            *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(stage + row * kStageRow + lane % 8 * 4);
+          }
         }
+        __syncwarp();
       }
-      __syncwarp();
     }
   }
 }

@@ -7,7 +7,7 @@
  * a first component that is not negative, so that table and mirror image cover the plane together.
  */
 import { gaussian } from '../gaussian.js'
-import { toHalf } from '../half.js'
+import { fromHalf, toHalf } from '../half.js'
 import { halfPlaneTable9, hybTable9 } from './hyb-table-9.js'
 
 export type HybDomain = 'plane' | 'half-plane'
@@ -71,7 +71,21 @@ export const trainHybTable = ({ Q, V, domain }: HybShape, samples: number, itera
   }
   const mean = domain === 'plane' ? centroids.reduce((a, b) => a + b, 0) / centroids.length : 0
   const deviation = Math.sqrt(centroids.reduce((sum, x) => sum + (x - mean) ** 2, 0) / centroids.length)
-  return Uint16Array.from(centroids, x => toHalf((x / deviation) * Math.sqrt(15 / 16)))
+  return Uint16Array.from(centroids, (x, i) => wholeHalf((x / deviation) * Math.sqrt(15 / 16), i % V === 0))
+}
+
+/**
+ * f16 bits of the number next to x that the CPU's products hold as it is: whole multiples of 2^-13, as two bytes. They negate the first of V byte by
+ * byte, so that its lower one is never −128 (product_cpu.cc). What is decoded and what is multiplied are then the same.
+ */
+const wholeHalf = (x: number, first: boolean): number => {
+  const units = Math.round(x * 2 ** 13)
+  for (let away = 0; ; away++) {
+    for (const near of [units + away, units - away]) {
+      const bits = toHalf(near / 2 ** 13)
+      if (!first || ((fromHalf(bits) * 2 ** 13) & 255) !== 128) return bits
+    }
+  }
 }
 
 /** Search for the nearest of points [count, V] in a balanced k-d tree, given one that may be near. The result is reused. */

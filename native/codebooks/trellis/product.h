@@ -7,9 +7,8 @@
 //   x f32 [t, columns], y f32 [t, rows]
 //
 //   cost      K/8 bytes and a state's value a weight; on the CPU about as many vector instructions as README.md counts
-//   accuracy  the sum over exact values, f32: NMSE ≤ 1e-9. Computed codes of single weights: values are not rounded to f16 before they are
-//             multiplied, as decoding does at the end: NMSE ≤ 1e-7 against decoded weights. int8 (CPU): each row of x rounded to 8 bits, and hyb's
-//             table too: README.md.
+//   accuracy  f32: NMSE ≤ 1e-12 against decoded weights; with a table of hyb of which not all is whole in its units (hyb-table.ts) 1e-9 on a CPU.
+//             int8 (CPU): each row of x rounded to 8 bits, and hyb's table too: README.md.
 #pragma once
 #include <cstdint>
 

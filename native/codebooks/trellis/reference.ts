@@ -63,8 +63,8 @@ export const bitString = ({ L, KV }: Trellis, states: readonly number[]): string
     .join('')
     .slice(0, states.length * KV)
 
-/** What product.h's codes are worth before their last rounding to f16; hyb's sign is of its first weight. */
-export const unrounded: Readonly<Record<string, (s: number) => number>> = {
+/** What product.h's computed codes are worth, apart from codes.ts. */
+export const computed: Readonly<Record<string, (s: number) => number>> = {
   '1mad': s => (byteSum(Math.imul(34038481, s) + 76625530) - 510) / 147.800537109375,
   mul1: s => (1024 + byteSum(Math.imul(0x83dcd12d, s))) * fromHalf(0x1eee) + fromHalf(0xc931),
   '3inst': s => twoHalves(Math.imul(89226354, s) + 64248484),

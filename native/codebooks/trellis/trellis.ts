@@ -4,7 +4,7 @@
  *
  * Encoding is an exhaustive Viterbi search over all 2^L states, closed to a circle in two passes.
  * QTIP (arXiv:2406.11235) section 3 and algorithm 4. Differs from the paper: costs are integers of 12 to 15 bits a step
- * (README.md says what that costs), and values are rounded to f16 for every code.
+ * (README.md says what that costs), and a table's values are f16.
  */
 import type { Static, TObject } from '@sinclair/typebox'
 import { type Codebook, type Codec, defineCodebook } from '../../codebook.js'
@@ -63,7 +63,7 @@ const shapeOf = (name: string, code: TrellisCode, { L, K, Q, Tx, Ty, order, V = 
 const listed = (numbers: readonly number[]): string =>
   numbers.length === 1 ? `${numbers[0]}` : `${[...numbers].sort().slice(0, -1).join(', ')} or ${Math.max(...numbers)}`
 
-/** Values of all states, f32 [2^L, V], f16-rounded. */
+/** Values of all states, f32 [2^L, V]. */
 const valuesOf = (code: TrellisCode, { L, V }: TileShape, lookup: Lookup | undefined): Float32Array => {
   const values = new Float32Array(2 ** L * V)
   const entries = lookup && Float32Array.from(lookup.entries(), fromHalf)
