@@ -55,8 +55,8 @@ export interface PackedProducts {
   /** Ŵ f32 [rows, columns], the bits that `Codec.decode` gives for the trellis (a table that is not f16 is rounded to it). */
   decode(arranged: Tensor, rows: number, columns: number): Tensor
   /**
-   * y f32 [t, rows] = x f32 [t, columns] · Ŵᵀ, 1 ≤ t ≤ most, without a scale; NMSE ≤ 1e-9 against a product in f64. Codes of single
-   * weights multiply by values that are not rounded to f16, as `decode` rounds them last: NMSE ≤ 1e-7 against decoded weights.
+   * y f32 [t, rows] = x f32 [t, columns] · Ŵᵀ, 1 ≤ t ≤ most, without a scale: NMSE ≤ 1e-12 against a product of decoded weights in f64; on a CPU,
+   * with a table of another program, 1e-9.
    * precision 'int8', on the CPU, rounds each row of x to 8 bits: NMSE about 1e-4; and hyb's table: about 1e-4 more.
    */
   product(x: Tensor, arranged: Tensor, o: { rows: number; columns: number; precision?: 'int8' | undefined }): Tensor
@@ -76,7 +76,8 @@ export interface PackedProducts {
   /**
    * Linears that read one x, up to mostOutputs of them, whole, for any number of rows: x f32 [t, columns] → y_i f32 [t, rows_i]. As `linear` and
    * `finish`; from some dozens of rows on the matrix is decoded for them, slice by slice, and multiplied as a dense one: NMSE ≤ 1e-9 against
-   * decoded weights. `rounded`: on a GPU x̃ may be rounded to f16, which halves the operations: NMSE about 1e-7.
+   * decoded weights; on a GPU, which then rounds values of computed codes to f16, 1e-7. `rounded`: on a GPU x̃ may be rounded to f16, which halves the
+   * operations: NMSE about 1e-7.
    */
   prompt(x: Tensor, arranged: Tensor, o: PackedPrompt): Tensor[]
 }

@@ -10,7 +10,8 @@
 //   int8      (CPU) products too, of any number of rows: x̃ and hyb's table are rounded to 8 bits, as in product.h
 //   more      on a GPU, up to some hundred: a kernel that decodes as it multiplies, for 128 rows at a time. Beyond, Ŵ is decoded (decode.h), a slice
 //             of rows at a time, each of which is multiplied before the next
-//   accuracy  NMSE ≤ 1e-9 against decoded weights (few rows: as product.h). On a GPU x̃ is the sum of two f16 numbers in units of its row,
+//   accuracy  NMSE ≤ 1e-9 against decoded weights (few rows: as product.h). On a GPU values of computed codes are rounded to f16 (more rows alone: NMSE
+//             3e-8 to 6e-8), and x̃ is the sum of two f16 numbers in units of its row,
 //             or one where `rounded`, and then sums on the way through H may be, too: NMSE about 1e-7
 //   cost      2·t operations and a decoding a weight, and the transforms'
 //

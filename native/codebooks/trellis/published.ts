@@ -1,6 +1,6 @@
 /**
  * The codes of QTIP's published checkpoints, by the names and in the layouts of its program: decoding only, with the table
- * that a linear brings. Values of computed codes are rounded to f16, as they were when the weights were rounded to them.
+ * that a linear brings. Values of computed codes are as codes.ts has them, which QTIP's program rounds to f16.
  * QTIP (arXiv:2406.11235) section 3.1.
  */
 import type { Ops } from '../../ops.js'
