@@ -66,14 +66,13 @@ t.test('tables are trained when asked for, each linear its own', async t => {
   t.ok(Math.abs(kl(result) / kl(tuned) - 1) < 0.5, `KL ${kl(result)} of the written model, ${kl(tuned)} without tables`)
   const tables = [...result.tensors].filter(([name]) => /tlut$/.test(name))
   t.equal(tables.length, 2 * 7 + 1, 'one a linear, and the code has its own')
-  // What follows a block's last linear may bring nothing, and then leaves its table as it was.
-  const earlier = tables.filter(([name]) => !name.includes('down_proj')).map(([name, bytes]) => [bytes.toString('hex'), name] as const)
-  const equal = earlier.filter(([bytes, name]) => new Map(earlier).get(bytes) !== name)
-  t.strictSame(
-    equal.map(([, name]) => name),
-    [],
-    'no two are the same',
-  )
+  const bytesOf = new Map(tables.map(([name, bytes]) => [name, bytes.toString('hex')]))
+  const shared = bytesOf.get('codebook.tlut')
+  bytesOf.delete('codebook.tlut')
+  const trained = [...bytesOf.values()].filter(bytes => bytes !== shared)
+  // What follows a linear may bring nothing, and then its table is left as it was: one or two of a block, on one device or another.
+  t.ok(trained.length >= 2 * 7 - 4, `${trained.length} were trained`)
+  t.equal(new Set(trained).size, trained.length, 'no two are the same')
 })
 
 t.test('a rate that diverges: the best state is kept, and said so', async t => {
