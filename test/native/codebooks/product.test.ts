@@ -128,9 +128,9 @@ t.test('rows of equal weights and equal x: sums grow as fast as they can', { ski
 
 t.test('a codec: against the weights that it decodes', async t => {
   for (const [name, ops] of devices.slice(-1)) {
-    for (const code of codes) {
+    for (const [code, table] of [...codes.map(code => [code, 'plane'] as const), ['hyb', 'half-plane'] as const]) {
       const [m, n, K] = [64, 96, 2]
-      using codec = codebooks[`trellis/${code}`]!.open(ops, { L: 16, K, Q: 9, Tx: 16, Ty: 16 })
+      using codec = codebooks[`trellis/${code}`]!.open(ops, { L: 16, K, Q: 9, Tx: 16, Ty: 16, table })
       const products = codec.packed!
       using trellis = ops.tensor(randomWords((m * n * K) / 16, 3), [(m * n) / 256, 16 * K])
       using states = codec.unpack(trellis)
@@ -141,7 +141,7 @@ t.test('a codec: against the weights that it decodes', async t => {
       using y = products.product(input, arranged, { rows: m, columns: n })
       const expected = productReference(x, await values(w), 4, m, n)
       const error = nmse(await values(y), expected)
-      t.ok(error <= 1e-12, `${name}: ${code}: ${error}`)
+      t.ok(error <= 1e-12, `${name}: ${code}, ${table}: ${error}`)
       if (!isCpu) t.throws(() => products.product(input, arranged, { rows: m, columns: n, precision: 'int8' }), RangeError)
     }
   }
@@ -184,7 +184,8 @@ t.test('int8: rows of x, and hyb’s table, in 8 bits; the same bits everywhere'
         // What rounding x, and hyb's table, costs is what it costs a product, but for the scatter of so few outputs.
         const cost = nmse(await values(rough), await values(fine))
         const predicted = nmse(rounded, x) + (code === 'hyb' ? nmse(in8bits(entries), entries) : 0)
-        if (!(cost > predicted / 2 && cost < predicted * 2)) t.fail(`${name}: ${code}, K = ${K}, ${rows} vectors: ${cost} from f32, not ${predicted}`)
+        if (!(cost > predicted / 2 && cost < predicted * 2))
+          t.fail(`${name}: ${code}, K = ${K}, ${rows} vectors: ${cost} from f32, not ${predicted}`)
         const got = await rough.read()
         if (bits !== undefined && Buffer.compare(bits, got) !== 0) t.fail(`${name}: ${code}: other bits than ${devices[0]![0]}`)
         bits = got
