@@ -79,7 +79,7 @@ const Q = (maximum: number) =>
 
 export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
   hyb: {
-    version: 2,
+    version: 3,
     about: 'QTIP HYB: a hash of the state picks one of 2^Q trained pairs and a sign.',
     V: [2, 1, 4],
     params: {
