@@ -8,8 +8,6 @@
 // how much more 400 chunks of a warp take than 200.
 #include <cstdint>
 #include <cstdio>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -60,22 +58,6 @@ __global__ void __launch_bounds__(32 * kWarps, 1) chunks(const __grid_constant__
   if (threadIdx.x == 0) cycles[blockIdx.x] = end - begin;
 }
 
-// The least of ten runs: cycles of all multiprocessors, on average.
-template <class Code, int K>
-double cycles_of(const Args& args, int sm, int count, uint32_t* out, int64_t* d_cycles) {
-  std::vector<int64_t> each(sm);
-  double best = 1e30;
-  for (int run = 0; run < 10; ++run) {
-    chunks<Code, K><<<sm, 32 * kWarps, Code::table_bytes>>>(args, count, out, d_cycles);
-    check(cudaDeviceSynchronize(), "chunks");
-    check(cudaMemcpy(each.data(), d_cycles, sm * sizeof(int64_t), cudaMemcpyDeviceToHost), "copy");
-    double sum = 0;
-    for (const int64_t c : each) sum += static_cast<double>(c);
-    best = std::min(best, sum / sm);
-  }
-  return best;
-}
-
 template <class Code, int K>
 double cycles(uint32_t factor, int sm) {
   Args args{};
@@ -83,9 +65,11 @@ double cycles(uint32_t factor, int sm) {
   for (int i = 0; i < 8; ++i) args.powers[i] = 1u << i;
   check(cudaFuncSetAttribute(chunks<Code, K>, cudaFuncAttributeMaxDynamicSharedMemorySize, Code::table_bytes), "shared memory");
   uint32_t* const out = upload(std::vector<uint32_t>(sm * 32 * kWarps));
-  int64_t* const d_cycles = upload(std::vector<int64_t>(sm));
-  const double longer = cycles_of<Code, K>(args, sm, 400, out, d_cycles) - cycles_of<Code, K>(args, sm, 200, out, d_cycles);
-  cudaFree(out), cudaFree(d_cycles);
+  const auto of = [&](int count) {
+    return least_cycles(sm, 10, [&](int64_t* each) { chunks<Code, K><<<sm, 32 * kWarps, Code::table_bytes>>>(args, count, out, each); });
+  };
+  const double longer = of(400) - of(200);
+  cudaFree(out);
   return longer / (200 * kWarps / kSchedulers);
 }
 
@@ -98,16 +82,7 @@ void row(const char* name, uint32_t factor, int sm, bool last) {
 }  // namespace
 
 int main() {
-  try {
-    cudaDeviceProp card;
-    check(cudaGetDeviceProperties(&card, 0), "device");
-    const int sm = card.multiProcessorCount;
-    std::printf("{\"gpu\": \"%s\", \"rows\": [\n", card.name);
+  return print_rows([](int sm) {
     row<Hyb<true>>("hyb", 2, sm, false), row<Bytes>("mul1", 0x83dcd12d, sm, false), row<Halves>("3inst", 89226354, sm, true);
-    std::printf("]}\n");
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  });
 }

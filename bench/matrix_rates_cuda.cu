@@ -10,9 +10,6 @@
 // as prompts have it, by 16 warps, which has 64 cycles of matrix units to do.
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -109,19 +106,9 @@ template <Kind kind, bool bytes, int ops, bool prompt = false>
 double cycles(int sm) {
   constexpr int warps = warps_of(prompt);
   uint32_t* const out = upload(std::vector<uint32_t>(sm * 32 * warps));
-  int64_t* const d_cycles = upload(std::vector<int64_t>(sm));
-  std::vector<int64_t> each(sm);
-  double best = 1e30;
-  for (int run = 0; run < 3; ++run) {
-    turns<kind, bytes, ops, warps><<<sm, 32 * warps>>>(out, d_cycles, 0x83dcd12d);
-    check(cudaDeviceSynchronize(), "turns");
-    check(cudaMemcpy(each.data(), d_cycles, sm * sizeof(int64_t), cudaMemcpyDeviceToHost), "copy");
-    double sum = 0;
-    for (const int64_t c : each) sum += static_cast<double>(c);
-    best = std::min(best, sum / sm / kTurns / (warps / kSchedulers));
-  }
-  cudaFree(out), cudaFree(d_cycles);
-  return best;
+  const double best = least_cycles(sm, 3, [&](int64_t* each) { turns<kind, bytes, ops, warps><<<sm, 32 * warps>>>(out, each, 0x83dcd12d); });
+  cudaFree(out);
+  return best / kTurns / (warps / kSchedulers);
 }
 
 template <bool bytes, int ops>
@@ -137,17 +124,8 @@ void row(int sm, bool last) {
 }  // namespace
 
 int main() {
-  try {
-    cudaDeviceProp card;
-    check(cudaGetDeviceProperties(&card, 0), "device");
-    const int sm = card.multiProcessorCount;
-    std::printf("{\"gpu\": \"%s\", \"rows\": [\n", card.name);
+  return print_rows([](int sm) {
     row<false, 0>(sm, false), row<false, 32>(sm, false), row<false, 64>(sm, false), row<false, 96>(sm, false), row<false, 128>(sm, false);
     row<true, 0>(sm, false), row<true, 32>(sm, false), row<true, 64>(sm, false), row<true, 96>(sm, true);
-    std::printf("]}\n");
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  });
 }

@@ -1,10 +1,11 @@
-// What benchmarks of single kernels share: numbers that are the same at every run, buffers, and replays of a graph.
+// What benchmarks of single kernels share: numbers that are the same at every run, buffers, replays of a graph, and cycles by a kernel's own clock.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -53,4 +54,38 @@ float microseconds(cudaStream_t stream, int nodes, F enqueue) {
   std::sort(times.begin(), times.end());
   cudaGraphExecDestroy(replay), cudaGraphDestroy(graph);
   return times[times.size() / 2];
+}
+
+// Cycles of a block, on average over the blocks, in the run that took least. launch(cycles) starts a block a multiprocessor, each of which leaves its own.
+template <class F>
+double least_cycles(int sm, int runs, F launch) {
+  int64_t* const d_cycles = upload(std::vector<int64_t>(sm));
+  std::vector<int64_t> each(sm);
+  double best = 1e30;
+  for (int run = 0; run < runs; ++run) {
+    launch(d_cycles);
+    check(cudaDeviceSynchronize(), "launch");
+    check(cudaMemcpy(each.data(), d_cycles, sm * sizeof(int64_t), cudaMemcpyDeviceToHost), "copy");
+    double sum = 0;
+    for (const int64_t c : each) sum += static_cast<double>(c);
+    best = std::min(best, sum / sm);
+  }
+  cudaFree(d_cycles);
+  return best;
+}
+
+// A benchmark's whole output and exit status: the card, and what print(sm) prints as rows.
+template <class F>
+int print_rows(F print) {
+  try {
+    cudaDeviceProp card;
+    check(cudaGetDeviceProperties(&card, 0), "device");
+    std::printf("{\"gpu\": \"%s\", \"rows\": [\n", card.name);
+    print(card.multiProcessorCount);
+    std::printf("]}\n");
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
 }

@@ -191,7 +191,7 @@ t.test('mistakes', async t => {
   t.matchOnly(await refused(line({ use: 'scale', from: 3 })), /stages\[1\] scale\n {2}"from" is the id of a stage or a list of ids, and 3 came\.$/)
   t.matchOnly(await refused(line({ ...numbers, from: 'numbers' })), /numbers reads no rows, so it can't come "from" numbers\.$/)
   t.matchOnly(await refused(line({ use: 'code', code: 'a' })), /code: an object with "use" is expected, and "a" came\.\n {2}Known: a, b$/)
-    t.matchOnly(await refused(inputs, ['text=a', 'txt=b']), /^2 --set txt=b\n {2}"txt" is no input of this graph\. Did you mean "text"\?/)
+  t.matchOnly(await refused(inputs, ['text=a', 'txt=b']), /^2 --set txt=b\n {2}"txt" is no input of this graph\. Did you mean "text"\?/)
   t.matchOnly(await refused(line(), ['scale.by=b']), /No stage is called "scale"\.\n {2}Stages: numbers$/)
   t.matchOnly(await refused(line(), ['nonsense']), /Expected name=value/)
   await t.rejects(loadGraph(join(folder, 'none.json'), { stages }), { code: 'graph', message: /There is no such file/ })

@@ -60,19 +60,15 @@ t.test('the same bits again, and when a run is stopped between blocks and goes o
 })
 
 t.test('tables are trained when asked for, each linear its own', async t => {
-  const result = await small.run([{ use: 'finetune', ...tuning, perLinear: inner, tableRate: 1e-3 }])
-  const [still, own] = [losses(tuned), losses(result)]
+  // Of one epoch a block's last steps may bring nothing, by the seed or the device, and then tables are left as they were.
+  const longer = { ...tuning, perLinear: inner, epochs: 3 }
+  const without = await small.run([{ use: 'finetune', ...longer }])
+  const result = await small.run([{ use: 'finetune', ...longer, tableRate: 1e-3 }])
+  const [still, own] = [losses(without), losses(result)]
   t.ok((own[0] ?? 1) < (still[0] ?? 0) && (own[1] ?? 1) < (still[1] ?? 0), `validation losses ${own} below ${still}`)
-  t.ok(Math.abs(kl(result) / kl(tuned) - 1) < 0.5, `KL ${kl(result)} of the written model, ${kl(tuned)} without tables`)
+  t.ok(Math.abs(kl(result) / kl(without) - 1) < 0.5, `KL ${kl(result)} of the written model, ${kl(without)} without tables`)
   const tables = [...result.tensors].filter(([name]) => /tlut$/.test(name))
-  t.equal(tables.length, 2 * 7 + 1, 'one a linear, and the code has its own')
-  const bytesOf = new Map(tables.map(([name, bytes]) => [name, bytes.toString('hex')]))
-  const shared = bytesOf.get('codebook.tlut')
-  bytesOf.delete('codebook.tlut')
-  const trained = [...bytesOf.values()].filter(bytes => bytes !== shared)
-  // What follows a linear may bring nothing, and then its table is left as it was: one or two of a block, on one device or another.
-  t.ok(trained.length >= 2 * 7 - 4, `${trained.length} were trained`)
-  t.equal(new Set(trained).size, trained.length, 'no two are the same')
+  t.equal(new Set(tables.map(([, bytes]) => bytes.toString('hex'))).size, 2 * 7 + 1, 'one a linear, and the code has its own')
 })
 
 t.test('a rate that diverges: the best state is kept, and said so', async t => {

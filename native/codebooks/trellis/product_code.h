@@ -52,7 +52,6 @@ constexpr Weights value(ProductCode code, uint32_t s, const uint16_t* entries) {
     }
     case ProductCode::inst3:
     case ProductCode::mcg: return {halves(s * hash_of(code).factor + hash_of(code).addend), 0};
-    case ProductCode::mad1: return {static_cast<float>((byte_sum(s * hash_of(code).factor + hash_of(code).addend) - 510) / 147.800537109375), 0};
     default: {
       const ByteSum sum = byte_sum_of(code);
       return {static_cast<float>((byte_sum(s * sum.factor + sum.addend) - 510) * sum.gain + sum.offset), 0};

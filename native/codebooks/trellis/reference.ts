@@ -1,5 +1,4 @@
 /** Definitions in float64, for tests: the value of a path, the search, the stored forms. */
-import { fromHalf } from '../half.js'
 
 /** values[s·V + v]; steps t = 0 … N−1 aim at x[t·V …]. Sizes as in tiles.ts. */
 export interface Trellis {
@@ -62,16 +61,6 @@ export const bitString = ({ L, KV }: Trellis, states: readonly number[]): string
     )
     .join('')
     .slice(0, states.length * KV)
-
-/** What product.h's computed codes are worth, apart from codes.ts. */
-export const computed: Readonly<Record<string, (s: number) => number>> = {
-  '1mad': s => (byteSum(Math.imul(34038481, s) + 76625530) - 510) / 147.800537109375,
-  mul1: s => (1024 + byteSum(Math.imul(0x83dcd12d, s))) * fromHalf(0x1eee) + fromHalf(0xc931),
-  '3inst': s => twoHalves(Math.imul(89226354, s) + 64248484),
-  mcg: s => twoHalves(Math.imul(0xcbac1fed, s)),
-}
-const byteSum = (x: number): number => [0, 8, 16, 24].reduce((sum, shift) => sum + ((x >>> shift) & 255), 0)
-const twoHalves = (x: number): number => fromHalf(((x >>> 16) & 0x8fff) ^ 0x3b60) + fromHalf((x & 0x8fff) ^ 0x3b60)
 
 /** y [t, m] = x [t, n] · wᵀ, w [m, n]. */
 export const productReference = (x: ArrayLike<number>, w: ArrayLike<number>, t: number, m: number, n: number): Float64Array => {

@@ -3,7 +3,7 @@ import t from 'tap'
 import { codebooks } from '../../../native/codebooks/index.js'
 import { trellisCodes } from '../../../native/codebooks/trellis/codes.js'
 import { packedProducts } from '../../../native/codebooks/trellis/product.js'
-import { computed, productReference } from '../../../native/codebooks/trellis/reference.js'
+import { productReference } from '../../../native/codebooks/trellis/reference.js'
 import { unpackTiles } from '../../../native/codebooks/tiles/tiles.js'
 import { hadamardFactor } from '../../../native/ops/hadamard/hadamard.js'
 import { hadamardReference } from '../../../native/ops/hadamard/reference.js'
@@ -32,7 +32,7 @@ const weightsOf = (
       const s = states[tile * (256 / V) + Math.floor(p / V)]!
       const [row, column] = [Math.floor(tile / (n / 16)) * 16 + (at >> 4), (tile % (n / 16)) * 16 + (at & 15)]
       const i = index(s)
-      w[row * n + column] = code === 'hyb' ? (i >> 16 && p % 2 === 0 ? -1 : 1) * table[(i & 0xffff) * 2 + (p % 2)]! : computed[code]!(s)
+      w[row * n + column] = code === 'hyb' ? (i >> 16 && p % 2 === 0 ? -1 : 1) * table[(i & 0xffff) * 2 + (p % 2)]! : trellisCodes[code]!.value!(s)
     }
   }
   return w
