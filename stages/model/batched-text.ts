@@ -134,6 +134,12 @@ export class Row {
     this.failure = { error }
   }
 
+  /** Of a text that has no slot: it ends with this error and nothing else. */
+  refuse(error: unknown): void {
+    this.fail(error)
+    this.close()
+  }
+
   close(): void {
     if (this.#last !== undefined) this.unread.push(this.#last)
     this.closed = true

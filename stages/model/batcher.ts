@@ -21,7 +21,7 @@ import { ahead, type Decoder } from './decoder.js'
 const piece = 256
 
 /** What a batcher needs of a decoder. */
-export type Slots = Pick<Decoder, 'slots' | 'positions' | 'ends' | 'pickAfter' | 'pick' | 'remember' | 'free'>
+export type Slots = Pick<Decoder, 'slots' | 'positions' | 'ends' | 'pickAfter' | 'pick' | 'remember' | 'free' | 'renew'>
 
 export class Batcher implements AsyncDisposable {
   /** Under way, by slot, and waiting for one, in the order they came. */
@@ -29,6 +29,8 @@ export class Batcher implements AsyncDisposable {
   readonly #waiting: Row[] = []
   /** Tokens that free slots still hold, the longest unused first. */
   readonly #kept = new Map<number, readonly number[]>()
+  /** An op failed that was to write into the slots: nothing of any can be read until the decoder is renewed. */
+  #broken = false
   #running: Promise<void> | undefined
   #closed = false
 
@@ -100,6 +102,7 @@ export class Batcher implements AsyncDisposable {
     await undefined // what asks comes to its loop first
     for (;;) {
       this.#sweep()
+      if (this.#broken) await this.#renew()
       while (this.#waiting.length > 0 && this.#rows.size < this.decoder.slots) this.#admit(this.#waiting.shift()!)
       if (this.#rows.size === 0) break
       const joining = [...this.#rows.values()].find(row => row.joining)
@@ -146,14 +149,32 @@ export class Batcher implements AsyncDisposable {
     }
   }
 
-  async #prefill(row: Row): Promise<void> {
+  /** Where not even that works, those who wait are told; whoever asks next has it tried again. */
+  async #renew(): Promise<void> {
+    this.#kept.clear()
     try {
-      const next = row.nextOfPrompt(piece)
-      const id = await this.decoder.pickAfter(row.slot, next, row.draw())
-      if (!row.joining) await row.take(id)
+      await this.decoder.renew()
+      this.#broken = false
     } catch (error) {
-      row.fail(error)
+      for (const row of this.#waiting.splice(0)) row.refuse(error)
     }
+  }
+
+  /** Slots share the tensors of keys and values: what fails for one has failed for all. */
+  #break(error: unknown): void {
+    this.#broken = true
+    for (const row of this.#rows.values()) if (!row.over) row.fail(error)
+  }
+
+  async #prefill(row: Row): Promise<void> {
+    const next = row.nextOfPrompt(piece)
+    let id: number
+    try {
+      id = await this.decoder.pickAfter(row.slot, next, row.draw())
+    } catch (error) {
+      return this.#break(error)
+    }
+    if (!row.joining) await row.take(id).catch(error => row.fail(error))
   }
 
   /** Steps of these, until one of them is over or others are to be beside them. */
@@ -173,7 +194,7 @@ export class Batcher implements AsyncDisposable {
         await Promise.all(rows.map((row, i) => row.take(ids[i]).catch(error => row.fail(error))))
       }
     } catch (error) {
-      for (const row of rows) if (!row.over) row.fail(error)
+      this.#break(error)
     }
     await Promise.allSettled(under)
   }

@@ -68,10 +68,11 @@ export class Decoder implements Disposable {
   readonly slots: number
   readonly positions: number
 
-  readonly #cache: KvCache
+  #cache: KvCache
   /** Tokens that a slot's text has had, where its penalty asks: u8 [slots, vocab]. */
-  readonly #seen: Tensor
+  #seen: Tensor
   readonly #steps = new Map<number, Step>()
+  readonly #dtype: 'f32' | 'bf16'
 
   private constructor(
     private readonly model: OpenModel,
@@ -83,8 +84,9 @@ export class Decoder implements Disposable {
     this.slots = slots
     this.positions = positions
     this.#held = Array.from({ length: slots }, () => 0)
-    this.#cache = new KvCache(model.ops, model.config, { slots, capacity: positions, dtype: cache, precision: model.precision })
-    this.#seen = model.ops.zeros('u8', [slots, model.config.sizes.vocab])
+    this.#dtype = cache
+    this.#cache = this.#emptyCache()
+    this.#seen = this.#noneSeen()
   }
 
   /** Opens every weight. Raises PipeError as OpenModel.open does. */
@@ -196,7 +198,37 @@ export class Decoder implements Disposable {
     this.#held[slot] = Math.min(from, this.held(slot))
   }
 
+  /**
+   * All slots empty, and what they are kept in made anew: what an op that failed was to write into is never read again, and
+   * that is keys and values of every slot. Nothing else may be under way. Rejects when there is no memory for them; then so
+   * does all that is asked of any slot, until this has been called with success.
+   */
+  async renew(): Promise<void> {
+    const { ops } = this.model
+    await ops.finish().catch(() => {}) // told to those who waited for it
+    this.#letGo()
+    this.#held.fill(0)
+    this.#cache = this.#emptyCache()
+    this.#seen = this.#noneSeen()
+    await ops.finish()
+  }
+
   [Symbol.dispose](): void {
+    this.#letGo()
+    if (this.ownsModel) this.model[Symbol.dispose]()
+  }
+
+  #emptyCache(): KvCache {
+    const { model, slots, positions: capacity } = this
+    return new KvCache(model.ops, model.config, { slots, capacity, dtype: this.#dtype, precision: model.precision })
+  }
+
+  #noneSeen(): Tensor {
+    return this.model.ops.zeros('u8', [this.slots, this.model.config.sizes.vocab])
+  }
+
+  /** Of all but the model. */
+  #letGo(): void {
     for (const { program, tensors } of this.#steps.values()) {
       program[Symbol.dispose]()
       for (const x of Object.values(tensors)) x[Symbol.dispose]()
@@ -204,7 +236,6 @@ export class Decoder implements Disposable {
     this.#steps.clear()
     this.#cache[Symbol.dispose]()
     this.#seen[Symbol.dispose]()
-    if (this.ownsModel) this.model[Symbol.dispose]()
   }
 
   /** A step of so many rows, recorded once: hundreds of ops that the host need not say again for every token. */

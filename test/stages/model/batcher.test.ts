@@ -99,6 +99,7 @@ t.test('a long prompt goes in by pieces, between the steps of others', async t =
     },
     remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
   }
   await using batcher = new Batcher(watched, tokenizer, 0)
   const long = new Array(6).fill(prompts).flat(2).concat(new Array(200).fill(7)).slice(0, 300) as number[]
@@ -134,6 +135,7 @@ t.test('what a slot still holds of a prompt is not computed again, and changes n
     pick: rows => decoder.pick(rows),
     remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
   }
   const [one, other] = [prompts[2]!, prompts[3]!]
   await using batcher = new Batcher(watched, tokenizer, 0)
@@ -221,6 +223,7 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
     },
     remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
   }
   await using batcher = new Batcher(failing, tokenizer, 2)
   await t.rejects(whole(batcher.text(ask(prompts[0]!))), { message: 'no memory' })
@@ -229,6 +232,43 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
   for (const one of both) await t.rejects(one, { message: 'the device is lost' })
   fail = undefined
   t.equal((await whole(batcher.text(ask(prompts[0]!)))).end, 'length')
+  t.ok(await free(batcher))
+})
+
+t.test('what was kept when an op failed is made anew; where that fails, each who asks is told, until it does not', async t => {
+  let broken = false
+  let renewed = 0
+  const failing: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    pickAfter: async (slot, ids, draw) => {
+      if (broken) throw new Error('no memory')
+      return decoder.pickAfter(slot, ids, draw)
+    },
+    pick: rows => decoder.pick(rows),
+    remember: (slot, ids) => decoder.remember(slot, ids),
+    free: (slot, from) => decoder.free(slot, from),
+    renew: async () => {
+      renewed++
+      if (broken) throw new Error('still no memory')
+      await decoder.renew()
+    },
+  }
+  await using batcher = new Batcher(failing, tokenizer, 4)
+  const before = await whole(batcher.text(ask(prompts[2]!)))
+  const beside = batcher.text(ask(prompts[1]!, { maxTokens: 400, sampling: drawn }))
+  await beside.next()
+  broken = true
+  const waiting = [2, 3, 4].map(i => whole(batcher.text(ask(prompts[i]!))))
+  await t.rejects(whole(beside), { message: 'no memory' }, 'its keys and values lie beside')
+  await t.rejects(waiting[0]!, { message: 'no memory' })
+  for (const text of waiting.slice(1)) await t.rejects(text, { message: 'still no memory' })
+  await t.rejects(whole(batcher.text(ask(prompts[2]!))), { message: 'still no memory' })
+  t.equal(renewed, 2)
+  broken = false
+  t.strictSame(await whole(batcher.text(ask(prompts[2]!))), before)
+  t.equal(renewed, 3)
   t.ok(await free(batcher))
 })
 
@@ -248,6 +288,7 @@ t.test('a step begins before the last is read, and what it makes of a text that 
     },
     remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
   }
   await using batcher = new Batcher(watched, tokenizer, 0)
   const [prompt, other] = [prompts[0]!, prompts[2]!]
@@ -283,6 +324,7 @@ t.test('predictions that are no numbers end the text that has them, alone', asyn
     pick: async rows => (await decoder.pick(rows)).map((id, i) => (rows[i]!.slot === 0 && ++steps === 3 ? -1 : id)),
     remember: (slot, ids) => decoder.remember(slot, ids),
     free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
   }
   await using batcher = new Batcher(damaged, tokenizer, 0)
   const [bad, good] = [whole(batcher.text(ask(prompts[0]!))), whole(batcher.text(ask(prompts[2]!)))]

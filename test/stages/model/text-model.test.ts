@@ -68,6 +68,34 @@ t.test('closed while answers are under way and waiting: both end, and nothing is
   t.equal(ops.device.liveBytes, 0)
 })
 
+t.test('an op that fails ends what is under way; then answers are what they were', async t => {
+  const ops = await openBackend(testDevice)
+  const model = await TextModel.open(ops, tiny, { slots: 2 })
+  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1.2 }
+  const answers = () =>
+    Promise.all(
+      ['Once upon a time', 'The mason had'].map(async text => whole((await model.complete(text, { sampling, maxTokens: 8 })).pieces)),
+    )
+  const fail = () => {
+    using table = ops.zeros('f32', [4, 4])
+    using ids = ops.tensor(Int32Array.of(4), [1])
+    ops.embed(table, ids)[Symbol.dispose]()
+  }
+  const before = await answers()
+  fail()
+  await t.rejects(answers(), { message: /^embed: token 0 is 4/ })
+  t.strictSame(await answers(), before)
+  const { pieces } = await model.complete('Once upon a time', { maxTokens: 400 })
+  await pieces.next()
+  fail()
+  await t.rejects(whole(pieces), { message: /^embed: token 0 is 4/ })
+  t.strictSame(await answers(), before)
+  t.strictSame(model.load, { active: 0, waiting: 0, full: false })
+  await model[Symbol.asyncDispose]()
+  await ops.finish()
+  t.equal(ops.device.liveBytes, 0)
+})
+
 t.test('refused before weights are opened', async t => {
   const ops = await openBackend(testDevice)
   await t.rejects(TextModel.open(ops, tiny, { mustChat: true }), { code: 'input', message: /^the model has no chat template/ })
