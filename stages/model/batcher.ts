@@ -53,7 +53,9 @@ export class Batcher implements AsyncDisposable {
 
   /** Whether a request would be refused now. */
   get full(): boolean {
-    return this.#closed || this.active + this.waiting >= this.decoder.slots + this.queue
+    // Who has left frees the slot after the step under way, before any other text can have it.
+    const staying = [...this.#rows.values()].filter(row => !row.left).length
+    return this.#closed || staying + this.waiting >= this.decoder.slots + this.queue
   }
 
   /**
@@ -129,9 +131,14 @@ export class Batcher implements AsyncDisposable {
     if (slot === undefined) throw new Error('no slot is free')
     const same = row.same(this.#kept.get(slot) ?? [])
     this.#kept.delete(slot)
-    this.decoder.free(slot, same)
-    row.into(slot, same)
-    this.#rows.set(slot, row)
+    try {
+      this.decoder.free(slot, same)
+      row.into(slot, same)
+      this.#rows.set(slot, row)
+    } catch (error) {
+      this.decoder.free(slot)
+      row.refuse(error)
+    }
   }
 
   /** Frees the slots of those that ended or left. Then they are told: who asks again at once finds the slot free. */

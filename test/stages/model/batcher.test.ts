@@ -192,6 +192,39 @@ t.test('who leaves frees the slot: a loop left, a signal, an answer never read, 
   t.ok(await free(batcher))
 })
 
+t.test('the slot of who has left counts as free at once, also while the model is at work for it', async t => {
+  let go = () => {}
+  const gate = new Promise<void>(resolve => {
+    go = resolve
+  })
+  const slow: Slots = {
+    slots: 1,
+    positions: 512,
+    ends: decoder.ends,
+    pickAfter: async (slot, ids, draw) => {
+      await gate
+      return decoder.pickAfter(slot, ids, draw)
+    },
+    pick: rows => decoder.pick(rows),
+    remember: (slot, ids) => decoder.remember(slot, ids),
+    free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
+  }
+  await using batcher = new Batcher(slow, tokenizer, 0)
+  const abort = new AbortController()
+  const left = whole(batcher.text(ask(prompts[0]!, { signal: abort.signal })))
+  await wait(5)
+  t.ok(batcher.full)
+  abort.abort()
+  t.equal((await left).tokens, 0)
+  t.equal(batcher.full, false)
+  const next = whole(batcher.text(ask(prompts[2]!, { maxTokens: 3 })))
+  t.throws(() => batcher.text(ask(prompts[0]!)), { code: 'busy' })
+  go()
+  t.match(await next, { tokens: 3, end: 'length' })
+  t.ok(await free(batcher))
+})
+
 t.test('full: told at once, and what is running goes on', async t => {
   await using batcher = new Batcher(decoder, tokenizer, 1)
   const five = Array.from({ length: 5 }, () => batcher.text(ask(prompts[0]!, { maxTokens: 3 })))
@@ -232,6 +265,30 @@ t.test('what fails, fails for those whose turn it was; the next are served', asy
   for (const one of both) await t.rejects(one, { message: 'the device is lost' })
   fail = undefined
   t.equal((await whole(batcher.text(ask(prompts[0]!)))).end, 'length')
+  t.ok(await free(batcher))
+})
+
+t.test('a text that finds no memory as it joins fails alone', async t => {
+  let broken = true
+  const failing: Slots = {
+    slots: 2,
+    positions: 512,
+    ends: decoder.ends,
+    pickAfter: (slot, ids, draw) => decoder.pickAfter(slot, ids, draw),
+    pick: rows => decoder.pick(rows),
+    remember: (slot, ids) => {
+      if (broken) throw new Error('no memory')
+      decoder.remember(slot, ids)
+    },
+    free: (slot, from) => decoder.free(slot, from),
+    renew: () => decoder.renew(),
+  }
+  await using batcher = new Batcher(failing, tokenizer, 2)
+  const beside = whole(batcher.text(ask(prompts[0]!)))
+  await t.rejects(whole(batcher.text(ask(prompts[1]!, { sampling: drawn }))), { message: 'no memory' })
+  t.equal((await beside).end, 'length')
+  broken = false
+  t.equal((await whole(batcher.text(ask(prompts[1]!, { sampling: drawn })))).tokens, 20)
   t.ok(await free(batcher))
 })
 
