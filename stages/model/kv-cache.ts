@@ -7,6 +7,7 @@
  * A sliding window limits what is read, not what is kept. Vaswani et al. (arXiv:1706.03762), section 3.2.1; the cache as
  * in Shazeer (arXiv:1911.02150), section 2.3.
  */
+import type { DeviceFailure } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
 import { PipeError } from '../../pipeline/define.js'
@@ -32,16 +33,21 @@ export const cacheBytes = ({ sizes: { layers, g, e } }: ModelConfig, { slots, ca
 
 /** Raises PipeError where a cache would take more than so many bytes (default: any). */
 export function expectRoom(where: string, config: ModelConfig, shape: CacheShape, hint: string, free = Number.POSITIVE_INFINITY): void {
-  const { slots, capacity } = shape
-  const bytes = cacheBytes(config, shape)
-  if (bytes <= free) return
-  const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
-  throw new PipeError('memory', {
-    where,
-    message: `${slots} × ${capacity} positions of keys and values take ${gigabytes(bytes)}; ${gigabytes(free)} are free.`,
-    hint: `${hint}, or --cache bf16 for half of it.`,
-  })
+  if (cacheBytes(config, shape) <= free) return
+  throw new PipeError('memory', { where, message: `${taken(config, shape)}; ${gigabytes(free)} are free.`, hint: halved(hint) })
 }
+
+/** What an error comes to while weights and such a cache are made on a device: a PipeError where its memory was out, else itself. */
+export function noRoom(where: string, config: ModelConfig, shape: CacheShape, hint: string, error: unknown): unknown {
+  if ((error as { code?: unknown }).code !== ('ERR_DEVICE_MEMORY' satisfies DeviceFailure)) return error
+  const message = `${taken(config, shape)}; the weights beside them leave less than that.`
+  return new PipeError('memory', { where, message, hint: halved(hint) }, { cause: error })
+}
+
+const taken = (config: ModelConfig, shape: CacheShape): string =>
+  `${shape.slots} × ${shape.capacity} positions of keys and values take ${gigabytes(cacheBytes(config, shape))}`
+const gigabytes = (n: number): string => `${(n / 1e9).toFixed(1)} GB`
+const halved = (hint: string): string => `${hint}, or --cache bf16 for half of it.`
 
 export class KvCache implements Disposable {
   readonly #rotary: Rotary

@@ -10,7 +10,7 @@ import { Batcher } from './batcher.js'
 import { ChatTemplate, type Message } from './chat-template.js'
 import { openCheckpoint } from './checkpoint.js'
 import { Decoder, type DecoderOptions } from './decoder.js'
-import { expectRoom } from './kv-cache.js'
+import { expectRoom, noRoom } from './kv-cache.js'
 import { openWeights, type Weights } from './quantized.js'
 import { greedy } from './sampling.js'
 import { openTokenizer } from './text.js'
@@ -61,7 +61,10 @@ export class TextModel implements AsyncDisposable {
     private readonly batcher: Batcher,
   ) {}
 
-  /** Raises PipeError as openCheckpoint, openTokenizer, ChatTemplate.open and Decoder.open do. */
+  /**
+   * Raises PipeError as openCheckpoint, openTokenizer, ChatTemplate.open and Decoder.open do, and 'memory' when weights, keys
+   * and values find no room on the device.
+   */
   static async open(ops: Ops, folder: string, o: TextModelOptions = {}): Promise<TextModel> {
     const { slots = 8, queue = 32, free } = o
     const checkpoint = await openCheckpoint(folder)
@@ -71,14 +74,18 @@ export class TextModel implements AsyncDisposable {
     const { positions: own = Number.POSITIVE_INFINITY } = checkpoint.config
     const positions = Math.min(o.context ?? usual, own)
     const shape = { slots, capacity: positions, dtype: o.cache ?? 'f32' }
-    expectRoom(folder, checkpoint.config, shape, 'Give a smaller --context or fewer --slots', free)
+    const hint = `Give a smaller --context${slots > 1 ? ' or fewer --slots' : ''}`
+    expectRoom(folder, checkpoint.config, shape, hint, free)
     const weights = await openWeights(ops, checkpoint)
+    let decoder: Decoder | undefined
     try {
-      const decoder = await Decoder.open(ops, weights, { ...o, slots, positions })
+      decoder = await Decoder.open(ops, weights, { ...o, slots, positions })
+      await ops.finish() // memory is taken when an op first touches it
       return new TextModel(folder, tokenizer, template, weights, decoder, new Batcher(decoder, tokenizer, queue))
     } catch (error) {
+      decoder?.[Symbol.dispose]()
       weights[Symbol.dispose]()
-      throw error
+      throw noRoom(folder, checkpoint.config, shape, hint, error)
     }
   }
 

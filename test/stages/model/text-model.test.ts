@@ -1,5 +1,5 @@
 /** The library as a program uses it: by the package's own name. */
-import { cpSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { openBackend } from 'pipe/device'
 import { type Piece, TextModel } from 'pipe/text'
@@ -104,4 +104,25 @@ t.test('refused before weights are opened', async t => {
     message: '8 × 512 positions of keys and values take 0.0 GB; 0.0 GB are free.',
   })
   t.equal(ops.device.liveBytes, 0)
+})
+
+t.test('keys and values that find no memory beside the weights: refused as it opens, and nothing is left', async t => {
+  const ops = await openBackend(testDevice)
+  const folder = temporary(t)
+  cpSync(tiny, folder, { recursive: true })
+  const config = readFileSync(join(tiny, 'config.json'), 'utf8')
+  writeFileSync(join(folder, 'config.json'), config.replace('"max_position_embeddings": 512', '"max_position_embeddings": 1e12'))
+  for (const [slots, hint] of [
+    [2, 'Give a smaller --context or fewer --slots, or --cache bf16 for half of it.'],
+    [1, 'Give a smaller --context, or --cache bf16 for half of it.'],
+  ] as const) {
+    await t.rejects(TextModel.open(ops, folder, { slots, context: 1e12 }), {
+      code: 'memory',
+      where: folder,
+      message: new RegExp(`^${slots} × 1000000000000 positions of keys and values take .* GB; the weights beside them leave less`),
+      hint,
+    })
+    await ops.finish()
+    t.equal(ops.device.liveBytes, 0)
+  }
 })
