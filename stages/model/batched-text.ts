@@ -14,9 +14,9 @@ export interface Asked {
   readonly sampling: Sampling
   /** Numbers in [0, 1), for the draws. */
   uniform(): number
-  /** Most tokens to make. Fewer where the model has no position left. */
+  /** Most tokens to make, a whole number from 1. Fewer where the model has no position left. */
   readonly maxTokens: number
-  /** The text ends before the first of these. */
+  /** The text ends before the first of these; none is empty. */
   readonly stop: readonly string[]
   /** Tokens that end this text, beside those that end any. */
   readonly ends?: ReadonlySet<number>

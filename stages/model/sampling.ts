@@ -5,16 +5,32 @@
 import { overflown } from './finite.js'
 
 export interface Sampling {
-  /** 0: greedy. */
+  /** From 0; 0: greedy. */
   readonly temperature: number
-  /** 0: all. */
+  /** A whole number from 0; 0: all. */
   readonly topK: number
-  /** 1: all. */
+  /** From 0 to 1; 1: all. */
   readonly topP: number
-  /** 0: all. */
+  /** From 0 to 1; 0: all. */
   readonly minP: number
-  /** 1: none. */
+  /** Above 0; 1: none. */
   readonly repetitionPenalty: number
+}
+
+const allowed: { readonly [K in keyof Sampling]: readonly [text: string, good: (value: number) => boolean] } = {
+  temperature: ['a number from 0', value => value >= 0],
+  topK: ['a whole number from 0', value => value >= 0 && Number.isInteger(value)],
+  topP: ['a number from 0 to 1', value => value >= 0 && value <= 1],
+  minP: ['a number from 0 to 1', value => value >= 0 && value <= 1],
+  repetitionPenalty: ['a number above 0', value => value > 0],
+}
+
+/** Throws RangeError where one is no finite number, or out of its range: what is drawn so would look like the model's fault. */
+export function checkSampling(sampling: Sampling): void {
+  for (const [name, [text, good]] of Object.entries(allowed)) {
+    const value = sampling[name as keyof Sampling]
+    if (!Number.isFinite(value) || !good(value)) throw new RangeError(`sampling.${name} must be ${text}, got ${value}`)
+  }
 }
 
 export const greedy: Sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 }

@@ -12,7 +12,7 @@ import { openCheckpoint } from './checkpoint.js'
 import { Decoder, type DecoderOptions } from './decoder.js'
 import { expectRoom, noRoom } from './kv-cache.js'
 import { openWeights, type Weights } from './quantized.js'
-import { greedy } from './sampling.js'
+import { checkSampling, greedy } from './sampling.js'
 import { openTokenizer } from './text.js'
 
 export type { Piece } from './batched-text.js'
@@ -105,15 +105,20 @@ export class TextModel implements AsyncDisposable {
     return this.template !== undefined
   }
 
-  /** What goes on from a text. Raises PipeError when it is empty, and as Batcher.text does. */
+  /** What goes on from a text. Raises RangeError when an option is out of its range, PipeError when the text is empty, and as Batcher.text does. */
   async complete(prompt: string, o: AnswerOptions = {}): Promise<Answer> {
+    checkOptions(o)
     // It may have a token all the same: the one that begins every text.
     if (prompt === '') throw new PipeError('input', { message: 'the prompt is empty: there is nothing to go on from.' })
     return this.#answer(await this.#tokens(prompt, true, o.signal), o)
   }
 
-  /** What the model answers to a conversation. Raises PipeError when there is no template, or it refuses, and as Batcher.text does. */
+  /**
+   * What the model answers to a conversation. Raises RangeError when an option is out of its range, PipeError when there is no
+   * template, or it refuses, and as Batcher.text does.
+   */
   async chat(messages: readonly Message[], o: AnswerOptions = {}): Promise<Answer> {
+    checkOptions(o)
     if (this.template === undefined) throw ChatTemplate.missing(this.folder)
     const text = this.template.render(messages)
     const prompt = await this.#tokens(text, false, o.signal)
@@ -145,4 +150,11 @@ export class TextModel implements AsyncDisposable {
     this.decoder[Symbol.dispose]()
     this.weights[Symbol.dispose]()
   }
+}
+
+function checkOptions({ sampling = greedy, stop = [], maxTokens = 1 }: AnswerOptions): void {
+  checkSampling(sampling)
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) throw new RangeError(`maxTokens must be a whole number from 1, got ${maxTokens}`)
+  const at = stop.indexOf('')
+  if (at >= 0) throw new RangeError(`stop[${at}] must be a text that is not empty`)
 }

@@ -49,6 +49,29 @@ t.test('completions and conversations, side by side; nothing is left behind', as
   t.equal(ops.device.liveBytes, 0)
 })
 
+t.test('options out of their range are refused by name, before anything is made', async t => {
+  const ops = await openBackend(testDevice)
+  const model = await TextModel.open(ops, tiny, { slots: 1 })
+  const sampling = { temperature: 0.8, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 }
+  for (const [o, message] of [
+    [{ maxTokens: 0 }, 'maxTokens must be a whole number from 1, got 0'],
+    [{ maxTokens: Number.NaN }, 'maxTokens must be a whole number from 1, got NaN'],
+    [{ maxTokens: 1.5 }, 'maxTokens must be a whole number from 1, got 1.5'],
+    [{ stop: ['a', ''] }, 'stop[1] must be a text that is not empty'],
+    [{ sampling: { ...sampling, temperature: Number.NaN } }, 'sampling.temperature must be a number from 0, got NaN'],
+    [{ sampling: { ...sampling, topK: 2.5 } }, 'sampling.topK must be a whole number from 0, got 2.5'],
+    [{ sampling: { ...sampling, topP: 1.1 } }, 'sampling.topP must be a number from 0 to 1, got 1.1'],
+    [{ sampling: { ...sampling, minP: -1 } }, 'sampling.minP must be a number from 0 to 1, got -1'],
+    [{ sampling: { ...sampling, repetitionPenalty: 0 } }, 'sampling.repetitionPenalty must be a number above 0, got 0'],
+  ] as const) {
+    await t.rejects(model.complete('Once', o), { name: 'RangeError', message })
+    await t.rejects(model.chat([{ role: 'user', content: 'Once' }], o), { name: 'RangeError', message })
+  }
+  const least = { maxTokens: 1, stop: ['a'], sampling: { ...sampling, topP: 0, minP: 1, repetitionPenalty: 0.01 } }
+  t.ok(await whole((await model.complete('Once', least)).pieces))
+  await model[Symbol.asyncDispose]()
+})
+
 t.test('closed while answers are under way and waiting: both end, and nothing is left', async t => {
   const ops = await openBackend(testDevice)
   const model = await TextModel.open(ops, tiny, { slots: 1 })
