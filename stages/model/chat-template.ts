@@ -2,7 +2,7 @@
  * chat-template: a conversation → the text that a model was trained to answer, by the Jinja template that comes with it:
  * `chat_template.jinja` in its folder, else "chat_template" of tokenizer_config.json: one template, or several with names,
  * of which "default" is taken. A template sees what transformers shows it: messages, bos_token, eos_token,
- * add_generation_prompt. It writes the begin-of-text token itself, so its text is tokenized without special tokens added.
+ * add_generation_prompt, and no tools and documents. It writes the begin-of-text token itself, so its text is tokenized without special tokens added.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -20,6 +20,10 @@ const longest = 2 ** 20
 const patience = 1000
 /** What a template's loops and macros call, as `withClock` has it; no template's own name. */
 const clock = 'pipe_has_time'
+/** What its `range` is, in the same way. */
+const bounded = 'pipe_range'
+/** Numbers that a range may have; real templates count messages. */
+const longestRange = 100_000
 const hint = 'Give one with --template FILE: Jinja, as in chat_template.jinja of the model it was tuned from.'
 
 export class ChatTemplate {
@@ -73,7 +77,15 @@ export class ChatTemplate {
       if (performance.now() > deadline) throw new Error('it has not ended after a second.')
       return ''
     }
-    const given = { ...this.special, messages: messages.map(message => ({ ...message })), add_generation_prompt: true, [clock]: hasTime }
+    const given = {
+      ...this.special,
+      messages: messages.map(message => ({ ...message })),
+      add_generation_prompt: true,
+      tools: null,
+      documents: null,
+      [clock]: hasTime,
+      [bounded]: range,
+    }
     let text: unknown
     try {
       text = this.template.render(given)
@@ -88,7 +100,8 @@ export class ChatTemplate {
 /**
  * A template comes with a model, and is a program: one that does not end would keep everybody else waiting. So each turn of
  * a loop and each call of a macro begins with a look at the clock. Not by the timeout of node:vm: now and then V8 cannot end
- * what it has optimized, and ends the process ("Missing deoptimization information", Node 20).
+ * what it has optimized, and ends the process ("Missing deoptimization information", Node 20). A range is a list before any
+ * turn of a loop: it has a bound.
  */
 function withClock(template: Template): Template {
   const [look] = new Template(`{{ ${clock}() }}`).parsed.body
@@ -99,7 +112,16 @@ function withClock(template: Template): Template {
     for (const inner of Object.values(node)) nodes.push(inner ?? null)
     if ((type === 'For' || type === 'Macro') && Array.isArray(body)) body.unshift(look)
   }
+  template.parsed.body.unshift(...new Template(`{% set range = ${bounded} %}`).parsed.body)
   return template
+}
+
+/** Python's. */
+function range(start: number, stop?: number, step = 1): number[] {
+  const [from, to] = stop === undefined ? [0, start] : [start, stop]
+  const length = Math.max(0, Math.ceil((to - from) / step))
+  if (length <= longestRange) return Array.from({ length }, (_, i) => from + i * step)
+  throw new Error(`a range has ${length} numbers; ${longestRange} is the most.`)
 }
 
 /** A sentence of one line, whatever a template's author or the interpreter wrote. */

@@ -64,6 +64,17 @@ t.test('templates of three manners', async t => {
   )
 })
 
+t.test('what transformers shows a template: no tools, no documents; ranges as in Python', async t => {
+  for (const [template, text] of [
+    ['{% if tools is not none %}tools{% else %}plain{% endif %}', 'plain'],
+    ['{% if documents is not none %}documents{% else %}plain{% endif %}', 'plain'],
+    ['{{ range(3) | join }} {{ range(2, 8, 3) | join }} {{ range(3, 0, -2) | join }} {{ range(2, 1) | length }}', '012 25 31 0'],
+    ['{% macro count(n) %}{% for i in range(n) %}{{ i }}{% endfor %}{% endmacro %}{{ count(4) }}', '0123'],
+    ["{% set range = 'mine' %}{{ range }} {{ {'range': 1}.range }}", 'mine 1'],
+  ] as const)
+    t.equal(await render(folder(t, { chat_template: template })), text)
+})
+
 t.test('where it is: a file given, a file of the folder, one of several by name', async t => {
   const short = (text: string) => `${text}{{ messages[0].content }}`
   const path = folder(t, { chat_template: short('config') }, { 'chat_template.jinja': short('file'), 'other.jinja': short('given') })
@@ -118,6 +129,16 @@ t.test('mistakes are sentences', async t => {
     await t.rejects(render(folder(t, { chat_template: text })), {
       name: 'PipeError',
       message: 'the chat template refuses this conversation: it has not ended after a second.',
+    })
+  }
+  for (const [numbers, most] of [
+    ['200000000', '200000000 numbers; 100000 is the most'],
+    ['5, 0, -1 / 30000', '150000 numbers; 100000 is the most'],
+    ['0, 1, 0', 'Infinity numbers; 100000 is the most'],
+  ]) {
+    await t.rejects(render(folder(t, { chat_template: `{% for i in range(${numbers}) %}x{% endfor %}` })), {
+      name: 'PipeError',
+      message: `the chat template refuses this conversation: a range has ${most}.`,
     })
   }
   await t.rejects(render(folder(t, { chat_template: '{% macro again(n) %}{{ again(n) }}{% endmacro %}{{ again(1) }}' })), {
