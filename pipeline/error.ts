@@ -72,7 +72,10 @@ export const sentence = (error: unknown): string => (error instanceof Error ? er
 /** The nearest of `known` by edit distance, if near enough to be a slip of the pen. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   const limit = Math.max(1, Math.floor(word.length / 3))
-  const ranked = known.map(name => ({ name, distance: editDistance(word, name) })).sort((a, b) => a.distance - b.distance)
+  const ranked = known
+    .filter(name => Math.abs(name.length - word.length) <= limit) // further apart than that; and words may be a megabyte long
+    .map(name => ({ name, distance: editDistance(word, name) }))
+    .sort((a, b) => a.distance - b.distance)
   return ranked[0] !== undefined && ranked[0].distance <= limit ? ranked[0].name : undefined
 }
 

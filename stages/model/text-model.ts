@@ -120,6 +120,11 @@ export class TextModel implements AsyncDisposable {
   async chat(messages: readonly Message[], o: AnswerOptions = {}): Promise<Answer> {
     checkOptions(o)
     if (this.template === undefined) throw ChatTemplate.missing(this.folder)
+    // Each takes a token or more, and the template its time: nobody else is served meanwhile.
+    if (messages.length > this.positions) {
+      const message = `the conversation has ${messages.length} messages and there is room for ${this.positions} tokens.`
+      throw new PipeError('input', { message, hint: 'Give fewer messages.' })
+    }
     const text = this.template.render(messages)
     const prompt = await this.#tokens(text, false, o.signal)
     // Some models are told to end texts by one token and answers by another.

@@ -221,6 +221,15 @@ t.test('what is wrong with a request is said, by parameter', async t => {
   t.equal(model.active, 0)
 })
 
+t.test('a name of ten megabytes that no parameter has: refused at once', async t => {
+  const { post } = await start(t, { maxBody: 2e7 })
+  const begun = performance.now()
+  const { status, error } = await post('/v1/completions', { prompt: 'a', ['a'.repeat(1e7)]: 1 })
+  t.equal(status, 400)
+  t.match(error.message, /^The parameter "a{79}… is not understood by this server\.$/)
+  t.ok(performance.now() - begun < 10_000)
+})
+
 t.test('what is wrong around a request: path, method, type, length, encoding, host', async t => {
   const { raw, post, server } = await start(t)
   t.match((await raw('/v2/models')).error, { message: /Known: \/v1\/models, / })

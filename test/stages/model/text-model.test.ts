@@ -32,6 +32,10 @@ t.test('completions and conversations, side by side; nothing is left behind', as
   t.ok(text.length > 10)
   t.equal(answer, text)
   await t.rejects(model.complete(''), { code: 'input', message: 'the prompt is empty: there is nothing to go on from.' })
+  await t.rejects(model.chat(new Array(513).fill({ role: 'user', content: '' })), {
+    code: 'input',
+    message: 'the conversation has 513 messages and there is room for 512 tokens.',
+  })
   const order: string[] = []
   const told = (name: string, promise: Promise<unknown>) => promise.catch(() => {}).then(() => order.push(name))
   const long = Array.from({ length: 6 }, () => told('long', model.complete('x'.repeat(60_000))))
