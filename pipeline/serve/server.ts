@@ -134,7 +134,8 @@ export class Server {
     }
     request.socket.once('close', gone)
     this.#under.add(abort)
-    const path = (request.url ?? '').split('?', 1)[0] ?? ''
+    // A client may send the whole address (RFC 9112, section 3.2.2).
+    const path = (request.url ?? '').replace(/^https?:\/\/[^/?]*/i, '').split('?', 1)[0] ?? ''
     let counts = ''
     try {
       counts = await this.#route(path, request, response, abort)

@@ -260,6 +260,10 @@ t.test('what is wrong around a request: path, method, type, length, encoding, ho
   )
   const named = httpRequest(`${server.url}/v1/models`, { headers: { host: 'evil.example' } }).end()
   t.equal((await once(named, 'response'))[0].statusCode, 403, 'a name that leads here')
+  for (const path of [`${server.url}/v1/models?limit=1`, 'HTTPS://localhost/v1/models/toy']) {
+    const whole = httpRequest(server.url, { path }).end()
+    t.equal((await once(whole, 'response'))[0].statusCode, 200, 'the whole address, as a proxy sends it')
+  }
   t.equal((await raw('/v1/models')).status, 200, 'it goes on')
 })
 
