@@ -20,17 +20,22 @@ const names = readdirSync(here)
       !['index.js', 'commit.js', 'table.js', 'gpu.js', 'anchors.js', 'equal-files.js', 'synthetic-hessian.js'].includes(name),
   )
   .map(name => basename(name, '.js'))
+function usage(message: string): never {
+  console.error(message)
+  process.exit(2)
+}
+
 const asked: string[] = []
 const options: Record<string, string> = {}
 for (let words = process.argv.slice(2); words.length > 0; ) {
   const [word = '', value, ...rest] = words
   if (!word.startsWith('--')) asked.push(word)
-  else if (value === undefined) throw new Error(`${word} needs a value`)
+  else if (value === undefined) usage(`${word} needs a value`)
   else options[word.slice(2)] = value
   words = word.startsWith('--') ? rest : words.slice(1)
 }
 const unknown = asked.filter(name => !names.includes(name))
-if (unknown.length > 0) throw new Error(`no benchmark is called ${unknown.join(', ')}; there are: ${names.join(', ')}`)
+if (unknown.length > 0) usage(`no benchmark is called ${unknown.join(', ')}; there are: ${names.join(', ')}`)
 
 for (const name of asked.length > 0 ? asked : names) {
   const { run } = (await import(`./${name}.js`)) as { run(options: Options): Promise<Row[] | Figures> }

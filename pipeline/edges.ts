@@ -8,7 +8,6 @@ export const describeColumn = ({ kind, dtype, shape }: Column<unknown>): string 
   kind === 'tensor' ? `${dtype} [${(shape ?? '').split(/\s+/).join(', ')}]` : kind
 
 export async function checkEdges(
-  file: string,
   stages: readonly GraphStage[],
   ids: ReadonlySet<string>,
   builtIn: BuiltInStages,
@@ -30,10 +29,15 @@ export async function checkEdges(
         const fault = faultOf(name, column, giver)
         if (fault === undefined) continue
         const before = await whoGives(name, giver, reader, builtIn)
+        const dropped = aboveOf(giver, stages).some(stage => name in stage.stage.output.columns)
         mistakes.push({
           where: `${giver.where} → ${reader.where.split('  ').at(-1)}`,
           message: `${reader.stage.name} reads column "${name}" (${describeColumn(column)}) but ${fault}`,
-          hint: `${before === undefined ? 'See' : `Put "${before}" before "${reader.stage.name}", or see`}: pipe plan ${file}`,
+          hint: dropped
+            ? `Put "${reader.stage.name}" before "${giver.stage.name}", which drops it.`
+            : before === undefined
+              ? `What each stage reads and gives: pipe stages ${reader.stage.name}`
+              : `Put "${before}" before "${reader.stage.name}".`,
         })
       }
     }
@@ -50,10 +54,15 @@ export async function checkEdges(
   return mistakes
 }
 
+/** All stages whose rows come to this one, by way of others too. */
+function aboveOf({ from }: GraphStage, stages: readonly GraphStage[]): GraphStage[] {
+  return stages.filter(({ id }) => from.includes(id)).flatMap(stage => [stage, ...aboveOf(stage, stages)])
+}
+
 function faultOf(name: string, wanted: Column<unknown>, { stage }: GraphStage): string | undefined {
   const columns = stage.output.columns as Columns
   const given = columns[name]
-  if (given === undefined) return `${stage.name} does not provide it.${didYouMean(name, Object.keys(columns))}`
+  if (given === undefined) return `${stage.name} does not provide it.${name.length > 1 ? didYouMean(name, Object.keys(columns)) : ''}`
   const floats = ['float', 'f64', 'f32', 'f16', 'bf16']
   const fits =
     given.kind === wanted.kind && (given.dtype === wanted.dtype || (wanted.dtype === 'float' && floats.includes(given.dtype ?? '')))

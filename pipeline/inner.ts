@@ -18,7 +18,7 @@ export function whyNotInner(stage: AnyStage): string | undefined {
 }
 
 /** Every column that an inner stage reads is given by the one before, or by the stage around it; and what that needs comes out. */
-export async function checkInner(file: string, outer: GraphStage, builtIn: BuiltInStages): Promise<Mistake[]> {
+export async function checkInner(outer: GraphStage, builtIn: BuiltInStages): Promise<Mistake[]> {
   const mistakes: Mistake[] = []
   for (const { parameter, input, output } of (outer.stage.inner ?? []) as readonly InnerStages<Table, Table>[]) {
     const list = outer.inner?.[parameter] ?? []
@@ -38,7 +38,7 @@ export async function checkInner(file: string, outer: GraphStage, builtIn: Built
     const chain = list.map((stage, i) => ({ ...stage, id: `${i}`, from: [ids[i] as string] }))
     const given = around('rows', { input: nothing, output: input })
     const needed = around('result', { input: output }, ids.at(-1) as string)
-    mistakes.push(...(await checkEdges(file, [given, ...chain, needed], new Set(), builtIn)))
+    mistakes.push(...(await checkEdges([given, ...chain, needed], new Set(), builtIn)))
   }
   return mistakes
 }

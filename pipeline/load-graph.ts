@@ -24,7 +24,8 @@ interface Draft {
   readonly name: string
   from: readonly string[] | undefined
   readonly given: Record<string, unknown>
-  readonly resolved: Resolved | undefined
+  /** None where what is wrong was told already: its edges say nothing more. */
+  resolved: Resolved | undefined
   /** By parameter: the stages inside it. */
   readonly inner: ReadonlyMap<string, readonly Draft[]>
   id: string
@@ -51,8 +52,8 @@ export async function loadGraph(path: string, options: LoadOptions): Promise<Gra
     const stage = finished(draft, inputs, bases, dirname(file), mistakes)
     if (stage !== undefined) stages.push(stage)
   }
-  for (const stage of stages) mistakes.push(...(await checkInner(shown, stage, options.stages)))
-  mistakes.push(...(await checkEdges(shown, stages, new Set(drafts.map(draft => draft.id)), options.stages)))
+  for (const stage of stages) mistakes.push(...(await checkInner(stage, options.stages)))
+  mistakes.push(...(await checkEdges(stages, new Set(drafts.map(draft => draft.id)), options.stages)))
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
   return { file, name: String(name ?? ''), about: String(about ?? ''), seed: seed as number, inputs, stages }
 }
@@ -60,8 +61,10 @@ export async function loadGraph(path: string, options: LoadOptions): Promise<Gra
 async function readStages(json: unknown, file: string, shown: string, builtIn: BuiltInStages, mistakes: Mistake[]): Promise<Draft[]> {
   const drafts: Draft[] = []
   for (const [i, entry] of (Array.isArray(json) ? json : []).entries()) {
-    const draft = await readStage(entry, `${shown}  stages[${i}]`, file, builtIn, mistakes)
-    if (draft !== undefined) drafts.push(draft)
+    const where = `${shown}  stages[${i}]`
+    const draft = await readStage(entry, where, file, builtIn, mistakes)
+    // What could not be read keeps its place: the stages around it are not each other's neighbours.
+    drafts.push(draft ?? { where, use: '', name: `stages[${i}]`, resolved: undefined, id: '', from: undefined, given: {}, inner: new Map() })
   }
   return drafts
 }
@@ -87,9 +90,8 @@ async function readStage(
   if (id !== undefined && (typeof id !== 'string' || !/^[a-zA-Z\d][\w-]*$/.test(id)))
     mistakes.push({ where, message: `"id" is a word of letters, digits and dashes, and ${JSON.stringify(id)} came.` })
   const list = typeof from === 'string' ? [from] : from
-  if (list !== undefined && !(Array.isArray(list) && list.every(item => typeof item === 'string'))) {
-    mistakes.push({ where, message: `"from" is the id of a stage or a list of ids, and ${JSON.stringify(from)} came.` })
-  }
+  const isList = list === undefined || (Array.isArray(list) && list.every(item => typeof item === 'string'))
+  if (!isList) mistakes.push({ where, message: `"from" is the id of a stage or a list of ids, and ${JSON.stringify(from)} came.` })
   const inner = new Map<string, readonly Draft[]>()
   for (const { parameter } of resolved?.stage.inner ?? []) {
     const entries = given[parameter]
@@ -107,9 +109,9 @@ async function readStage(
     where,
     use: use as string,
     name,
-    resolved,
+    resolved: isList ? resolved : undefined,
     id: typeof id === 'string' ? id : '',
-    from: Array.isArray(list) ? (list as unknown[]).filter(item => typeof item === 'string') : undefined,
+    from: isList ? (list as readonly string[] | undefined) : undefined,
     given,
     inner,
   }
@@ -151,9 +153,12 @@ function finished(
 /** A stage without an id is called by its name: round, round-2, … */
 function nameStages(drafts: Draft[], mistakes: Mistake[]): void {
   const taken = new Set<string>()
-  for (const { id, where } of drafts) {
-    if (id !== '' && taken.has(id)) mistakes.push({ where, message: `The id "${id}" is given twice.` })
-    taken.add(id)
+  for (const draft of drafts) {
+    if (draft.id !== '' && taken.has(draft.id)) {
+      mistakes.push({ where: draft.where, message: `The id "${draft.id}" is given twice.` })
+      draft.id = ''
+    }
+    taken.add(draft.id)
   }
   for (const draft of drafts) {
     if (draft.id !== '') continue
@@ -171,12 +176,13 @@ function connect(drafts: readonly Draft[], mistakes: Mistake[]): Draft[] {
     const isSource = draft.resolved !== undefined && Object.keys(draft.resolved.stage.input.columns).length === 0
     const from = draft.from ?? (isSource || i === 0 ? [] : [ids[i - 1] as string])
     for (const id of from) {
-      if (!ids.includes(id))
-        mistakes.push({
-          where: draft.where,
-          message: `"from" names "${id}", which no stage is called.${didYouMean(id, ids)}`,
-          hint: `Known: ${ids.join(', ')}`,
-        })
+      if (ids.includes(id)) continue
+      mistakes.push({
+        where: draft.where,
+        message: `"from" names "${id}", which no stage is called.${didYouMean(id, ids)}`,
+        hint: `Known: ${ids.join(', ')}`,
+      })
+      draft.resolved = undefined
     }
     if (isSource && from.length > 0)
       mistakes.push({ where: draft.where, message: `${draft.name} reads no rows, so it can't come "from" ${from.join(', ')}.` })

@@ -1,7 +1,7 @@
 /** pipe bench: how fast a checkpoint, or a model of a known shape with random weights, makes text here. */
 import { stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
-import { Option } from 'commander'
+import { type Command, Option } from 'commander'
 import { type BenchResult, measure } from '../../stages/model/bench.js'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { openWeights } from '../../stages/model/quantized.js'
@@ -44,13 +44,20 @@ export const register: Register = (program, wiring) => {
         ['What a card makes of Llama-2-7B at 2 bits, eight texts at a time', 'pipe bench --shape llama-2-7b --bits 2 --batch 8'],
       ),
     )
-    .action(async (dir: string | undefined, o: Options) => {
+    .action(async (dir: string | undefined, o: Options, command: Command) => {
       if ((dir === undefined) === (o.shape === undefined))
         throw new PipeError('input', {
           where: 'pipe bench',
           message:
             dir === undefined ? 'expected a folder or a --shape and found neither.' : 'expected a folder or a --shape and found both.',
           hint: `Shapes: ${shapeNames().join(', ')}.`,
+        })
+      const idle = ['code', 'bits'].find(name => command.getOptionValueSource(name) === 'cli')
+      if (dir !== undefined && idle !== undefined)
+        throw new PipeError('input', {
+          where: `--${idle}`,
+          message: 'is of the random weights of a --shape; a checkpoint has a code of its own.',
+          hint: `Leave --${idle} out.`,
         })
       const config = o.shape === undefined ? undefined : shapeOf(o.shape)
       const checkpoint = dir === undefined ? undefined : await openCheckpoint(dir)

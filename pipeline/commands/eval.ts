@@ -18,6 +18,7 @@ import {
 import { readItems, type TaskName, taskNames } from '../../stages/tasks/formulation.js'
 import { ask, type Measured, mark, written } from '../../stages/tasks/score.js'
 import { didYouMean, PipeError } from '../error.js'
+import { plural } from '../text.js'
 import { activationsOption, deviceOption, examples, openDevice, type Register, type Wiring } from './wiring.js'
 
 interface Options {
@@ -145,7 +146,7 @@ export const register: Register = (program: Command, wiring) => {
         [
           `perplexity   ${Math.exp(mean).toFixed(4)}`,
           `NLL          ${mean.toFixed(4)} nats a token`,
-          `predictions  ${predictions}, in ${windows.length} windows of ${o.lines === undefined ? '' : 'at most '}${length} tokens`,
+          `predictions  ${predictions}, in ${plural(windows.length, 'window')} of ${o.lines === undefined ? '' : 'at most '}${length} tokens`,
           `seconds      ${seconds.toFixed(1)}`,
           '',
         ].join('\n'),

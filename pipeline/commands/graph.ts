@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import type { Static } from '@sinclair/typebox'
+import { Option } from 'commander'
 import type { Table } from '../define.js'
 import { makeFolder, writing } from '../disk.js'
 import { type Arrow, drawMermaid, drawSvg, drawText, type Drawing } from '../drawing.js'
@@ -15,7 +16,7 @@ export const register: Register = (program, { stages, print }) => {
     .description('Draw the pipeline: stages, and on the edges the tables with their columns.')
     .option('--set <name=value>', 'an input or a parameter, as for pipe run', collect, [])
     .option('--svg <file>', 'write a picture')
-    .option('--mermaid', 'print a Mermaid flowchart, for Markdown')
+    .addOption(new Option('--mermaid', 'print a Mermaid flowchart, for Markdown').conflicts('svg'))
     .addHelpText(
       'after',
       examples(

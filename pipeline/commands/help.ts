@@ -65,7 +65,13 @@ export function formatHelp(command: Command, helper: Help): string {
     ),
     ...rows(
       'Options:',
-      helper.visibleOptions(command).map(option => [helper.optionTerm(option), helper.optionDescription(option)]),
+      // That a list is empty until something is given needs no words.
+      helper
+        .visibleOptions(command)
+        .map(option => [
+          helper.optionTerm(option),
+          Array.isArray(option.defaultValue) ? option.description : helper.optionDescription(option),
+        ]),
     ),
   ].join('\n')
 }

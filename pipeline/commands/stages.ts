@@ -14,7 +14,11 @@ export const register: Register = (program, { stages, print }) => {
     .action(async (name: string | undefined) => {
       if (name !== undefined) return print(describe(await find(stages, name)))
       const loaded = await Promise.all(Object.values(stages).map(async load => (await load()).default))
-      print(`${loaded.map(stage => `${stage.name.padEnd(12)}${stage.about}`).join('\n')}\n\nOne of them in full: pipe stages <name>\n`)
+      const lines = table(
+        [],
+        loaded.map(stage => [stage.name, stage.about]),
+      )
+      print(`${lines.join('\n')}\n\nOne of them in full: pipe stages <name>\n`)
     })
 }
 
@@ -64,12 +68,16 @@ export function describe(stage: AnyStage): string {
   return `${stage.name}, version ${stage.version}\n${stage.about}\n\n${text.join('\n')}`
 }
 
-const cells = ({ name, type, default: value, about }: Parameter): string[] => [
-  name,
-  type,
-  value === '' ? 'must be given' : value === 'none' ? '' : `default ${value}`,
-  about,
-]
+const cells = ({ name, type, default: value, about }: Parameter): string[] => {
+  // A long list would push the columns after it out of sight in every row.
+  const [, uses] = /^\{ use: (.{30,}) \}$/.exec(type) ?? []
+  return [
+    name,
+    uses === undefined ? type : '{ use: … }',
+    value === '' ? 'must be given' : value === 'none' ? '' : `default ${value}`,
+    uses === undefined ? about : `${about}: ${uses}`,
+  ]
+}
 
 /** One line of JSON with the parameters that must be given, or else with the first that has a default. */
 function example(use: string, rows: readonly Parameter[]): string {

@@ -49,6 +49,7 @@ export async function writeQtip(
     refuse(`the head "${head}" is rounded, and there it is dense`, 'Export it with --to dense, or round without "head".')
   const code = codeOf(quantization, refuse)
   checkModules(quantization, code, refuse)
+  checkOrder(quantization, code, refuse)
 
   const skipped: string[] = []
   const entries = expected.flatMap((tensor): NewEntry[] => {
@@ -67,20 +68,26 @@ type Refuse = (message: string, hint?: string) => never
 function codeOf({ codebook, more = [] }: PipeQuantization, refuse: Refuse): PublishedCode {
   if (more.length > 0) refuse(`its linears have ${more.length + 1} codes, and there is one for all`, 'Export it with --to dense.')
   const { params } = codebookOf(codebook)
-  const { L, K, V = 1, Q = 0, Tx, Ty, order = 'rows' } = params as Record<string, number> & { order?: string }
+  const { L, K, V = 1, Q = 0, Tx, Ty } = params as Record<string, number>
   const mode = Object.hasOwn(modes, codebook.use) ? modes[codebook.use] : undefined
   if (mode === undefined || L === undefined || K === undefined || Tx === undefined || Ty === undefined)
     return refuse(`it has no code like ${codebook.use}`, `Round with one of ${Object.keys(modes).join(', ')}.`)
   const code = { mode, L, K, V, Q: mode === 'lut' ? L : Q, Tx, Ty }
   const wrong = contradiction(code)
   if (wrong !== undefined) refuse(`the code ${wrong}`)
+  return code
+}
+
+/** Last of all: who is told to round again for it has nothing else in the way. */
+function checkOrder({ codebook }: PipeQuantization, code: PublishedCode, refuse: Refuse): void {
+  const { order = 'rows' } = codebookOf(codebook).params as { order?: string }
   const wanted = hasKernel(code) ? 'tensor-core' : 'rows'
   if (order !== wanted)
     refuse(
-      `there the weights of a tile with L = ${L}, Q = ${Q}, K = ${K} follow each other in the order "${wanted}", and here they were rounded in the order "${order}"`,
+      `there the weights of a tile with L = ${code.L}, Q = ${code.Q}, K = ${code.K} follow each other in the order "${wanted}", ` +
+        `and here they were rounded in the order "${order}"`,
       `Round again with --set round.codebook.order=${wanted}: the quality is the same.`,
     )
-  return code
 }
 
 function checkModules({ modules }: PipeQuantization, code: PublishedCode, refuse: Refuse): void {

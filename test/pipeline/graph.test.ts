@@ -197,6 +197,26 @@ t.test('mistakes', async t => {
   await t.rejects(loadGraph(join(folder, 'none.json'), { stages }), { code: 'graph', message: /There is no such file/ })
 })
 
+t.test('what comes of a mistake is not told beside it', async t => {
+  const mistakes = (...more: unknown[]): Promise<number> =>
+    load({ name: 'a', stages: [numbers, ...more] }).then(
+      () => 0,
+      (error: PipeError) => error.mistakes.length,
+    )
+  t.equal(await mistakes({ id: 'a' }, { use: 'total' }), 1, 'no "use"')
+  t.equal(await mistakes('sum', { use: 'total' }), 1, 'no object')
+  t.equal(await mistakes({ use: 'sum', from: 3 }, { use: 'total', from: 'numbers' }), 2, 'no list')
+  t.equal(await mistakes({ use: 'total', from: 'sums' }), 1, '"from" one that is not there')
+  t.equal(await mistakes({ use: 'scale', id: 'x' }, { use: 'sum', id: 'x' }, { use: 'total' }), 1, 'an id twice')
+})
+
+t.test('a stage behind one that drops what it reads', async t => {
+  t.match(
+    await refused({ name: 'a', stages: [numbers, { use: 'sum' }, { use: 'scale' }] }),
+    /sum does not provide it\.\n {2}Put "scale" before "sum", which drops it\./,
+  )
+})
+
 t.test('all mistakes at once', async t => {
   const text = await refused(
     { name: '', stages: [{ use: 'numbrs' }, { use: 'scale', by: [] }, { use: 'scale', bi: 1 }, { use: 'total' }] },

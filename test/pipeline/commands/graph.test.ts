@@ -48,6 +48,12 @@ t.test('--svg writes a picture, --mermaid prints text', async t => {
   )
 })
 
+t.test('--svg and --mermaid are two drawings', async t => {
+  const { code, stderr } = await pipe(['graph', toyGraph(temporary(t)), '--svg', 'toy.svg', '--mermaid'])
+  t.equal(code, 2)
+  t.match(stderr, /--mermaid.* cannot be used with .*--svg/)
+})
+
 t.test('--svg where no folder is, or none can be', async t => {
   const folder = temporary(t)
   const graph = toyGraph(folder)

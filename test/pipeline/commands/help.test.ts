@@ -36,6 +36,7 @@ t.test('every command that the help names has its own', async t => {
     t.equal(code, 0, name)
     t.match(help, new RegExp(`^Usage:\\n {2}pipe ${name} `))
     t.match(help, /\nExamples:\n {2}# /, name)
+    t.notMatch(help, /default: \[\]/, name)
   }
 })
 

@@ -16,6 +16,15 @@ t.test('lists every stage with its sentence, in the order of the pipeline', asyn
   )
 })
 
+t.test('in two columns, whatever the longest name', async t => {
+  const [list = ''] = (await pipe(['stages'])).stdout.split('\n\n')
+  const begins = list.split('\n').map(line => /^\S+ +/.exec(line)?.[0].length)
+  t.equal(new Set(begins).size, 1, list)
+  const { stdout } = await pipe(['stages', 'round'])
+  t.match(stdout, /\n {2}codebook +\{ use: … \} {2,}must be given {2,}.*: scalar or trellis\/hyb or /)
+  t.match(stdout, /\n {2}damp {2,}number 0–1 {2,30}default 0\.01 /)
+})
+
 t.test('describes one', async t => {
   const { code, stdout } = await pipe(['stages', 'model'])
   t.equal(code, 0)

@@ -83,6 +83,7 @@ t.test('pipe bench: mistakes', async t => {
     [['--shape', 'llama-2-8b'], /^--shape llama-2-8b\n {2}no such shape\.\n {2}Known: llama-2-7b, /],
     [[], /^pipe bench\n {2}expected a folder or a --shape and found neither\.\n/],
     [['fixtures/tiny-llama', '--shape', 'llama-2-7b'], /found both/],
+    [['fixtures/tiny-llama', '--bits', '3'], /^--bits\n {2}is of the random weights of a --shape/],
     [[join(root, 'fixtures/tiny-llama'), '--prompt', '600'], /the model was made for 512 positions/],
   ] as const) {
     const { code, stdout, stderr } = await pipe(['bench', ...args])

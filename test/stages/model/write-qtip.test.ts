@@ -203,6 +203,13 @@ t.test('what that form has no words for', async t => {
   const cases: [Json & { use: string }, Parameters<typeof make>[2], string | RegExp][] = [
     [hyb, undefined, /were rounded in the order "rows"/],
     [{ ...hyb, L: 12, order: 'tensor-core' }, undefined, /in the order "rows", and here they were rounded in the order "tensor-core"/],
+    [
+      hyb, // its order is wrong, too, but rounding again for that would not help
+      (_, modules) => {
+        modules['model.layers.0.self_attn.q_proj']!.transform = { m: 32, n: 64 }
+      },
+      '"model.layers.0.self_attn.q_proj" is transformed by 64 in blocks of 32',
+    ],
     [{ use: 'trellis/mul1', L: 10, K: 2 }, undefined, 'it has no code like trellis/mul1'],
     [
       mad,
