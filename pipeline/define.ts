@@ -239,7 +239,7 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
  */
 export type KnownRow = Readonly<Record<string, unknown>>
 
-/** A stage whose rows another reads, as the graph has it; inside a stage there is none. */
+/** A stage whose rows another reads, from it or by way of others, the nearest first; inside a stage, those above that one. */
 export interface StageAbove {
   readonly name: string
   readonly params: Readonly<Record<string, unknown>>

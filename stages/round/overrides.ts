@@ -3,7 +3,7 @@
  */
 import { type TUnsafe, Type } from '@sinclair/typebox'
 import { codebookOf, codebookSchema, type Settings } from '../../native/codebooks/settings.js'
-import type { Mistake } from '../../pipeline/define.js'
+import type { Mistake, StageAbove } from '../../pipeline/define.js'
 import { mistakesOfPatterns, saidOf } from '../model/patterns.js'
 
 /** Left as it is, or with another K of the same code, or with another code. */
@@ -54,6 +54,23 @@ export function mistakesOf({ codebook, overrides }: Choice, linears: readonly st
     if (override !== 'leave') add(`${place} "${pattern}"`, override.codebook ?? { ...codebook, K: override.K })
   }
   return mistakes
+}
+
+/** Bits that "allocate" may give a linear, and that its code does not have. */
+export function mistakesOfGiven(choice: Choice, linears: readonly string[], above: readonly StageAbove[], where: string): Mistake[] {
+  const open = linears.filter(linear => saidOf(choice.overrides, linear) === undefined)
+  const given = above
+    .filter(({ name }) => name === 'allocate')
+    .flatMap(({ params }) => {
+      const { K, overrides = {} } = params as { K: readonly number[]; overrides?: Readonly<Record<string, { readonly K: number }>> }
+      return open.flatMap(linear => saidOf(overrides, linear)?.K ?? K)
+    })
+  return [...new Set(given)].flatMap(K => {
+    const wrong = contradictionOf({ ...choice.codebook, K })
+    if (wrong === undefined) return []
+    const hint = 'Give "allocate" other "K", or "round" another code.'
+    return [{ where: `${where}  codebook`, message: `"allocate" above may give K = ${K}: ${wrong}.`, hint }]
+  })
 }
 
 /** Parameters that the codebook does not have, or that do not go together. */

@@ -24,7 +24,7 @@ import { incoherent, rounded } from '../../schemas/tables/rounded.js'
 import { type Group, most, sizesOf, sum } from '../model/sizes.js'
 import { type Factored, Factors } from './factor.js'
 import { ldlq } from './ldlq.js'
-import { type Choice, codeFor, mistakesOf, overridesSchema } from './overrides.js'
+import { type Choice, codeFor, mistakesOf, mistakesOfGiven, overridesSchema } from './overrides.js'
 import { rowScaled } from './row-scale.js'
 import { number, points, sampleOf, sampleTiles, searchScale } from './scale.js'
 import { partsOf, traces } from './output-groups.js'
@@ -81,12 +81,11 @@ export default defineStage({
   params,
   input: incoherent,
   output: rounded,
-  check: (rows, params, where) =>
-    mistakesOf(
-      params,
-      rows.filter(row => row.role === 'linear').map(row => String(row.linear)),
-      where,
-    ),
+  check(rows, params, where, above) {
+    const linears = rows.filter(row => row.role === 'linear').map(row => String(row.linear))
+    const mistakes = mistakesOf(params, linears, where)
+    return mistakes.length > 0 ? mistakes : mistakesOfGiven(params, linears, above, where)
+  },
   memory: (_bytes, { rowScale }, rows) => most(sizesOf(rows).groups, group => memoryOf(group) + (rowScale ? 24 * group.m * group.n : 0)),
   estimate(rows, params) {
     const { scale, feedback } = params

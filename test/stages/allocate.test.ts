@@ -74,6 +74,27 @@ t.test('a model at 2.5 bits: between 2 and 3, each linear as it was given', asyn
   t.match((wrong as PipeError).text, /bits: 1\.5 bits a weight can't be made of 2, 3, 4\.\n.*A target from 2 to 4/)
 })
 
+t.test('bits that the code of a linear does not have are refused before anything runs', async t => {
+  const folder = temporary(t)
+  const model = join(folder, 'model')
+  await writeSmallModel(model)
+  const small = smallRuns(ops, folder, model)
+  const given = { use: 'allocate', bits: 3.5, overrides: { '*.down_proj': { K: 6 } } }
+  const round = { use: 'round', codebook: { use: 'trellis/hyb', L: 8, K: 2, Q: 8 } }
+  const refused = async (middle: object[]): Promise<string> => ((await small.run(middle).catch((error: unknown) => error)) as PipeError).text
+  const six = /"allocate" above may give K = 6: .*with V = 2, K is from 1 to 4, got 6\.\n.*Give "allocate" other "K", or "round" another code\./
+  const flat = await refused([given, { use: 'rht' }, round])
+  t.match(flat, /graph\.json {2}stages\[5\] round {2}codebook\n/)
+  t.match(flat, six)
+  const text = { text: small.text, sequences: 24, length: 32, validation: 8, epochs: 0 }
+  const inside = await refused([given, { use: 'finetune', ...text, perLinear: [{ use: 'rht' }, round] }])
+  t.match(inside, /stages\[4\] finetune {2}perLinear\[1\] round {2}codebook\n/)
+  t.match(inside, six)
+  t.match(await refused([{ use: 'allocate', bits: 4.5, K: [4, 5] }, { use: 'rht' }, round]), /may give K = 5: /)
+  const apart = { ...round, overrides: { '*.down_proj': { codebook: { use: 'trellis/mul1', L: 8, K: 6 } } } }
+  t.ok('tensors' in (await small.run([given, { use: 'rht' }, apart])), 'whose code is another')
+})
+
 t.test('bits that the graph says count in the target; the others make up for them', async t => {
   const folder = temporary(t)
   const model = join(folder, 'model')
