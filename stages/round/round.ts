@@ -76,7 +76,7 @@ type Out = NewRow<typeof rounded>
 
 export default defineStage({
   name: 'round',
-  version: 1,
+  version: 2,
   about: 'Round W to codes, column block by column block, with LDLQ feedback through H.',
   params,
   input: incoherent,
@@ -207,7 +207,10 @@ async function roundTogether(
   using factors = ops.tensor(units, [m])
   using stack = ops.scale(raw, { rows: factors }) // every linear at unit rms
   raw[Symbol.dispose]()
-  using source = scaleOf(ops, codec, settings.scale, feedbackOf(rows, hs), () => sampleOf(ops, stack, [Tx, Ty], rows, offsets))
+  using source = scaleOf(ops, codec, settings.scale, feedbackOf(rows, hs), () => {
+    const linears = rows.map(({ m, n }, i) => ({ m, n, offset: offsets[i] ?? 0, rms: sigma[i] ?? 0 }))
+    return sampleOf(ops, stack, [Tx, Ty], linears)
+  })
   using scaled = ops.scale(stack, { factor: codec.rms, by: source })
   stack[Symbol.dispose]()
   const weights = rows.reduce((sum, row) => sum + row.m * row.n, 0)

@@ -38,31 +38,44 @@ export const searchScale = (ops: Ops, codec: Codec, sample: Tensor, feedback: nu
   return ops.goldenSection(range, points, measure, feedback / (codec.rms ** 2 * sample.size))
 }
 
-/** Tiles spread evenly over the stack, real weights only: f32 [sampleTiles · Tx, Ty]. */
-export function sampleOf(
-  ops: Ops,
-  stack: Tensor,
-  [Tx, Ty]: readonly [number, number],
-  rows: readonly { readonly m: number; readonly n: number }[],
-  offsets: readonly number[],
-): Tensor {
-  const counts = rows.map(({ m, n }) => Math.floor(m / Tx) * Math.floor(n / Ty))
+/** A linear of a stack, from its row `offset` on; `rms` of what it was before it was made 1, 0 for a linear of zeros. */
+interface Stacked {
+  readonly m: number
+  readonly n: number
+  readonly offset: number
+  readonly rms: number
+}
+
+/** Tiles spread evenly over the linears that are not zeros, real weights only: f32 [sampleTiles · Tx, Ty], or less. */
+export function sampleOf(ops: Ops, stack: Tensor, [Tx, Ty]: readonly [number, number], linears: readonly Stacked[]): Tensor {
+  const counts = linears.map(({ m, n, rms }) => (rms > 0 ? Math.floor(m / Tx) * Math.floor(n / Ty) : 0))
   const all = counts.reduce((a, b) => a + b, 0)
+  if (all === 0) return wrapped(ops, stack, [Tx, Ty], linears.find(({ rms }) => rms > 0) ?? (linears[0] as Stacked))
   /** Where tile i of all begins, one linear after the other, row by row. */
   const place = (i: number): [row: number, column: number] => {
     let [linear, left] = [0, i]
     for (let size = counts[0] ?? 0; left >= size; size = counts[++linear] ?? all) left -= size
-    const wide = Math.floor((rows[linear]?.n ?? 0) / Ty)
-    return [(offsets[linear] ?? 0) + Math.floor(left / wide) * Tx, (left % wide) * Ty]
+    const wide = Math.floor((linears[linear]?.n ?? 0) / Ty)
+    return [(linears[linear]?.offset ?? 0) + Math.floor(left / wide) * Tx, (left % wide) * Ty]
   }
-  const count = Math.max(1, Math.min(sampleTiles, all))
+  const count = Math.min(sampleTiles, all)
   const tiles = Array.from({ length: count }, (_, i) => {
-    const [r, c] = all === 0 ? [0, 0] : place(Math.floor((i * all) / count)) // smaller than one tile: what it is padded to
+    const [r, c] = place(Math.floor((i * all) / count))
     return ops.copy(stack, { rows: [r, r + Tx], columns: [c, c + Ty] })
   })
   const sample = ops.concat(tiles)
   for (const tile of tiles) tile[Symbol.dispose]()
   return sample
+}
+
+/** A linear that holds no whole tile: its weights one after the other, again from the first where they do not fill one. */
+function wrapped(ops: Ops, stack: Tensor, [Tx, Ty]: readonly [number, number], { m, n, offset }: Stacked): Tensor {
+  using weights = ops.copy(stack, { rows: [offset, offset + m], columns: [0, n] })
+  using enough = ops.concat(Array.from({ length: Math.ceil((Tx * Ty) / (m * n)) }, () => weights))
+  using column = ops.reshape(enough, [enough.size, 1])
+  const tiles = Math.min(sampleTiles, Math.floor(enough.size / (Tx * Ty)))
+  using whole = ops.copy(column, { rows: [0, tiles * Tx * Ty] })
+  return ops.reshape(whole, [tiles * Tx, Ty])
 }
 
 /** The first number of an f64 tensor that was read. */

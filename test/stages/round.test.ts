@@ -149,6 +149,33 @@ for (const { name, skip, open } of backends) {
     t.equal(together[1]?.scale, alone?.scale)
   })
 
+  t.test(`${name}: the scale is found on real weights: not on padding, nor on a linear of zeros`, { skip }, async t => {
+    const ops = await open()
+    const [m, n] = [32, 64]
+    const { h } = correlated(n, 300, 'zeros')
+    const one = row('q', m, n, normals(m * n, 'q'), h)
+    const [alone] = await runStage(round, { codebook: hyb2 }, [one], contextOf(ops))
+    for (const rows of [64, 7]) {
+      const zeros = row('k', rows, n, new Float32Array(rows * n), h)
+      const [zero, beside] = await runStage(round, { codebook: hyb2 }, [zeros, one], contextOf(ops))
+      t.strictSame([zero?.scale, zero?.proxyError, beside?.scale], [0, 0, alone?.scale])
+      t.strictSame(await beside?.codes?.read(), await alone?.codes?.read())
+    }
+    const identity = Float32Array.from({ length: 256 * 256 }, (_, i) => (i % 257 === 0 ? 1 : 0))
+    for (const rows of [1, 4]) {
+      const errors = async (o: object): Promise<number> => {
+        const codebook = { use: 'trellis/hyb', K: 4, L: 12 }
+        const of = async (i: number) =>
+          (await runStage(round, { codebook, ...o }, [row('thin', rows, 256, normals(rows * 256, 'thin', i), identity)], contextOf(ops)))[0]
+        return (await Promise.all([0, 1, 2, 3].map(of))).reduce((sum, one) => sum + (one?.proxyError ?? 1), 0) / 4
+      }
+      const [found, given] = [await errors({}), await errors({ scale: 0.9 })]
+      t.ok(found < 1.01 * given, `${rows} outputs: ${found}, at the scale 0.9 ${given}`)
+    }
+    const least = row('least', 3, 5, normals(15, 'least'), correlated(5, 300, 'least').h)
+    t.ok(((await runStage(round, { codebook: hyb2 }, [least], contextOf(ops)))[0]?.proxyError ?? 1) < 0.1, 'less than a tile')
+  })
+
   t.test(`${name}: each of two groups of outputs is rounded with its own H; a tile across their border too`, { skip }, async t => {
     const ops = await open()
     const [m, n] = [32, 64]
