@@ -20,7 +20,7 @@ interface Measured {
 
 /**
  * Of each row ‖W‖²/n · tr(D)/tr(WHWᵀ), H damped, where its outputs have an H a group the mean of tr(D) and the sum of
- * tr(WHWᵀ) over them; linears that share H one after the other. 0 for a W of zeros.
+ * tr(WHWᵀ) over them; linears that share H one after the other. 0 for a W or an H of zeros.
  */
 export async function sensitivities(rows: readonly Row<typeof linears>[], context: Context): Promise<number[]> {
   const { ops } = context
@@ -89,6 +89,8 @@ async function dampedWithTrace(row: Row<typeof linears>, k: number, { ops, rng }
     if (trace !== undefined) return { h, trace }
     h[Symbol.dispose]()
   }
+  using squares = ops.sumSquares(raw)
+  if ((await numbers(squares))[0] === 0) return { h: ops.copy(raw), trace: 0 } // nothing is lost, whatever the bits
   throw new PipeError('input', { where, message: 'H is not positive definite, however damped.', hint: 'Calibrate with more tokens.' })
 }
 

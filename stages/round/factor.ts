@@ -20,7 +20,7 @@ export interface Factored {
   readonly feedback: number
 }
 
-/** h f32 [n, n] → damped f32 [n, n] and l f32 [n', n'], n' = n rounded up to whole blocks. Without feedback nothing is factored. */
+/** h f32 [n, n] → damped f32 [n, n] and l f32 [n', n'], n' = n rounded up to whole blocks. Without feedback nothing is factored, nor an H of 0. */
 export async function factor(
   ops: Ops,
   h: Tensor,
@@ -41,6 +41,10 @@ export async function factor(
       return { damped, l, feedback: number(sum) / n }
     }
     l[Symbol.dispose]()
+    if (await isZero(ops, h)) {
+      o.note(`${o.where}: H is 0, as its input or its gradient always is: rounded without feedback`)
+      return { damped, l: undefined, feedback: 0 }
+    }
     damped[Symbol.dispose]()
     if (damp * ladder.factor > ladder.last || !Number.isFinite(value))
       throw new PipeError('input', {
@@ -51,6 +55,12 @@ export async function factor(
           : 'H holds NaN or infinite values: check the checkpoint and the calibration text.',
       })
   }
+}
+
+/** H of an input that is always 0, or of gradients that are: no damping makes it positive definite. */
+async function isZero(ops: Ops, h: Tensor): Promise<boolean> {
+  using squares = ops.sumSquares(h)
+  return number(await squares.read()) === 0
 }
 
 interface Linear {

@@ -5,10 +5,11 @@ import t from 'tap'
 import { openBackend } from '../../native/index.js'
 import { choleskyReference } from '../../native/ops/block-ldl/reference.js'
 import type { PipeError } from '../../pipeline/error.js'
+import stage from '../../stages/allocate/allocate.js'
 import { allocate } from '../../stages/allocate/greedy.js'
 import { traceOfD } from '../../stages/allocate/sensitivity.js'
 import { temporary, testDevice } from '../helpers.js'
-import { correlated, normals } from './run-stage.js'
+import { contextOf, correlated, normals, ref, runStage } from './run-stage.js'
 import { notes, smallRuns, writeSmallModel } from './small-model.js'
 
 const ops = await openBackend(testDevice)
@@ -51,6 +52,27 @@ t.test('tr(D) is that of the block LDL', async t => {
     const measured = await traceOfD(ops, tensor, normals(4000 * n, 'rows'))
     t.ok(Math.abs((measured ?? 0) / trace - 1) < 0.02, `n = ${n}: ${measured}, exactly ${trace}`)
   }
+})
+
+t.test('a linear whose input is always 0 loses nothing, and gets the least', async t => {
+  const n = 64
+  const linear = (name: string, h: Float32Array) => ({
+    role: 'linear' as const,
+    layer: 0,
+    linear: name,
+    shares: name,
+    m: n,
+    n,
+    source: '',
+    weight: ref(normals(n * n, name), [n, n]),
+    hessian: ref(h, [n, n]),
+  })
+  const rows = [linear('read', correlated(n, 300, 'read').h), linear('unread', new Float32Array(n * n))]
+  const given = await runStage(stage, { bits: 3 }, rows, contextOf(ops))
+  t.strictSame(
+    given.map(({ K }) => K),
+    [4, 2],
+  )
 })
 
 t.test('a model at 2.5 bits: between 2 and 3, each linear as it was given', async t => {

@@ -216,6 +216,27 @@ for (const { name, skip, open } of backends) {
     t.ok((out?.proxyError ?? 1) < 0.12)
   })
 
+  t.test(`${name}: a linear whose input is always 0 is rounded without feedback, and said so`, { skip }, async t => {
+    const ops = await open()
+    const told: Told = { notes: [] }
+    const [m, n] = [20, 44]
+    const weight = normals(m * n, 'unread')
+    const [out] = await runStage(round, { codebook: hyb2 }, [row('w', m, n, weight, new Float32Array(n * n))], contextOf(ops, told))
+    t.strictSame(told.notes, ['round  w: H is 0, as its input or its gradient always is: rounded without feedback'])
+    t.equal(out?.proxyError, 0)
+    const { h } = correlated(n, 300, 'read')
+    const [plain] = await runStage(round, { codebook: hyb2, feedback: false }, [row('w', m, n, weight, h)], contextOf(ops))
+    t.strictSame(await out?.codes?.read(), await plain?.codes?.read())
+    const half = {
+      ...row('w', m, n, weight, h),
+      transform: JSON.stringify({ m: m / 2, n }),
+      hessian: ref(Float32Array.from([...h, ...h.map(() => 0)]), [2 * n, n]),
+    }
+    const [grouped] = await runStage(round, { codebook: hyb2 }, [half], contextOf(ops, told))
+    t.match(told.notes[1], /w, group 1 of outputs: H is 0/)
+    t.ok((grouped?.proxyError ?? 1) < 0.12)
+  })
+
   t.test(`${name}: a matrix that is not positive definite is damped more, and said so; NaN is refused`, { skip }, async t => {
     const ops = await open()
     const told: Told = { notes: [] }
