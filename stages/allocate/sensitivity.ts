@@ -42,7 +42,7 @@ export async function sensitivities(rows: readonly Row<typeof linears>[], contex
       const total = await totalOf(ops, w, known.groups)
       const [norm = 0] = await numbers(squares)
       const trace = known.groups.reduce((sum, one) => sum + one.trace, 0) / known.groups.length
-      const error = total > 0 ? (norm / row.n) * (trace / total) : 0
+      const error = total === 0 ? 0 : (norm / row.n) * (trace / total)
       if (!Number.isFinite(error))
         throw new PipeError('input', {
           where: `allocate  ${row.linear}`,

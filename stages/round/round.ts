@@ -182,7 +182,6 @@ async function roundTogether(
   const [Tx, Ty] = codec.tile
   const first = rows[0]
   if (!first) return []
-  const where = rows.map(row => row.linear).join(', ')
   const n = Math.ceil(first.n / Ty) * Ty
   const offsets: number[] = []
   let m = 0
@@ -201,9 +200,12 @@ async function roundTogether(
   }
   // The one wait, behind the other batch's columns in the queue: from here on all is enqueued to the last column.
   const hs = await factored
-  const sigma = (await Promise.all(squares)).map((bytes, i) => rootMeanSquare(number(bytes), rows[i] as In))
+  const rms = (await Promise.all(squares)).map((bytes, i) => rootMeanSquare(number(bytes), rows[i] as In))
+  const sigma = rms.map(x => (Math.fround(1 / x) < Number.POSITIVE_INFINITY ? x : 0))
+  for (const [i, { linear }] of rows.entries())
+    if (sigma[i] !== rms[i]) context.note(`round  ${linear}: weights of ${rms[i]?.toExponential(1)} are too small for f32; rounded as zeros`)
   const units = new Float32Array(m)
-  for (const [i, rms] of sigma.entries()) units.fill(rms > 0 ? 1 / rms : 0, offsets[i], offsets[i + 1])
+  for (const [i, one] of sigma.entries()) units.fill(one > 0 ? 1 / one : 0, offsets[i], offsets[i + 1])
   using factors = ops.tensor(units, [m])
   using stack = ops.scale(raw, { rows: factors }) // every linear at unit rms
   raw[Symbol.dispose]()
@@ -241,17 +243,24 @@ async function roundTogether(
       codes: ownCodes,
       codebook: settings.json,
       scale: (sigma[i] ?? 0) / (number(await found) * codec.rms),
-      proxyError: total > 0 ? error / total : 0,
+      proxyError: sigma[i] === 0 ? Math.sign(rms[i] ?? 0) : shareOf(error, total),
     }
   }
   const [out] = await Promise.all([Promise.all(rows.map(finish)), ...enqueued])
-  if (out.some(row => !Number.isFinite(row.proxyError)))
+  const wrong = out.filter(row => !Number.isFinite(row.proxyError)).map(row => row.linear)
+  if (wrong.length > 0)
     throw new PipeError('input', {
-      where: `round  ${where}`,
-      message: 'The rounding error is not a finite number.',
-      hint: 'The weights or the Hessian hold NaN or infinite values: check the checkpoint.',
+      where: `round  ${wrong.join(', ')}`,
+      message: 'tr(WHWᵀ), or the error that is a share of it, is no finite number above 0.',
+      hint: 'H holds NaN, is not positive, or is too large for f32: check the checkpoint and the calibration text.',
     })
   return out
+}
+
+/** error/total; 0 where H is 0, NaN where it is not positive or overflows. */
+function shareOf(error: number, total: number): number {
+  if (!(total >= 0 && Number.isFinite(total))) return Number.NaN
+  return error === 0 && total === 0 ? 0 : error / total
 }
 
 /** Traces of the error, and sv, with a scale for each output if wanted. Takes w and v over. */

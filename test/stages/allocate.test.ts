@@ -73,6 +73,11 @@ t.test('a linear whose input is always 0 loses nothing, and gets the least', asy
     given.map(({ K }) => K),
     [4, 2],
   )
+  const broken = { ...linear('broken', correlated(n, 300, 'read').h), weight: ref(new Float32Array(n * n).fill(Number.NaN), [n, n]) }
+  await t.rejects(runStage(stage, { bits: 3 }, [...rows, broken], contextOf(ops)), {
+    where: 'allocate  broken',
+    message: 'Its weights or its Hessian hold NaN or infinite values.',
+  })
 })
 
 t.test('a model at 2.5 bits: between 2 and 3, each linear as it was given', async t => {

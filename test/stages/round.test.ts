@@ -237,6 +237,30 @@ for (const { name, skip, open } of backends) {
     t.ok((grouped?.proxyError ?? 1) < 0.12)
   })
 
+  t.test(`${name}: an error that can't be told is none of 0: H that is not positive, holds NaN or overflows; weights next to 0`, { skip }, async t => {
+    const ops = await open()
+    const [m, n] = [16, 32]
+    const { h } = correlated(n, 300, 'broken')
+    const w = normals(m * n, 'broken')
+    const rounded = async (weight: Float32Array, hessian: Float32Array, o: object, told?: Told) =>
+      (await runStage(round, { codebook: hyb2, ...o }, [row('w', m, n, weight, hessian)], contextOf(ops, told)))[0]
+    for (const [hessian, o] of [
+      [h.map((x, i) => (i === 1 || i === n ? Number.NaN : x)), { feedback: false }],
+      [h.map(x => -x), { feedback: false }],
+      [h.map((_, i) => (i % (n + 1) === 0 ? 3e38 : 0)), {}],
+    ] as const)
+      await t.rejects(rounded(w, hessian, o), {
+        code: 'input',
+        where: 'round  w',
+        message: 'tr(WHWᵀ), or the error that is a share of it, is no finite number above 0.',
+      })
+    const told: Told = { notes: [] }
+    const least = await rounded(w.map(x => x * 1e-39), h, {}, told)
+    t.strictSame([least?.scale, least?.proxyError], [0, 1])
+    t.match(told.notes, [/^round {2}w: weights of 1\.0e-39 are too small for f32; rounded as zeros$/])
+    t.ok(((await rounded(w.map(x => x * 1e-38), h, {}))?.proxyError ?? 1) < 0.08, 'those that are not')
+  })
+
   t.test(`${name}: a matrix that is not positive definite is damped more, and said so; NaN is refused`, { skip }, async t => {
     const ops = await open()
     const told: Told = { notes: [] }
