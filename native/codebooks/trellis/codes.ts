@@ -79,7 +79,7 @@ const Q = (maximum: number) =>
 
 export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
   hyb: {
-    version: 3,
+    version: 4,
     about: 'QTIP HYB: a hash of the state picks one of 2^Q trained pairs and a sign.',
     V: [2, 1, 4],
     params: {
@@ -102,7 +102,7 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
     }),
   },
   quantlut: {
-    version: 1,
+    version: 2,
     about: 'QTIP HYB without the sign: a hash of the state picks one of 2^Q quantiles of the Gaussian.',
     V: [1],
     params: { Q: Q(16) },
@@ -113,25 +113,25 @@ export const trellisCodes: Readonly<Record<string, TrellisCode>> = {
       index: s => hash(s) >>> (16 - Q),
     }),
   },
-  '1mad': { version: 2, about: 'QTIP 1MAD: one multiply-add and a sum of bytes; no table.', V: [1], params: {}, value: oneMad },
-  '2mad': { version: 2, about: 'QTIP 2MAD: two multiply-adds and a sum of bytes; no table.', V: [1], params: {}, value: twoMad },
+  '1mad': { version: 3, about: 'QTIP 1MAD: one multiply-add and a sum of bytes; no table.', V: [1], params: {}, value: oneMad },
+  '2mad': { version: 3, about: 'QTIP 2MAD: two multiply-adds and a sum of bytes; no table.', V: [1], params: {}, value: twoMad },
   '3inst': {
-    version: 2,
+    version: 3,
     about: 'QTIP 3INST: one multiply-add, a mask, a sum of two halves; no table.',
     V: [1],
     params: {},
     value: threeInst,
   },
-  mcg: { version: 2, about: "EXL3 mcg: one multiplication, 3INST's mask and sum; no table.", V: [1], params: {}, value: mcg },
+  mcg: { version: 3, about: "EXL3 mcg: one multiplication, 3INST's mask and sum; no table.", V: [1], params: {}, value: mcg },
   mul1: {
-    version: 2,
+    version: 3,
     about: 'EXL3 mul1: one multiplication and a sum of bytes; no table. The least error at 2 to 4 bits.',
     V: [1],
     params: {},
     value: mul1,
   },
   lut: {
-    version: 1,
+    version: 2,
     about: 'A table of 2^L rows of Gaussian random values: what the computed codes imitate.',
     V: [1, 2, 4],
     params: { seed },

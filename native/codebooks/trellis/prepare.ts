@@ -37,12 +37,17 @@ const narrowBins = 8191
 
 /** Bits a weight up to which costs fit 16 bits (search.h says why). */
 const mostBits = 4
+/**
+ * With so many bits and up to so many bits of a state, a weight in the tail finds too few values for costs that bend: of single
+ * weights the search is in f32 there, too, and takes no longer (README.md).
+ */
+const fewStates = 11
 
 /** values [2^L, V]. */
 export const planSearch = (values: Float32Array, shape: TileShape): SearchPlan => {
   const { V, KV, L } = shape
   const states = 2 ** L
-  if (KV > mostBits * V) {
+  if (KV > mostBits * V || (V === 1 && KV === mostBits && L <= fewStates)) {
     const limit = 2 * values.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
     const none = Int32Array.of(0)
     return {

@@ -3,8 +3,8 @@
  * 2^L states; each step brings K·V new bits, s' = (s << KV | bits) mod 2^L, and gives V weights, the value of s'.
  *
  * Encoding is an exhaustive Viterbi search over all 2^L states, closed to a circle in two passes.
- * QTIP (arXiv:2406.11235) section 3 and algorithm 4. Differs from the paper: costs are integers of 12 to 15 bits a step
- * (README.md says what that costs), and a table's values are f16.
+ * QTIP (arXiv:2406.11235) section 3 and algorithm 4. Differs from the paper: costs are integers of 12 to 15 bits a step,
+ * too few for weights far out in the tail (README.md says what that costs, and where costs are f32), and a table's values are f16.
  */
 import type { Static, TObject } from '@sinclair/typebox'
 import { type Codebook, type Codec, defineCodebook } from '../../codebook.js'
