@@ -9,7 +9,8 @@ import type { Tensor } from '../../tensor.js'
  *   out[i, j] = values[i, c] where j = indices[i, c];  like[i, j] − log Σ_o e^like[i, o] + rest[i] elsewhere, o over all elsewhere
  *
  * KL(softmax(out) ‖ softmax(like)) is that of k + 1 classes, the others being one; klGradient gives its gradient by `like`.
- * No logarithm is below −200. An index that is no class fails the queue; on CUDA it makes the row NaN.
+ * Values and rest count as −200 at least; the others' shares of rest may be below. An index that is no class fails the queue; on
+ * CUDA it makes the row NaN.
  */
 export const sparseLogits =
   (device: Device) =>

@@ -5,7 +5,8 @@
 //
 //   indices  i32 [t, k], values f32 [t, k], rest f32 [t]   as top_k gives them; different classes in a row
 //   like     f32 [t, v]
-//   out      f32 [t, v]   log-probabilities where Σ e^values + e^rest = 1; none below −200, so that 0·log 0 is 0
+//   out      f32 [t, v]   log-probabilities where Σ e^values + e^rest = 1; values and rest count as −200 at
+//                         least, so that 0·log 0 is 0; elsewhere out may be below, as far as `like` is
 //   cost     8 bytes moved an element, and an exponential; sums in f64
 //
 // With P = softmax(out) and Q = softmax(like), KL(P ‖ Q) is that of k + 1 classes, the others being one, and Q − P is its gradient.
