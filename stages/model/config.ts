@@ -2,6 +2,7 @@
  * config: what config.json of a Hugging Face folder says, in one form, whichever version of transformers wrote it
  * (rope_theta and rope_scaling, or rope_parameters). What is not supported is refused by name, never guessed.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { PipeError } from '../../pipeline/define.js'
 import type { Architecture } from '../../schemas/architectures.js'
 import { evaluate, findArchitecture, resolveSteps, type Sizes, type Step } from './architecture.js'
@@ -53,7 +54,7 @@ export function readConfig(raw: unknown, where: string): ModelConfig {
 
   const names = Array.isArray(raw.architectures) ? raw.architectures.filter(name => typeof name === 'string') : []
   const architecture = findArchitecture(names, where)
-  const sizes = readSizes(architecture, number, fail)
+  const sizes = readSizes(architecture, raw, number, fail)
 
   const activation = raw.hidden_act ?? 'silu'
   if (activation !== 'silu')
@@ -82,10 +83,12 @@ export function readConfig(raw: unknown, where: string): ModelConfig {
 type Fail = (message: string, hint?: string) => never
 type Get<T> = (key: string) => T
 
-function readSizes(architecture: Architecture, number: Get<number | undefined>, fail: Fail): Sizes {
+function readSizes(architecture: Architecture, raw: Readonly<Record<string, unknown>>, number: Get<number | undefined>, fail: Fail): Sizes {
   const sizes: Record<string, number> = {}
+  // To transformers null is as many as of queries, whichever the family; the family's default is for a key that is absent.
+  const known: Get<number | undefined> = key => sizes[key] ?? (key === 'num_key_value_heads' && raw[key] === null ? sizes.h : number(key))
   for (const [letter, expression] of Object.entries(architecture.sizes)) {
-    const value = evaluate(expression, key => sizes[key] ?? number(key))
+    const value = evaluate(expression, known)
     if (value === undefined) fail(`expected "${expression.split('??')[0]?.trim()}" and found none.`)
     // 2²⁴ is far above any real size and keeps every product of two exact.
     else if (!Number.isInteger(value) || value < 1 || value > 2 ** 24)
@@ -100,9 +103,23 @@ function readSizes(architecture: Architecture, number: Get<number | undefined>, 
   return result
 }
 
+/** transformers goes by "rope_scaling" where both keys say something, older programs by the key they know: they must agree. */
 function readRope(raw: Readonly<Record<string, unknown>>, number: Get<number | undefined>, fail: Fail): Rope {
-  const parameters = raw.rope_parameters ?? raw.rope_scaling ?? {}
-  if (!isObject(parameters)) return fail(`expected an object under "rope_scaling" and found ${JSON.stringify(parameters)}.`)
+  const said = ['rope_parameters', 'rope_scaling'].flatMap(key => {
+    const value = raw[key] ?? {}
+    if (!isObject(value)) return fail(`expected an object under "${key}" and found ${JSON.stringify(value)}.`)
+    return Object.keys(value).length > 0 ? [value] : []
+  })
+  const [rope, other] = said.map(parameters => ropeOf(parameters, number, fail))
+  if (other !== undefined && !isDeepStrictEqual(rope, other))
+    fail(
+      `expected "rope_parameters" and "rope_scaling" to say the same and found ${said.map(value => JSON.stringify(value)).join(' and ')}.`,
+      'Take out the one that the model was not trained with.',
+    )
+  return rope ?? ropeOf({}, number, fail)
+}
+
+function ropeOf(parameters: Readonly<Record<string, unknown>>, number: Get<number | undefined>, fail: Fail): Rope {
   if (Object.values(parameters).some(isObject))
     fail('found rope_parameters per kind of layer.', 'One rotary embedding for all layers is supported.')
   const of = (key: string): number => {
@@ -144,7 +161,7 @@ function readWindows(
   if (window === undefined || (window.when !== undefined && !flag(window.when))) return none
   const size = raw[window.size] === null ? undefined : (number(window.size) ?? window.default)
   if (size === undefined) return none
-  if (!Number.isInteger(size) || size < 1) return fail(`expected a whole number above 0 under "${window.size}" and found ${size}.`)
+  if (!Number.isSafeInteger(size) || size < 1) return fail(`expected a whole number above 0 under "${window.size}" and found ${size}.`)
 
   const kinds = raw.layer_types
   if (kinds !== undefined && kinds !== null) {

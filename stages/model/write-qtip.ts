@@ -159,7 +159,7 @@ export function configFor(raw: Readonly<Record<string, unknown>>, quip_params: Q
     ...config,
     ...(dtype !== undefined && { torch_dtype: dtype }),
     ...(rope_theta !== undefined && { rope_theta }),
-    ...(rope_parameters !== undefined && { rope_scaling: scaling.rope_type === 'default' ? null : scaling }),
+    ...(Object.keys(scaling).length > 0 && { rope_scaling: scaling.rope_type === 'default' ? null : scaling }),
     quip_params,
   }
 }

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { openBackend } from '../../../native/index.js'
 import { fileTensor, PipeError } from '../../../pipeline/define.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
+import { readConfig } from '../../../stages/model/config.js'
 import { openBlock } from '../../../stages/model/forward.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { type NewEntry, readSafetensors, writeSafetensors } from '../../../stages/model/safetensors.js'
@@ -271,6 +272,27 @@ t.test('config.json', async t => {
       'expected a number above 0 under "factor" of the rope parameters and found undefined.',
     ],
     [
+      'both keys, which say different things',
+      c => {
+        c.rope_scaling = { type: 'linear', factor: 4 }
+      },
+      'expected "rope_parameters" and "rope_scaling" to say the same and found {"rope_theta":10000,"rope_type":"default"} and {"type":"linear","factor":4}.',
+    ],
+    [
+      'yarn, beside the newer key',
+      c => {
+        c.rope_scaling = { rope_type: 'yarn', factor: 4 }
+      },
+      'expected rope scaling "default", "linear" or "llama3" and found "yarn".',
+    ],
+    [
+      'no object',
+      c => {
+        c.rope_parameters = 3
+      },
+      'expected an object under "rope_parameters" and found 3.',
+    ],
+    [
       'flag',
       c => {
         c.attention_bias = 'no'
@@ -339,9 +361,30 @@ t.test('config.json as older and newer transformers write it', async t => {
       Object.assign(c, { rope_theta, rope_scaling: scaling, torch_dtype: c.dtype })
     }),
   )
+  const { config: both } = await openCheckpoint(
+    copy(t, 'llama3-rope', c => {
+      const { rope_theta, rope_type: type, ...scaling } = c.rope_parameters as Json
+      Object.assign(c, { rope_theta, rope_scaling: { type, ...scaling } })
+    }),
+  )
+  const { config: empty } = await openCheckpoint(
+    copy(t, 'llama3-rope', c => {
+      Object.assign(c, { rope_scaling: c.rope_parameters, rope_parameters: {} })
+    }),
+  )
   t.strictSame(older.rope, newer.rope)
+  t.strictSame(both.rope, newer.rope, 'both keys, which say the same')
+  t.strictSame(empty.rope, newer.rope, 'an empty object says nothing')
   t.strictSame(older.sizes, newer.sizes)
   t.strictSame(newer.rope, { theta: 500000, scaling: { type: 'llama3', factor: 8, low: 1, high: 4, original: 64 } })
+})
+
+t.test('key and value heads of null are as many as attention heads, in every family', async t => {
+  for (const name of ['llama-gqa', 'mistral-window', 'qwen2-bias', 'qwen3-qknorm']) {
+    const config = JSON.parse(readFileSync(join(reference(name), 'config.json'), 'utf8')) as Json
+    const { h, g } = readConfig({ ...config, num_key_value_heads: null }, name).sizes
+    t.equal(g, h, name)
+  }
 })
 
 t.test('sliding windows, layer by layer', async t => {
@@ -381,6 +424,10 @@ t.test('sliding windows, layer by layer', async t => {
     [8, undefined],
     'layer_types decides',
   )
+  const large = copy(t, 'mistral-window', c => {
+    c.sliding_window = 2 ** 53
+  })
+  await refused(t, large, 'expected a whole number above 0 under "sliding_window" and found 9007199254740992.', 'more than can be counted')
 })
 
 t.test('NaN weights are named when a block is opened', async t => {

@@ -235,6 +235,18 @@ t.test('what that form has no words for', async t => {
   }
 })
 
+t.test('"rope_scaling" stays where the newer key says nothing', async t => {
+  const scaling = { type: 'linear', factor: 2 }
+  for (const rope_parameters of [null, {}]) {
+    const folder = await make(t, { use: 'trellis/1mad', L: 10, K: 2 }, config =>
+      Object.assign(config, { rope_parameters, rope_theta: 500, rope_scaling: scaling }),
+    )
+    const hf = join(temporary(t), 'hf')
+    await writeQtip(await openCheckpoint(folder), hf)
+    t.match(JSON.parse(readFileSync(join(hf, 'config.json'), 'utf8')), { rope_theta: 500, rope_scaling: scaling })
+  }
+})
+
 t.test("on the command line: the folder of a run goes in; what can't go is said", async t => {
   const folder = await make(t, { use: 'trellis/1mad', L: 10, K: 2 })
   const hf = join(temporary(t), 'hf')
