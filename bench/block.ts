@@ -144,7 +144,7 @@ async function measure(ops: Ops, { shape, precision, sequences, length, batch, r
   using weights = weightsOf(ops, config)
   using block = await openBlock(ops, weights, 0, precision)
   using rotary = new Rotary(ops, config)
-  const positions = rotary.of(length, batch)
+  const positions = rotary.of(length)
   const tokens = batch * length
   const chunks = Math.ceil(sequences / batch)
   const streams: Tensor[] = []

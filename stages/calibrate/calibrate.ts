@@ -133,10 +133,8 @@ async function* calibrate(
   if (residual.layer === 0) await residual.start(() => embed(ops, weights, chunks.map(joined)))
   const total = (Math.max(...layers) + 1 - residual.layer) * windows.length * length
   let done = 0
-  const forward = (layer: number, block: Opened, x: Tensor, sequences: number, tap: Tap): Tensor =>
-    layer < config.sizes.layers
-      ? forwardBlock(ops, config, layer, block, x, rotary.of(length, sequences), tap)
-      : enterHead(ops, config, block, x, tap)
+  const forward = (layer: number, block: Opened, x: Tensor, tap: Tap): Tensor =>
+    layer < config.sizes.layers ? forwardBlock(ops, config, layer, block, x, rotary.of(length), tap) : enterHead(ops, config, block, x, tap)
   await using blocks = new BlocksAhead(async (layer, besides) => {
     using _slot = await context.room(blockBytes(checkpoint, layer, precision) + (besides ? widest : 0))
     return layer < config.sizes.layers ? openBlock(ops, weights, layer, precision) : Opened.open(ops, weights, [normOf(config)], precision)
@@ -152,7 +150,7 @@ async function* calibrate(
         const inputs: { readers: LinearRow[]; x: Tensor }[] = []
         {
           using _slot = await context.room(chunkBytes(config, chunk.length * length, precision))
-          const x = forward(layer, block, await residual.take(i), chunk.length, (shares, x) => {
+          const x = forward(layer, block, await residual.take(i), (shares, x) => {
             const readers = groups.get(layer)?.get(shares)
             if (readers === undefined) x[Symbol.dispose]()
             else inputs.push({ readers: gradients === undefined ? readers.slice(0, 1) : [...readers], x })

@@ -129,7 +129,7 @@ async function runPart(
   const { layers } = config.sizes
   const { precision, length, rotary } = text
   const idsOf = (i: number): Int32Array => text.chunks[i] as Int32Array
-  const positions = (i: number) => rotary.of(length, idsOf(i).length / length)
+  const positions = rotary.of(length)
   // Back takes what forward does three times: the block again, and gradients by inputs as wide.
   const slot = await context.room(part.length * stream + text.blockBytes + 3 * text.chunkBytes)
   const entering = part.map((): Tensor[] => [])
@@ -140,11 +140,11 @@ async function runPart(
     slot[Symbol.dispose]()
     for (let layer = 0; layer < layers; layer++) {
       using block = await openBlock(ops, weights, layer, precision)
-      for (const [at, i] of part.entries()) {
+      for (const at of part.keys()) {
         signal.throwIfAborted()
         const x = leaving[at] as Tensor
         entering[at]?.push(ops.copy(x))
-        leaving[at] = forwardBlock(ops, config, layer, block, x, positions(i))
+        leaving[at] = forwardBlock(ops, config, layer, block, x, positions)
         await ops.finish()
       }
       progress((layer + 1) / (4 * layers))
@@ -161,13 +161,13 @@ async function runPart(
     }
     for (let layer = layers - 1; layer >= 0; layer--) {
       using opened = await openBlock(ops, weights, layer, precision)
-      for (const [at, i] of part.entries()) {
+      for (const at of part.keys()) {
         signal.throwIfAborted()
         using block = watchedBlock(ops, weights.checkpoint, layer, opened, (linear, dy) => {
           if (found[at]) found[at][linear] = meanSquares(ops, dy)
         })
         const x = entering[at]?.pop() as Tensor
-        const { out, tape } = forwardWithTape(ops, config, layer, block, x, positions(i), precision)
+        const { out, tape } = forwardWithTape(ops, config, layer, block, x, positions, precision)
         out[Symbol.dispose]()
         leaving[at] = backwardBlock(ops, tape, leaving[at] as Tensor)
         await ops.finish()

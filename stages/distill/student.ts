@@ -139,7 +139,7 @@ export class Student implements Disposable {
     const { config } = this.checkpoint
     const precision = learn ? this.o.precision : 'f32'
     const { length } = this.o
-    const positions = this.rotary.of(length, batch.length)
+    const positions = this.rotary.of(length)
     const entering: Tensor[] = []
     try {
       let x = this.#embed(batch)

@@ -230,7 +230,7 @@ async function runOriginal(weights: Weights, windows: readonly Int32Array[], rot
       using block = await openBlock(ops, weights, sequences.layer).finally(() => slot[Symbol.dispose]())
       await sequences.pass(x => {
         context.signal.throwIfAborted()
-        return forwardBlock(ops, config, sequences.layer, block, x, rotary.of(length, 1))
+        return forwardBlock(ops, config, sequences.layer, block, x, rotary.of(length))
       })
       context.progress(sequences.layer + 1, layers, 'blocks', 'the original')
     }

@@ -76,7 +76,7 @@ export async function* finetuneBlocks(rows: readonly In[], perLinear: PerLinear,
       using original = await openBlock(ops, weights, at).finally(() => slot[Symbol.dispose]())
       await sequences.pass(x => {
         context.signal.throwIfAborted()
-        return forwardBlock(ops, config, at, original, x, rotary.of(length, 1))
+        return forwardBlock(ops, config, at, original, x, rotary.of(length))
       })
       if (at < layer) continue
       using block = await TrainedBlock.open(context, config, layer, original, { ...params, precision, sequences, rotary })

@@ -149,7 +149,7 @@ export class TrainedBlock implements Disposable {
     const x = await o.sequences.gather('entering', batch)
     using target = await o.sequences.gather('leaving', batch)
     const block = { norms: this.#norms, linears: this.#linears }
-    const { out, tape } = forwardWithTape(ops, config, layer, block, x, o.rotary.of(o.length, batch.length), learn ? o.precision : 'f32')
+    const { out, tape } = forwardWithTape(ops, config, layer, block, x, o.rotary.of(o.length), learn ? o.precision : 'f32')
     using y = out
     const { sum, gradient } = ops.meanSquaredError(y, target)
     using total = sum

@@ -4,12 +4,11 @@ import type { Tensor } from '../../native/tensor.js'
 import type { ModelConfig } from './config.js'
 import type { Precision } from './precision.js'
 
-/** Where the rows of stacked sequences are: cosines and sines of positions 0 … length−1, and the position of each row. */
+/** Where the rows of stacked sequences are: cosines and sines f32 [length, e/2] of positions 0 … length−1. */
 export interface Positions {
   readonly length: number
   readonly cos: Tensor
   readonly sin: Tensor
-  readonly rows: Tensor
 }
 
 /** Attention of a block's new rows to what a cache holds (kv-cache.ts): q [t, h·e], k and v [t, g·e], not turned yet → [t, h·e]. They stay the caller's. */

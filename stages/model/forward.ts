@@ -72,41 +72,53 @@ export const openBlock = (ops: Ops, weights: Weights, layer: number, precision: 
     precision,
   )
 
-/** Makes positions, each kind once, and lets go of all together. */
+/**
+ * Makes positions, and lets go of them: once for the longest length so far, of which a shorter one's are a copy on the device. A text
+ * has windows of as many lengths as lines; tables for each would take the square of the longest.
+ */
 export class Rotary implements Disposable {
-  readonly #made = new Map<string, Positions>()
+  #longest: Positions | undefined
+  #shorter: Positions | undefined
 
   constructor(
     private readonly ops: Ops,
     private readonly config: ModelConfig,
   ) {}
 
-  /** For `sequences` stacked sequences of `length` tokens. */
-  of(length: number, sequences: number): Positions {
-    const key = `${length} ${sequences}`
-    const known = this.#made.get(key)
-    if (known !== undefined) return known
+  /** For sequences of `length` tokens, stacked or not. To be used before another length is asked for. */
+  of(length: number): Positions {
+    if (this.#longest === undefined || length > this.#longest.length) {
+      letGo(this.#longest)
+      this.#longest = this.#make(length)
+    }
+    const { cos, sin } = this.#longest
+    if (length === this.#longest.length) return this.#longest
+    if (length !== this.#shorter?.length) {
+      letGo(this.#shorter)
+      const rows = [0, length] as const
+      this.#shorter = { length, cos: this.ops.copy(cos, { rows }), sin: this.ops.copy(sin, { rows }) }
+    }
+    return this.#shorter
+  }
+
+  #make(length: number): Positions {
     const half = this.config.sizes.e / 2
     const frequencies = rotaryFrequencies(this.config.rope, 2 * half)
     // Angles are products of f32 numbers rounded to f32, as transformers computes them: for late positions that shows.
     const angles = Float32Array.from({ length: length * half }, (_, i) => Math.floor(i / half) * (frequencies[i % half] ?? 0))
-    const made = {
-      length,
-      cos: this.ops.tensor(angles.map(Math.cos), [length, half]),
-      sin: this.ops.tensor(angles.map(Math.sin), [length, half]),
-      rows: this.ops.tensor(
-        Int32Array.from({ length: sequences * length }, (_, t) => t % length),
-        [sequences * length],
-      ),
-    }
-    this.#made.set(key, made)
-    return made
+    const table = (f: (angle: number) => number): Tensor => this.ops.tensor(angles.map(f), [length, half])
+    return { length, cos: table(Math.cos), sin: table(Math.sin) }
   }
 
   [Symbol.dispose](): void {
-    for (const { cos, sin, rows } of this.#made.values()) for (const tensor of [cos, sin, rows]) tensor[Symbol.dispose]()
-    this.#made.clear()
+    letGo(this.#longest)
+    letGo(this.#shorter)
   }
+}
+
+function letGo(positions: Positions | undefined): void {
+  positions?.cos[Symbol.dispose]()
+  positions?.sin[Symbol.dispose]()
 }
 
 /**

@@ -70,7 +70,7 @@ export class KvCache implements Disposable {
   at(rows: { slots: Tensor; positions: Tensor }): Attend {
     const { ops } = this
     const { h: heads, g: kvHeads, e } = this.config.sizes
-    const { cos, sin } = this.#rotary.of(this.o.capacity, 1)
+    const { cos, sin } = this.#rotary.of(this.o.capacity)
     return (layer, q, k, v) => {
       const [keys, values] = this.#of(layer)
       const o = { heads, kvHeads, window: this.config.windows[layer], scale: 1 / Math.sqrt(e) }
@@ -88,7 +88,7 @@ export class KvCache implements Disposable {
     const { ops } = this
     const { h: heads, g: kvHeads, e } = this.config.sizes
     const { capacity, precision } = this.o
-    const { cos, sin } = this.#rotary.of(capacity, 1)
+    const { cos, sin } = this.#rotary.of(capacity)
     const row = slot * capacity
     return (layer, q, k, v) => {
       const [keys, values] = this.#of(layer)

@@ -64,6 +64,7 @@ export async function runModels(
     for (const [m, weights] of models.entries()) {
       const { config } = weights.checkpoint
       using rotary = new Rotary(ops, config)
+      rotary.of(chunks.reduce((longest, [window]) => Math.max(longest, window?.length ?? 0), 1)) // first, so that it is made once
       const stream = await embed(
         ops,
         weights,
@@ -74,7 +75,7 @@ export async function runModels(
         using block = await openAs(o, ops, weights, layer)
         for (const [i, chunk] of chunks.entries()) {
           o.signal?.throwIfAborted()
-          const positions = rotary.of(chunk[0]?.length ?? 0, chunk.length)
+          const positions = rotary.of(chunk[0]?.length ?? 0)
           const x = stream[i] as Tensor
           stream[i] =
             block instanceof PackedBlock

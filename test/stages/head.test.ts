@@ -54,7 +54,7 @@ t.test('the model gives it as its last linear; calibrate gives what leaves the f
     let [x] = (await embed(ops, weights, [Int32Array.from(windows.flatMap(ids => [...ids]))])) as [Tensor]
     for (let layer = 0; layer < 2; layer++) {
       using block = await openBlock(ops, weights, layer)
-      x = forwardBlock(ops, checkpoint.config, layer, block, x, rotary.of(16, 3))
+      x = forwardBlock(ops, checkpoint.config, layer, block, x, rotary.of(16))
     }
     using stream = x
     using head = await Head.open(ops, weights)

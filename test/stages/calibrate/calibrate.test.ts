@@ -57,9 +57,7 @@ t.test('activations are those of a whole forward pass', async t => {
   const inputs: [string, Tensor][] = []
   for (let layer = 0; layer < 4; layer++) {
     using block = await openBlock(ops, weights, layer)
-    x = forwardBlock(ops, config, layer, block, x as Tensor, rotary.of(40, 5), (shares, input) =>
-      inputs.push([`${layer}/${shares}`, input]),
-    )
+    x = forwardBlock(ops, config, layer, block, x as Tensor, rotary.of(40), (shares, input) => inputs.push([`${layer}/${shares}`, input]))
   }
   x?.[Symbol.dispose]()
   t.strictSame(

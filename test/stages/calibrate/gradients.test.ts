@@ -43,7 +43,7 @@ for (const { name, skip, open } of backends) {
       const { d, vocab, layers } = config.sizes
       const stored = readAll(join(folder, 'model.safetensors')).tensors
       const tensors = new Map([...stored].map(([name, tensor]) => [name, Float64Array.from(numbers(tensor))]))
-      const { cos, sin } = text.rotary.of(length, 1)
+      const { cos, sin } = text.rotary.of(length)
       const [cosines, sines] = [await floats(cos), await floats(sin)]
       const ids = chunks[1] as Int32Array // one sequence
       /** ℓ with `moved` told of what each linear gives. */

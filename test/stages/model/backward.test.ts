@@ -78,7 +78,7 @@ for (const { name: backend, skip, open } of backends) {
         const tapes: Tape[] = []
         let [x] = (await embed(ops, weights, [ids])) as [Tensor]
         for (const [layer, block] of blocks.entries()) {
-          const { out, tape } = forwardWithTape(ops, config, layer, block, x, rotary.of(length, sequences), precision)
+          const { out, tape } = forwardWithTape(ops, config, layer, block, x, rotary.of(length), precision)
           tapes.push(tape)
           x = out
         }
@@ -139,7 +139,7 @@ for (const { name: backend, skip, open } of backends) {
       {
         using weights = await openWeights(ops, checkpoint)
         using rotary = new Rotary(ops, config)
-        const positions = rotary.of(length, sequences)
+        const positions = rotary.of(length)
         const block = await openTrainable(ops, config, layer, name => weights.open(name))
         const { out, tape } = forwardWithTape(ops, config, layer, block, ops.tensor(x0, [sequences * length, d]), positions)
         {

@@ -49,7 +49,7 @@ for (const family of families) {
     const shares = new Set<string>()
     for (let layer = 0; layer < config.sizes.layers; layer++) {
       using block = await openBlock(ops, weights, layer)
-      x = forwardBlock(ops, config, layer, block, x, rotary.of(length, sequences), (name, input) => {
+      x = forwardBlock(ops, config, layer, block, x, rotary.of(length), (name, input) => {
         shares.add(`${name} ${input.shape}`)
         input[Symbol.dispose]()
       })
@@ -78,6 +78,23 @@ for (const family of families) {
   })
 }
 
+t.test('positions of many lengths: no more is held than of the longest and one other, and a shorter one has the same angles', async t => {
+  const { config } = await openCheckpoint(join(root, 'fixtures/hf-reference/llama3-rope'))
+  await ops.finish()
+  const before = ops.device.liveBytes
+  using rotary = new Rotary(ops, config)
+  const longest = 64
+  for (let length = 2; length < longest; length++) rotary.of(length)
+  for (let length = longest; length > 8; length--) rotary.of(length)
+  const { cos, sin } = rotary.of(8)
+  await ops.finish()
+  const row = 4 * config.sizes.e // of cosines and sines
+  t.equal(ops.device.liveBytes - before, (longest + 8) * row)
+  using fresh = new Rotary(ops, config)
+  const alone = fresh.of(8)
+  t.strictSame([await floats(cos), await floats(sin)], [await floats(alone.cos), await floats(alone.sin)])
+})
+
 /** The logits of a model, and what its linears read: the precisions of these. */
 async function logitsOf(verbs: Ops, weights: Weights, ids: Int32Array, sequences: number, precision: Precision) {
   const { config } = weights.checkpoint
@@ -86,7 +103,7 @@ async function logitsOf(verbs: Ops, weights: Weights, ids: Int32Array, sequences
   let [x] = (await embed(verbs, weights, [ids])) as [Tensor]
   for (let layer = 0; layer < config.sizes.layers; layer++) {
     using block = await openBlock(verbs, weights, layer, precision)
-    x = forwardBlock(verbs, config, layer, block, x, rotary.of(ids.length / sequences, sequences), (_, input) => {
+    x = forwardBlock(verbs, config, layer, block, x, rotary.of(ids.length / sequences), (_, input) => {
       read.add(input.dtype)
       input[Symbol.dispose]()
     })

@@ -23,7 +23,7 @@ async function likeliest(ops: Ops, weights: Weights, ids: readonly number[]): Pr
   let [x] = (await embed(ops, weights, [Int32Array.from(ids)])) as [Tensor]
   for (let layer = 0; layer < config.sizes.layers; layer++) {
     using block = await openBlock(ops, weights, layer)
-    x = forwardBlock(ops, config, layer, block, x, rotary.of(ids.length, 1))
+    x = forwardBlock(ops, config, layer, block, x, rotary.of(ids.length))
   }
   using stream = x
   using head = await Head.open(ops, weights)

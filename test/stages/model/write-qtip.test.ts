@@ -112,7 +112,7 @@ async function logits(folder: string): Promise<Uint8Array> {
   using head = await Head.open(ops, weights)
   using rotary = new Rotary(ops, config)
   const [x] = await embed(ops, weights, [Int32Array.from({ length: 24 }, (_, i) => (7 * i) % 32)])
-  using out = forwardBlock(ops, config, 0, block, x!, rotary.of(24, 1))
+  using out = forwardBlock(ops, config, 0, block, x!, rotary.of(24))
   using y = head.logits(out)
   return await y.read()
 }
