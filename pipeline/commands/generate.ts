@@ -3,7 +3,7 @@ import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { Generator } from '../../stages/model/generate.js'
 import { openWeights } from '../../stages/model/quantized.js'
 import { StreamedText } from '../../stages/model/streamed-text.js'
-import { openTokenizer } from '../../stages/model/text.js'
+import { openTokenizer, tokensOf } from '../../stages/model/text.js'
 import { freeBytesOf } from '../device.js'
 import { PipeError } from '../error.js'
 import {
@@ -42,7 +42,7 @@ export const register: Register = (program, wiring) => {
       if (o.prompt === '') throw new PipeError('input', { where: '--prompt', message: 'expected a text and found an empty one.' })
       const checkpoint = await openCheckpoint(dir)
       const tokenizer = await openTokenizer(dir, checkpoint.config.sizes.vocab)
-      const prompt = (await tokenizer.encode(o.prompt)).getIds()
+      const prompt = (await tokensOf(tokenizer, [o.prompt])).flat()
       const ops = await openDevice(wiring, o.device)
       using weights = await openWeights(ops, checkpoint)
       using generator = await Generator.open(ops, weights, { weights: o.weights, activations: o.activations })

@@ -13,7 +13,7 @@ import { Decoder, type DecoderOptions } from './decoder.js'
 import { expectRoom, noRoom } from './kv-cache.js'
 import { openWeights, type Weights } from './quantized.js'
 import { checkSampling, greedy } from './sampling.js'
-import { openTokenizer } from './text.js'
+import { openTokenizer, tokensOf } from './text.js'
 
 export type { Piece } from './batched-text.js'
 export type { Message } from './chat-template.js'
@@ -136,7 +136,7 @@ export class TextModel implements AsyncDisposable {
   async #tokens(text: string, addSpecialTokens: boolean, signal?: AbortSignal): Promise<number[]> {
     const encode = async (): Promise<number[]> => {
       if (signal?.aborted) return [0] // the batcher begins nothing for it
-      return (await this.tokenizer.encode(text, null, { addSpecialTokens })).getIds()
+      return (await tokensOf(this.tokenizer, [text], addSpecialTokens)).flat()
     }
     if (text.length < long) return encode()
     const turn = this.#turn.then(encode)

@@ -16,6 +16,7 @@ import { Tokenizer } from 'tokenizers'
 import { PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { ModelConfig } from './config.js'
+import { checkedTokenizer } from './tokenizer-json.js'
 
 export interface Windows {
   readonly windows: readonly Int32Array[]
@@ -63,7 +64,7 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
   })
   let tokenizer: Tokenizer
   try {
-    tokenizer = Tokenizer.fromString(json)
+    tokenizer = Tokenizer.fromString(checkedTokenizer(json))
   } catch (error) {
     throw new PipeError('input', { where, message: `is no tokenizer: ${(error as Error).message}.` })
   }
@@ -80,7 +81,7 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
   let known = 0
   for (let id = 0; id < vocab; id++) if (tokenizer.idToToken(id) !== null) known++
   // What it puts around every text need not be among its tokens.
-  const strange = (await tokenizer.encode('')).getIds().filter(id => id >= vocab)
+  const strange = (await tokensOf(tokenizer, [''])).flat().filter(id => id >= vocab)
   if (known < size || strange.length > 0) {
     throw new PipeError('input', {
       where,
@@ -92,6 +93,14 @@ export async function openTokenizer(folder: string, vocab: number): Promise<Toke
     })
   }
   return tokenizer
+}
+
+/** The tokens of each text. Raises PipeError when the tokenizer has none for a part of one. */
+export async function tokensOf(tokenizer: Tokenizer, texts: string[], addSpecialTokens = true): Promise<number[][]> {
+  const encodings = await tokenizer.encodeBatch(texts, { addSpecialTokens }).catch((error: Error) => {
+    throw new PipeError('input', { where: 'tokenizer.json', message: `can't turn this text into tokens: ${error.message}.` })
+  })
+  return encodings.map(encoding => encoding.getIds())
 }
 
 /** Windows of exactly `length` tokens: the first `count` of the file, its last `count`, or all. Raises PipeError when there is not one. */
@@ -107,8 +116,7 @@ export async function concatenated(
   const found: number[][] = []
   let tokens = 0
   for (let i = 0; i < documents.length && tokens < needed; i += atOnce) {
-    for (const encoding of await tokenizer.encodeBatch(documents.slice(i, i + atOnce))) {
-      const ids = encoding.getIds()
+    for (const ids of await tokensOf(tokenizer, documents.slice(i, i + atOnce))) {
       found.push(ids)
       tokens += ids.length
     }
@@ -135,8 +143,7 @@ export async function documentWindows(
   const documents = (await readDocuments(path, 'lines')).slice(lines === undefined ? 0 : -lines)
   const windows: Int32Array[] = []
   for (let i = 0; i < documents.length; i += atOnce) {
-    for (const encoding of await tokenizer.encodeBatch(documents.slice(i, i + atOnce))) {
-      const ids = encoding.getIds()
+    for (const ids of await tokensOf(tokenizer, documents.slice(i, i + atOnce))) {
       if (ids.length > 1) windows.push(Int32Array.from(ids.slice(0, length)))
     }
   }
@@ -178,7 +185,7 @@ async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<stri
   const fail = (message: string): never => {
     throw new PipeError('input', { where: path, message, hint })
   }
-  if (!path.endsWith('.jsonl')) return one === 'whole' ? [text] : text.split('\n').filter(line => line.trim() !== '')
+  if (!path.endsWith('.jsonl')) return one === 'whole' ? [text] : text.split(/\r?\n/).filter(line => line.trim() !== '')
   return text.split('\n').flatMap((line, i) => {
     if (line.trim() === '') return []
     try {

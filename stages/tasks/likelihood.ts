@@ -16,6 +16,7 @@ import { overflown } from '../model/finite.js'
 import { Head } from '../model/forward.js'
 import type { Weights } from '../model/quantized.js'
 import { logitsBytes, type RunAs, residualBytes, runModels, tokensAtOnce } from '../model/streams.js'
+import { tokensOf } from '../model/text.js'
 import { type Question, withoutEnd } from './formulation.js'
 
 export interface Request {
@@ -34,18 +35,19 @@ export interface Answer {
 
 /** Raises PipeError where a question has no context, or a continuation that no context fits before. */
 export async function toRequests(tokenizer: Tokenizer, questions: readonly Question[], positions: number): Promise<Request[]> {
-  const plain = { addSpecialTokens: false }
-  const contexts = await tokenizer.encodeBatch(
+  const contexts = await tokensOf(
+    tokenizer,
     questions.map(({ context }) => withoutEnd(context)),
-    plain,
+    false,
   )
-  const whole = await tokenizer.encodeBatch(
+  const whole = await tokensOf(
+    tokenizer,
     questions.map(({ context, continuation }) => context + continuation),
-    plain,
+    false,
   )
   return questions.map(({ context, continuation }, i) => {
-    const tokens = whole[i]?.getIds() ?? []
-    const before = contexts[i]?.getIds().length ?? 0
+    const tokens = whole[i] ?? []
+    const before = contexts[i]?.length ?? 0
     const asked = tokens.length - before
     const fail = (message: string): never => {
       throw new PipeError('input', { where: `"${(context + continuation).slice(0, 80)}…"`, message })

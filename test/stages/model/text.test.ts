@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Tokenizer } from 'tokenizers'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
-import { concatenated, documentWindows, modelWindows, openTokenizer, protocols } from '../../../stages/model/text.js'
+import { concatenated, documentWindows, modelWindows, openTokenizer, protocols, tokensOf } from '../../../stages/model/text.js'
 import { root, temporary } from '../../helpers.js'
 
 const model = join(root, 'fixtures/tiny-llama')
@@ -88,6 +88,10 @@ t.test('a plain file is one text; its lines are documents where each is a window
     windows,
     (await Promise.all(stories.slice(-2).map(encode))).map(ids => Int32Array.from(ids.slice(0, 5))),
   )
+  const [lf, crlf] = await Promise.all(
+    ['\n', '\r\n'].map(end => documentWindows(tokenizer, write(t, 'lines.txt', stories.join(end)), { length: 1000 })),
+  )
+  t.strictSame(crlf, lf, 'a carriage return is no part of a line')
   t.strictSame(
     (await documentWindows(tokenizer, write(t, 'b.jsonl', lines(stories)), { length: 1000 })).windows,
     (await Promise.all(stories.map(encode))).map(ids => Int32Array.from(ids)),
@@ -147,6 +151,63 @@ t.test("tokenizers that can't be used", async t => {
   for (const special of Object.values(around.post_processor.special_tokens as Record<string, { ids: number[] }>)) special.ids = [99_999]
   writeFileSync(where, JSON.stringify(around))
   await t.rejects(openTokenizer(folder, vocab), { name: 'PipeError', where, message: /^it puts token 99999 around every text/ })
+})
+
+t.test('tokenizers that would end the process', async t => {
+  const folder = temporary(t)
+  const where = join(folder, 'tokenizer.json')
+  const json = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8'))
+  const template = json.post_processor
+  const inSequence = (kind: string, list: string, part: unknown) => ({
+    [kind]: { type: 'Sequence', [list]: [{ type: 'Sequence', [list]: [part] }] },
+  })
+  const charsmap = (bytes: number[]) => ({ type: 'Precompiled', precompiled_charsmap: Buffer.from(bytes).toString('base64') })
+  const absent = { ...template, special_tokens: {} }
+  const lacks = 'is no tokenizer: its "post_processor" puts in "<s>", which its "special_tokens" lack.'
+  const damaged = 'is no tokenizer: its "precompiled_charsmap" is damaged.'
+  for (const [label, change, message] of [
+    ['a special token that is absent', { post_processor: absent }, lacks],
+    ['of pairs', { post_processor: { ...absent, single: [] } }, lacks],
+    ['in a sequence', inSequence('post_processor', 'processors', absent), lacks],
+    [
+      'a second text',
+      { post_processor: { ...template, single: [{ Sequence: { id: 'B', type_id: 0 } }] } },
+      'is no tokenizer: its "post_processor" wants a second text where there is one.',
+    ],
+    ['shorter than its size', { normalizer: charsmap([0, 0, 0]) }, damaged],
+    ['a size beyond the end', { normalizer: charsmap([255, 255, 255, 255, 255, 255]) }, damaged],
+    ['no trie', { normalizer: charsmap([0, 0, 0, 0, 65, 0]) }, damaged],
+    ['no UTF-8 behind it', { normalizer: charsmap([4, 0, 0, 0, 0, 0, 0, 0, 255]) }, damaged],
+    ['no base64', { normalizer: { type: 'Precompiled', precompiled_charsmap: 'AA-_' } }, damaged],
+    ['none', { normalizer: { type: 'Precompiled' } }, damaged],
+    ['in a sequence', inSequence('normalizer', 'normalizers', charsmap([9])), damaged],
+  ] as const) {
+    writeFileSync(where, JSON.stringify({ ...json, ...change }))
+    await t.rejects(openTokenizer(folder, vocab), { name: 'PipeError', where, message }, label)
+  }
+  // Every byte of a text finds a unit of the trie: 256 of them, none of which is for it.
+  const whole = charsmap([0, 4, 0, 0, ...new Array<number>(1024).fill(0), 0])
+  writeFileSync(where, JSON.stringify({ ...json, normalizer: whole }))
+  t.strictSame(await tokensOf(await openTokenizer(folder, vocab), [stories[0]!]), [await encode(stories[0]!)], 'one that is whole')
+})
+
+t.test('a text that a tokenizer has no tokens for', async t => {
+  const folder = temporary(t)
+  const json = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8'))
+  json.model = { type: 'WordLevel', vocab: { '<s>': 0, The: 1 }, unk_token: 'zz' }
+  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(json))
+  await t.rejects(concatenated(await openTokenizer(folder, vocab), write(t, 'a.txt', stories[0]!), { length: 2 }), {
+    name: 'PipeError',
+    message: "can't turn this text into tokens: WordLevel error: Missing [UNK] token from the vocabulary.",
+  })
+})
+
+t.test("a tokenizer's own dropout is not applied: the same text is the same tokens", async t => {
+  const folder = temporary(t)
+  const json = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8'))
+  json.model.dropout = 0.5
+  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(json))
+  t.strictSame(await tokensOf(await openTokenizer(folder, vocab), stories), await Promise.all(stories.map(encode)))
 })
 
 t.test("a tokenizer's own truncation is not applied", async t => {
