@@ -38,7 +38,7 @@ type In = Row<typeof packed>
 
 export default defineStage({
   name: 'write',
-  version: 1,
+  version: 2,
   about: 'Write the quantized checkpoint in Hugging Face layout.',
   params,
   input: packed,
@@ -163,7 +163,7 @@ export default defineStage({
           sha256,
           weights,
           bitsPerWeight: (8 * quantized.reduce((sum, entry) => sum + entryBytes(entry), 0)) / weights,
-          bytesOriginal: [...source.tensors.values()].reduce((sum, entry) => sum + entry.bytes, 0),
+          bytesOriginal: [...source.tensors].reduce((sum, [name, { bytes }]) => sum + (source.unused.includes(name) ? 0 : bytes), 0),
           bytesQuantized: entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
           proxyErrorMean: errors.reduce((a, b) => a + b, 0) / errors.length,
           proxyErrorMax: Math.max(...errors),

@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Row } from '../../pipeline/define.js'
 import { bytesTensor } from '../../pipeline/define.js'
 import type { packed } from '../../schemas/tables/rounded.js'
+import { writeSafetensors } from '../../stages/model/safetensors.js'
 import write from '../../stages/write/write.js'
 import { backends, root, temporary } from '../helpers.js'
 import { contextOf, normals, ref, runStage } from './run-stage.js'
@@ -99,6 +100,29 @@ for (const { name, skip, open } of backends) {
     t.ok(await write.intact?.(row as never, { out }))
     writeFileSync(join(out, 'model/config.json'), '{}')
     t.notOk(await write.intact?.(row as never, { out }), 'a changed file is noticed')
+  })
+
+  t.test(`${name}: tensors that the original does not use are no part of its size`, { skip }, async t => {
+    const [folder, out] = [join(temporary(t), 'model'), temporary(t)]
+    cpSync(join(root, 'fixtures/hf-reference/llama-gqa'), folder, { recursive: true })
+    const file = join(folder, 'model.safetensors')
+    const { tensors } = readAll(file)
+    const entry = (name: string, shape: readonly number[], bytes: Uint8Array) => ({
+      name,
+      dtype: 'f32' as const,
+      shape,
+      read: async () => bytes,
+    })
+    await writeSafetensors(file, [
+      ...[...tensors].map(([name, { shape, bytes }]) => entry(name, shape, bytes)),
+      entry('model.layers.0.self_attn.rotary_emb.inv_freq', [8], new Uint8Array(32)),
+    ])
+    const ours = rows().map(row => ({ ...row, source: folder }))
+    const [row] = await runStage(write, {}, ours, contextOf(await open(), undefined, { out }))
+    t.equal(
+      row?.bytesOriginal,
+      [...tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, 0),
+    )
   })
 
   t.test(`${name}: shards with an index; the same rows give the same bytes`, { skip }, async t => {
