@@ -39,9 +39,10 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
   }
   const raw = await readJson(join(path, 'config.json'))
   const config = readConfig(raw, join(path, 'config.json'))
-  const tensors = await readTensors(path)
   const expected = expectedTensors(config.architecture, config.sizes, config.steps, config.tied)
+  // Before the files: those of other programs may have types that are not read, and are not damaged for that.
   const quantization = readQuantization(config, expected, join(path, 'config.json'))
+  const tensors = await readTensors(path)
   const stored =
     quantization === undefined
       ? expected.map(tensor => ({ ...tensor, dtypes: weightTypes }))

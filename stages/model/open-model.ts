@@ -111,12 +111,13 @@ async function readEnds(folder: string, config: Readonly<Record<string, unknown>
   } catch (error) {
     throw new PipeError('input', { where, message: `is not valid JSON: ${(error as Error).message}.` })
   }
-  const ids: unknown = (own as { eos_token_id?: unknown } | null)?.eos_token_id ?? config.eos_token_id ?? []
+  const generated = (own as { eos_token_id?: unknown } | null)?.eos_token_id ?? undefined
+  const ids: unknown = generated ?? config.eos_token_id ?? []
   const list: unknown[] = Array.isArray(ids) ? ids : [ids]
   const known = list.filter((id): id is number => Number.isInteger(id))
   if (known.length === list.length) return new Set(known)
   throw new PipeError('input', {
-    where,
+    where: generated === undefined ? join(folder, 'config.json') : where,
     message: `expected "eos_token_id": a whole number or a list of them, and found ${JSON.stringify(ids)}.`,
   })
 }

@@ -92,7 +92,7 @@ class Fields {
     const outer = this.#values[name]
     const value: unknown = of === undefined ? outer : (outer as Record<string, unknown> | null | undefined)?.[of]
     const isList = Array.isArray(value) && value.length > 0 && value.every(one => typeof one === 'string')
-    return isList ? (value as string[]) : this.fail(of === undefined ? name : `${name}.${of}`, 'a list of texts')
+    return isList ? (value as string[]) : this.fail(of === undefined ? name : `${name}.${of}`, 'a list of texts', value)
   }
 
   /** Which of `choices`, as a number or its digits, counted from `first`. */
@@ -104,9 +104,9 @@ class Fields {
     return index - first
   }
 
-  fail(name: string, wanted: string): never {
-    const value = JSON.stringify(this.#values[name])
-    const found = value === undefined ? 'it is missing' : `it is ${value.length > 60 ? `${value.slice(0, 60)}…` : value}`
+  fail(name: string, wanted: string, value: unknown = this.#values[name]): never {
+    const text = JSON.stringify(value)
+    const found = text === undefined ? 'it is missing' : `it is ${text.length > 60 ? `${text.slice(0, 60)}…` : text}`
     throw new PipeError('input', { where: this.where, message: `"${name}" must be ${wanted}, and ${found}.` })
   }
 }

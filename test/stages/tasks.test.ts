@@ -292,6 +292,14 @@ t.test('mistakes are named', async t => {
     const message = new RegExp(`"label" must be a number from 0 to 1, and it is ${shown}\\.`)
     await t.rejects(readItems(bad, 'piqa'), { message }, `label ${shown}`)
   }
+  for (const [choices, message] of [
+    [{ ...arc.choices, label: [1, 2, 3] }, '"choices.label" must be a list of texts, and it is [1,2,3].'],
+    [{ ...arc.choices, text: [] }, '"choices.text" must be a list of texts, and it is [].'],
+    [{ text: arc.choices.text }, '"choices.label" must be a list of texts, and it is missing.'],
+  ] as const) {
+    writeFileSync(join(bad, 'arc_easy.jsonl'), lines([{ ...arc, choices }]))
+    await t.rejects(readItems(bad, 'arc_easy'), { message })
+  }
   writeFileSync(join(bad, 'piqa.jsonl'), `\uFEFF${lines([made.piqa[0]!])}`)
   t.equal((await readItems(bad, 'piqa')).length, 1, 'a byte-order mark is no part of the first line')
   await t.rejects(readItems(join(bad, 'none'), 'piqa'), { message: /expected a folder of tasks and found nothing\./ })

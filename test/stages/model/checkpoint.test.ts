@@ -351,6 +351,17 @@ t.test('config.json', async t => {
   t.match(error instanceof PipeError ? error.hint : '', /Known: .*LlamaForCausalLM.*Qwen3ForCausalLM/, 'known ones are listed')
 })
 
+t.test('quantized elsewhere, in a type that is not read: the files are not to blame', async t => {
+  const folder = copy(t, 'llama-gqa', c => {
+    c.quantization_config = { quant_method: 'fp8', activation_scheme: 'dynamic' }
+  })
+  const header = Buffer.from(JSON.stringify({ x: { dtype: 'F8_E4M3', shape: [1], data_offsets: [0, 1] } }))
+  const size = Buffer.alloc(8)
+  size.writeUInt32LE(header.length)
+  writeFileSync(join(folder, 'model.safetensors'), Buffer.concat([size, header, Buffer.alloc(1)]))
+  await refused(t, folder, 'the model is quantized by "fp8" already.', 'fp8')
+})
+
 t.test('config.json as older and newer transformers write it', async t => {
   const { config: newer } = await openCheckpoint(reference('llama3-rope'))
   const { config: older } = await openCheckpoint(

@@ -77,10 +77,20 @@ t.test('it ends at a token that ends texts, at the last position, and where the 
   ends([free[at], 9999])
   t.strictSame(await generate(folder, prompt), free.slice(0, at))
   ends('</s>')
-  await t.rejects(generate(folder, prompt), { name: 'PipeError', message: /expected "eos_token_id": a whole number or a list/ })
+  const refused = (file: string) =>
+    t.rejects(generate(folder, prompt), {
+      name: 'PipeError',
+      where: join(folder, file),
+      message: /expected "eos_token_id": a whole number or a list/,
+    })
+  await refused('generation_config.json')
+
+  const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as Record<string, unknown>
+  ends(null)
+  writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, eos_token_id: '</s>' }))
+  await refused('config.json')
 
   ends([])
-  const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as Record<string, unknown>
   writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, max_position_embeddings: 8 }))
   t.strictSame(await generate(folder, prompt), free.slice(0, 5), '8 positions')
   await t.rejects(generate(folder, [1, 2, 3, 4, 5, 6, 7, 8]), {
