@@ -61,10 +61,18 @@ export const register: Register = (program: Command, wiring) => {
     .option('--text <file>', 'UTF-8: .jsonl with one {"text": …} a line, or plain text')
     .option('--length <tokens>', 'tokens of a window (default: 2048, or what the model was made for)', count(2))
     .option('--sequences <n>', 'only the last n windows', count(1))
-    .option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length', count(1))
-    .addOption(new Option('--tasks <names>', `instead: ${taskNames.join(', ')}; commas between`).argParser(taskList).conflicts('text'))
-    .option('--data <folder>', 'of the tasks: one .jsonl each, the name of the task in its own')
-    .option('--limit <n>', 'only the first n items of each task', count(1))
+    .addOption(
+      new Option('--lines <n>', 'the last n lines, each a window of its own, cut off at the length')
+        .argParser(count(1))
+        .conflicts('sequences'),
+    )
+    .addOption(
+      new Option('--tasks <names>', `instead: ${taskNames.join(', ')}; commas between`)
+        .argParser(taskList)
+        .conflicts(['text', 'length', 'sequences', 'lines', 'protocol']),
+    )
+    .addOption(new Option('--data <folder>', 'of the tasks: one .jsonl each, the name of the task in its own').conflicts('text'))
+    .addOption(new Option('--limit <n>', 'only the first n items of each task').argParser(count(1)).conflicts('text'))
     .addOption(
       new Option('--protocol <name>', "rows joined to one text as for published tables; Hugging Face's rows as .jsonl, or the joined text")
         .choices(protocolNames)

@@ -150,4 +150,16 @@ t.test('pipe eval: mistakes', async t => {
   const length = await pipe(['eval', folder, '--text', join(folder, 'test.jsonl'), '--length', '1'])
   t.equal(length.code, 2)
   t.match(length.stderr, /Give a whole number, at least 2\./)
+  const text = ['--text', join(folder, 'test.jsonl')]
+  const tasks = ['--tasks', 'piqa', '--data', folder]
+  for (const args of [
+    [...text, '--lines', '2', '--sequences', '2'],
+    [...text, '--limit', '2'],
+    [...text, '--data', folder],
+    ...[['--length', '8'], ['--sequences', '2'], ['--lines', '2'], ['--protocol', 'c4'], text].map(own => [...tasks, ...own]),
+  ]) {
+    const { code, stderr } = await pipe(['eval', '/none', ...args])
+    t.equal(code, 2, args.join(' '))
+    t.match(stderr, /^Option '--\w+ <\w+>' cannot be used with option '--\w+ <\w+>'/)
+  }
 })
