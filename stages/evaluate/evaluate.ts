@@ -1,7 +1,8 @@
 /**
  * evaluate: what quantization cost. Perplexity of the original and of the quantized model on text that calibration did
- * not see, and the KL divergence between their predictions: mean, percentiles, and how often both find the same token
- * the most likely. Of a checkpoint that is compared with none, its perplexity. Of small models, tokens a second as well.
+ * not see (where one file is too short for both, a note says how much it saw), and the KL divergence between their
+ * predictions: mean, percentiles, and how often both find the same token the most likely. Of a checkpoint that is compared
+ * with none, its perplexity. Of small models, tokens a second as well.
  *
  * The quantized model is read back from disk and decoded from its packed codes, so that what is measured is what was
  * written. Protocol of GPTQ, QuIP# and QTIP: documents concatenated, cut into windows of `length` tokens, every token
@@ -18,7 +19,8 @@ import { precisionOf, precisionParameter } from '../model/precision.js'
 import { openWeights, type Weights } from '../model/quantized.js'
 import { blockBytes, decodingOperations, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { formParameter } from '../model/streams.js'
-import { modelWindows, protocols } from '../model/text.js'
+import { type Cut, modelWindows, protocols } from '../model/text.js'
+import { noteOverlap } from './overlap.js'
 import { score } from './perplexity.js'
 import { tokensPerSecond } from './speed.js'
 
@@ -73,12 +75,9 @@ export default defineStage({
       const quantized = await openCheckpoint(resolve(context.out, row.path))
       const first = original ?? quantized
       const length = asked ?? Math.min(usualLength, first.config.positions ?? usualLength)
-      const windows = await modelWindows(
-        first,
-        text,
-        protocol === 'end' ? { length, count: sequences, from: 'end' } : { length, ...protocols[protocol] },
-        note => context.note(note),
-      )
+      const cut: Cut = protocol === 'end' ? { length, count: sequences, from: 'end' } : { length, ...protocols[protocol] }
+      const windows = await modelWindows(first, text, cut, note => context.note(note))
+      await noteOverlap(first, text, cut, windows.length, context)
       using before = original && (await openWeights(context.ops, original))
       using after = await openWeights(context.ops, quantized)
       const { nll, against, predictions } = await score(context.ops, before ? [before, after] : [after], windows, {

@@ -11,9 +11,11 @@ import { score, spread } from '../../../stages/evaluate/perplexity.js'
 import { openCheckpoint } from '../../../stages/model/checkpoint.js'
 import { openWeights } from '../../../stages/model/quantized.js'
 import { readSafetensors } from '../../../stages/model/safetensors.js'
+import { concatenated, openTokenizer, protocols } from '../../../stages/model/text.js'
 import { root, temporary, testDevice } from '../../helpers.js'
 import { pipe } from '../../pipeline/commands/in-process.js'
 import { floats } from '../run-stage.js'
+import { writeSmallModel } from '../small-model.js'
 
 const ops = await openBackend(testDevice)
 const family = (name: string): string => join(root, 'fixtures/hf-reference', name)
@@ -100,6 +102,35 @@ t.test('stopping', async t => {
   await t.rejects(score(ops, [weights], windows, { signal: AbortSignal.abort() }), { name: 'AbortError' })
   await ops.finish()
   t.equal(ops.device.liveBytes, 0)
+})
+
+t.test('a text too short for calibration and for this: how many windows calibration has read is noted', async t => {
+  const folder = temporary(t)
+  await writeSmallModel(join(folder, 'model'))
+  const stories = readFileSync(join(root, 'fixtures/tiny-llama/test.jsonl'), 'utf8').split('\n').slice(0, 8)
+  writeFileSync(join(folder, 'text.jsonl'), stories.join('\n'))
+  writeFileSync(join(folder, 'other.jsonl'), stories.slice(1).join('\n'))
+  const tokenizer = await openTokenizer(join(folder, 'model'), 2048)
+  const windowsOf = async (cut: object) =>
+    (await concatenated(tokenizer, join(folder, 'text.jsonl'), { length: 32, ...cut })).windows.length
+  const noted = async (sequences: number, ...set: string[]) => {
+    const { code, stdout, stderr } = await pipe([
+      ...['run', join(root, 'graphs/qtip-2bit-fast.json'), '--out', join(folder, 'out')],
+      ...[`model=${join(folder, 'model')}`, `text=${join(folder, 'text.jsonl')}`, 'calibrate.length=32', 'evaluate.length=32']
+        .concat(`calibrate.sequences=${sequences}`, set)
+        .flatMap(setting => ['--set', setting]),
+    ])
+    t.equal(code, 0, stderr)
+    return /evaluate: (stages before .*)\n/.exec(stdout + stderr)?.[1]
+  }
+  const enough = (await windowsOf({})) - 4
+  const said = (read: number, seen: number, of: number) =>
+    `stages before have read the first ${32 * read} tokens of ${join(folder, 'text.jsonl')}: ${seen} of the ${of} windows measured begin there.`
+  t.equal(await noted(enough, 'evaluate.sequences=4'), undefined, 'they do not meet')
+  t.equal(await noted(enough, 'evaluate.sequences=6'), said(enough, 2, 6))
+  t.equal(await noted(10_000, 'evaluate.sequences=6'), said(enough + 4, 6, 6), 'more than there is')
+  t.equal(await noted(3, 'evaluate.protocol=wikitext2'), said(3, 3, await windowsOf(protocols.wikitext2)), 'all of it measured')
+  t.equal(await noted(10_000, 'evaluate.sequences=6', `test=${join(folder, 'other.jsonl')}`), undefined, 'another text')
 })
 
 t.test('pipe eval: the bundled model has the perplexity that PyTorch measured when it was trained', async t => {
