@@ -1,7 +1,7 @@
 /** What the segments of a plan need of a device's memory and of the disk, and what will not fit, in sentences. */
 import type { DevicePlan, SegmentPlan, StagePlan } from './plan.js'
 import { jobsAtOnce } from './schedule.js'
-import { bytes } from './text.js'
+import { bytes, bytesAtLeast } from './text.js'
 
 /**
  * What each segment that will run needs on a device: batch by batch, the most that a stage of it needs for a batch, and
@@ -28,7 +28,7 @@ export function misfits(segments: readonly SegmentPlan[], devices: readonly Devi
   if (tightest === undefined || bound === undefined) return []
   return segments.flatMap(({ stages, leastBytes }) => {
     if (leastBytes === undefined || leastBytes <= Math.min(tightest.freeBytes, bound.limitBytes)) return []
-    const needs = `${stages.join(' + ')} may need ${bytes(leastBytes)} at a time`
+    const needs = `${stages.join(' + ')} may need ${bytesAtLeast(leastBytes)} at a time`
     if (leastBytes > tightest.freeBytes) {
       const { name, freeBytes, totalBytes } = tightest
       const has =
@@ -41,7 +41,7 @@ export function misfits(segments: readonly SegmentPlan[], devices: readonly Devi
       ]
     }
     return [
-      `${needs}, more than the ${bytes(bound.limitBytes)} that tensors may take: give --memory ${bytes(leastBytes).replace(' ', '')}, or it works by the piece and may go beyond.`,
+      `${needs}, more than the ${bytes(bound.limitBytes)} that tensors may take: give --memory ${bytesAtLeast(leastBytes).replace(' ', '')}, or it works by the piece and may go beyond.`,
     ]
   })
 }

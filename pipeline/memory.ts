@@ -10,6 +10,8 @@ import { PipeError } from './error.js'
 const lookMs = 5
 /** With nothing running, nobody will free any more: longer than any pause of garbage collection or disk. */
 const defaultStuckMs = 30_000
+/** Of that time: longer than what reads a tensor takes to give it back, and than waiting for an empty queue where others work, too. */
+const pauseShare = 1 / 10
 
 interface Slot {
   readonly holder: string
@@ -27,6 +29,8 @@ export class Memory {
   #timer: NodeJS.Timeout | undefined
   #lastChange = performance.now()
   #lastLive = 0
+  /** Bytes alive that nobody freed while no slot was given and nothing ran: they are kept by those who wait. */
+  #kept = 0
   #finishing = false
 
   constructor(
@@ -75,15 +79,18 @@ export class Memory {
   #look(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    for (const waiter of this.#waiting) {
-      const alone = this.#slots.size === 0 && this.device.liveBytes === 0
-      if (alone || this.#fits(waiter)) this.#admit(waiter) // else perhaps a smaller one behind it
-    }
-    if (this.#waiting.size === 0) return
     const { liveBytes } = this.device
     if (liveBytes !== this.#lastLive) this.#lastChange = performance.now()
     this.#lastLive = liveBytes
-    if (!this.#finishing && performance.now() - this.#lastChange > this.stuckMs) {
+    const quietMs = this.#finishing ? 0 : performance.now() - this.#lastChange
+    const isPause = this.#slots.size === 0 && quietMs > this.stuckMs * pauseShare
+    this.#kept = isPause ? liveBytes : Math.min(this.#kept, liveBytes)
+    for (const waiter of this.#waiting) {
+      const alone = this.#slots.size === 0 && liveBytes <= this.#kept
+      if (alone || this.#fits(waiter)) this.#admit(waiter) // else perhaps a smaller one behind it
+    }
+    if (this.#waiting.size === 0) return
+    if (quietMs > this.stuckMs) {
       this.#refuseAll(this.#stuck())
       return
     }
@@ -97,7 +104,7 @@ export class Memory {
     this.#finishing = true
     const begin = performance.now()
     const goOn = (): void => {
-      if (performance.now() - begin > lookMs) this.#lastChange = performance.now()
+      if (performance.now() - begin > this.stuckMs * pauseShare) this.#lastChange = performance.now()
       setTimeout(() => {
         this.#finishing = false
         if (this.#waiting.size > 0) this.#look()

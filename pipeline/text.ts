@@ -13,6 +13,12 @@ export function bytes(n: number): string {
   return `${digits(value)} ${units[unit]}`
 }
 
+/** The same, rounded up: what to ask for. */
+export function bytesAtLeast(n: number): string {
+  const step = 10 ** Math.max(0, Math.floor(Math.log10(n)) - 2)
+  return bytes(Math.ceil(n / step) * step)
+}
+
 /** 850 ms, 3.2 s, 1:05, 2:10:00. */
 export function duration(seconds: number): string {
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`

@@ -27,8 +27,8 @@ import { type Precision, precisionOf, precisionParameter } from '../model/precis
 import { openWeights } from '../model/quantized.js'
 import { most, mostOfLayer, savedStreams, sizesOf, sum } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
-import { Gradients, savedGradients } from './gradients.js'
-import { Residual } from './residual.js'
+import { Gradients, savedGradients, streamBytes } from './gradients.js'
+import { Residual, small } from './residual.js'
 
 const params = Type.Object(
   {
@@ -58,8 +58,11 @@ export default defineStage({
   scope: 'stream',
   estimate(rows, { sequences, length, batch, gradients }) {
     const sizes = sizesOf(rows)
-    const { groups, weights } = sizes
+    const { groups, weights, d } = sizes
     const tokens = sequences * length
+    const layers = new Set(groups.map(({ layer }) => layer)).size
+    // The streams entering a block, or all of them, as far as they are kept on the device.
+    const kept = Math.max(Math.min(small, 4 * d * tokens), gradients ? Math.min(streamBytes, 4 * layers * d * tokens) : 0)
     const widest = most(groups, ({ m }) => m)
     // A block in f32, and what its linears read and give for a chunk of sequences.
     const memory =
@@ -68,7 +71,7 @@ export default defineStage({
     // With gradients: forward twice more, and back.
     return {
       operations: (gradients ? 4 : 1) * weights * tokens,
-      memory: (gradients ? 3 : 1) * memory,
+      memory: (gradients ? 3 : 1) * memory + kept,
       disk: 0,
       scratch: savedStreams(sizes, tokens) + (gradients ? savedGradients * tokens * sum(groups, ({ linears }) => linears) : 0),
       rows: rows.map(row => ({ ...row, tokens })),

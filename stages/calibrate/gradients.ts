@@ -26,7 +26,7 @@ import type { Weights } from '../model/quantized.js'
 import { DenseLinear, Parameter, type TrainableBlock, type TrainableLinear } from '../model/trainable.js'
 
 /** Streams entering all blocks that are kept at a time: bytes on a CPU, and share of a GPU's memory. */
-const streamBytes = 512 * 2 ** 20
+export const streamBytes = 512 * 2 ** 20
 const streamShare = 0.25
 /** Logits and their gradients are made for so many rows at a time. */
 const logitsBytes = 256 * 2 ** 20

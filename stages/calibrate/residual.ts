@@ -10,7 +10,7 @@ import type { Tensor } from '../../native/tensor.js'
 import type { Context } from '../../pipeline/define.js'
 
 /** A stream up to this size is kept on any device, and saved after every block. */
-const small = 256 * 2 ** 20
+export const small = 256 * 2 ** 20
 /** A larger one stays on a GPU while it takes no more of its memory than this. */
 const share = 0.25
 /** Bytes a second that a disk is expected to take. */

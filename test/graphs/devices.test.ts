@@ -1,4 +1,4 @@
-/** A model rounded on one, two and three CPU devices of one thread each, killed on three and resumed on two: the same bytes. */
+/** A model rounded on one, two and three CPU devices of one thread each, with little memory, killed on three and resumed on two: the same bytes. */
 import { cpSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -31,12 +31,17 @@ t.test('one, two, three devices; killed on three, resumed on two', async t => {
   ]
   writeFileSync(file, JSON.stringify({ name: 'devices', seed: 0, stages: steps }))
   const graph = await loadGraph(file, { stages })
-  const run = async (count: number, out: string, to = 'pack') => {
+  const run = async (count: number, out: string, to = 'pack', memory = 1e9) => {
     const [ops, ...others] = await Promise.all(Array.from({ length: count }, () => openWith(threads)))
-    return runGraph(graph, { out, ops: ops as NonNullable<typeof ops>, others, part: { to }, versions: use => codebooks[use]?.version })
+    return runGraph(graph, { out, ops: ops as NonNullable<typeof ops>, others, memory, part: { to }, versions: use => codebooks[use]?.version })
   }
   const before = join(folder, 'before')
   await run(1, before, 'hessian')
+  const little = join(folder, 'little')
+  await run(1, little, 'hessian', 1e5)
+  t.strictSame(files(little), files(before), 'memory for less than what is kept')
+  for (const name of files(before))
+    t.ok(readFileSync(join(little, 'cache', name)).equals(readFileSync(join(before, 'cache', name))), `little memory: ${name}`)
   const begun = (): string => {
     const out = mkdtempSync(join(folder, 'out-'))
     cpSync(before, out, { recursive: true })

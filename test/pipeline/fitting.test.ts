@@ -72,6 +72,8 @@ t.test('what does not fit is said, and what to set', async t => {
     'second may need 30 GB at a time, more than the 20 GB that tensors may take: give --memory 30GB, or it works by the piece and may go beyond.',
   ])
   t.match(planText(bound, { edges: false }), /\nWarning: second may need 30 GB/)
+  const [close] = (await planned(sized('first', 10), sized('second', 30.04), 30.02e9)).warnings
+  t.match(close, /may need 30\.1 GB at a time, more than the 30\.0 GB .* give --memory 30\.1GB,/, 'what is asked for is enough')
 })
 
 t.test('a stage that is not stored runs for each that reads it, which is said', async t => {

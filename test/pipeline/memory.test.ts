@@ -72,6 +72,31 @@ t.test('stuck: says who holds what, and names --memory', async t => {
   t.match(hint, /^Give more with --memory/)
 })
 
+t.test('stuck: waiting a little for an empty queue, on a machine with other work, is no sign of life', async t => {
+  const device = new FakeDevice()
+  device.finish = () => later(10)
+  const memory = new Memory(device, 1000, never, unexpected, 1000)
+  await memory.room('calibrate', 900)
+  const refused = memory.room('hessian', 400).then(
+    () => 'in',
+    (error: PipeError) => error.code,
+  )
+  t.equal(await Promise.race([refused, later(10_000).then(() => 'waits')]), 'memory')
+})
+
+t.test('what those keep who wait is not waited for: they are let in one at a time, the oldest first', async t => {
+  const device = new FakeDevice()
+  const memory = new Memory(device, 100, never, unexpected, 600)
+  device.upload(new Uint8Array(90), 'u8', [90])
+  const first = memory.room('block', 50)
+  const second = memory.room('chunk', 20)
+  t.equal(await soon(first), 'waits', 'somebody may free something yet')
+  const slot = await first
+  t.equal(await soon(second), 'waits')
+  slot[Symbol.dispose]()
+  t.equal(await soon(second), 'in', 'what was kept is known now')
+})
+
 t.test('a queue that runs is not stuck', async t => {
   const device = new FakeDevice()
   const x = device.upload(new Uint8Array(90), 'u8', [90])

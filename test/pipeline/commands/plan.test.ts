@@ -41,7 +41,7 @@ t.test('before the first run of the main job: every stage has an estimate', asyn
     evaluate: 0,
   })
   t.same(Object.fromEntries(rest.map(({ id, memoryBytes }) => [id, memoryBytes])), {
-    calibrate: 25772032,
+    calibrate: 25772032 + 4 * 256 * 128 * 256,
     hessian: 9146368,
     rht: 5195776,
     round: 22 * 256 * 688 + 12 * 688 ** 2,

@@ -1,10 +1,11 @@
 /** calibrate: what linears read is what a whole forward pass feeds them; resuming changes no bit and runs only what is needed. */
 import { cpSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { Value } from '@sinclair/typebox/value'
 import t, { type Test } from 'tap'
 import { openBackend } from '../../../native/index.js'
 import type { Tensor } from '../../../native/tensor.js'
-import type { NewRow, Row } from '../../../pipeline/define.js'
+import type { KnownRow, NewRow, Row } from '../../../pipeline/define.js'
 import type { activations } from '../../../schemas/tables/activations.js'
 import type { linears } from '../../../schemas/tables/linears.js'
 import calibrate from '../../../stages/calibrate/calibrate.js'
@@ -180,6 +181,15 @@ t.test('weights of the next block are opened ahead; without room for them, when 
     )
   await ops.finish()
   t.equal(ops.device.liveBytes, 0, 'nothing is left on the device')
+})
+
+t.test('its estimate counts the streams that stay on the device, up to what is kept there', async t => {
+  const said = (sequences: number, gradients: boolean): number =>
+    calibrate.estimate?.(rows as unknown as KnownRow[], { ...whole, sequences, gradients }).memory ?? 0
+  const whole = Value.Default(calibrate.params, { ...params }) as Parameters<NonNullable<typeof calibrate.estimate>>[1]
+  t.equal(said(102, false) - said(2, false), 4 * 256 * 100 * 40, 'the stream that enters a block')
+  t.equal(said(102, true) - said(2, true), 4 * (4 * 256 * 100 * 40), 'with gradients those of four blocks')
+  t.equal(said(1e6, false), said(2e6, false))
 })
 
 t.test('stopping', async t => {
