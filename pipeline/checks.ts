@@ -12,7 +12,7 @@ export async function checkParameters(nodes: readonly Node[], rowsOf: (source: N
     if (asked.length === 0) continue
     const rows: AnyRow[] = []
     for (const source of sourcesOf(node)) for (const batch of (await rowsOf(source)).values()) rows.push(...batch)
-    for (const one of asked) mistakes.push(...(one.stage.check?.(rows, one.params, one.where, stagesAbove(node)) ?? []))
+    for (const one of asked) mistakes.push(...((await one.stage.check?.(rows, one.params, one.where, stagesAbove(node))) ?? []))
   }
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
 }

@@ -222,7 +222,7 @@ export interface Stage<P extends TObject, I extends Table, O extends Table> {
   /** What working on these rows will take, within a factor of 3: for `pipe plan`, while the stage has not run here. */
   estimate?(rows: readonly KnownRow[], params: Static<P>): Estimate
   /** What is wrong with its parameters for a model of these rows, all that the source gives, behind these stages: told before anything runs. */
-  check?(rows: readonly KnownRow[], params: Static<P>, where: string, above: readonly StageAbove[]): readonly Mistake[]
+  check?(rows: readonly KnownRow[], params: Static<P>, where: string, above: readonly StageAbove[]): readonly Mistake[] | Promise<readonly Mistake[]>
   /** For stages that write files: are the files of this stored row still there and unchanged? If not, the stage runs again. */
   intact?(row: Row<O>, context: { readonly out: string }): Promise<boolean>
   /** For stages that write files: rejects with PipeError where something is in the way that no run has written. Asked before anything runs. */

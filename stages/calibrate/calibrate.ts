@@ -27,6 +27,7 @@ import { type Precision, precisionOf, precisionParameter } from '../model/precis
 import { openWeights } from '../model/quantized.js'
 import { most, mostOfLayer, savedStreams, sizesOf, sum } from '../model/sizes.js'
 import { modelWindows } from '../model/text.js'
+import { textMistakes } from '../model/text-mistakes.js'
 import { Gradients, savedGradients, streamBytes } from './gradients.js'
 import { Residual, small } from './residual.js'
 
@@ -56,6 +57,7 @@ export default defineStage({
   input,
   output: activations,
   scope: 'stream',
+  check: (rows, params, where) => textMistakes(rows, params, where),
   estimate(rows, { sequences, length, batch, gradients }) {
     const sizes = sizesOf(rows)
     const { groups, weights, d } = sizes

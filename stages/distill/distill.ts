@@ -21,7 +21,7 @@ import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { trainingPrecision } from '../model/precision.js'
 import { most, savedStreams, sizesOf, sum } from '../model/sizes.js'
-import { splitMistakes } from '../model/training.js'
+import { trainingMistakes } from '../model/training.js'
 import { distillModel } from './model.js'
 
 const rate = (description: string, fallback: number) => Type.Number({ default: fallback, minimum: 0, description })
@@ -67,7 +67,7 @@ export default defineStage({
   output: rounded,
   scope: 'stream',
   batch: blockBatch,
-  check: (_rows, params, where) => splitMistakes(params, where),
+  check: (rows, params, where) => trainingMistakes(rows, params, where),
   estimate(rows, { epochs, sequences, length, validation, batch, embedding, teacher }) {
     const sizes = sizesOf(rows)
     const { weights, head, groups } = sizes

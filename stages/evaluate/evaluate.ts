@@ -20,12 +20,11 @@ import { openWeights, type Weights } from '../model/quantized.js'
 import { blockBytes, decodingOperations, mostOfLayer, sizesOf } from '../model/sizes.js'
 import { formParameter } from '../model/streams.js'
 import { type Cut, modelWindows, protocols } from '../model/text.js'
+import { lengthFor, textMistakes, usualLength } from '../model/text-mistakes.js'
 import { noteOverlap } from './overlap.js'
 import { score } from './perplexity.js'
 import { tokensPerSecond } from './speed.js'
 
-/** Of a sequence in published figures. */
-const usualLength = 2048
 /** Of wikitext2's test split, by tokenizers of today; ptb has fewer. */
 const tokensOfTest = 3e5
 
@@ -54,6 +53,8 @@ export default defineStage({
   output: metrics,
   scope: 'stream',
   batch: () => 'all',
+  check: (rows, { text, length, protocol }, where) =>
+    textMistakes(rows, { text, ...(length === undefined ? {} : { length }), ...(protocol === 'end' ? {} : protocols[protocol]) }, where),
   estimate(rows, { sequences: last, length = usualLength, protocol, weights: form }) {
     const sequences = protocol === 'end' ? last : protocol === 'c4' ? 256 : Math.ceil(tokensOfTest / length)
     const sizes = sizesOf(rows)
@@ -74,7 +75,7 @@ export default defineStage({
       const original = row.source === undefined ? undefined : await openCheckpoint(row.source)
       const quantized = await openCheckpoint(resolve(context.out, row.path))
       const first = original ?? quantized
-      const length = asked ?? Math.min(usualLength, first.config.positions ?? usualLength)
+      const length = lengthFor(first.config, asked)
       const cut: Cut = protocol === 'end' ? { length, count: sequences, from: 'end' } : { length, ...protocols[protocol] }
       const windows = await modelWindows(first, text, cut, note => context.note(note))
       await noteOverlap(first, text, cut, windows.length, context)

@@ -21,7 +21,7 @@ import { rounded } from '../../schemas/tables/rounded.js'
 import { blockBatch } from '../model/batch.js'
 import { trainingPrecision } from '../model/precision.js'
 import { most, mostOfLayer, savedStreams, sizesOf } from '../model/sizes.js'
-import { splitMistakes } from '../model/training.js'
+import { trainingMistakes } from '../model/training.js'
 import { finetuneBlocks } from './blocks.js'
 
 export const perLinear = innerStages('perLinear', {
@@ -66,7 +66,7 @@ export default defineStage({
   inner: [perLinear],
   scope: 'stream',
   batch: blockBatch,
-  check: (_rows, params, where) => (params.epochs > 0 ? splitMistakes(params, where) : []),
+  check: (rows, params, where) => (params.epochs > 0 ? trainingMistakes(rows, params, where) : []),
   estimate(rows, { epochs, sequences, length, validation, batch }) {
     const sizes = sizesOf(rows)
     const { groups, weights } = sizes

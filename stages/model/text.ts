@@ -10,8 +10,10 @@
  *   a protocol    documents joined into one text before it is tokenized, so that there is one begin-of-sequence token,
  *                 and which windows of it count: what published tables of perplexity were made with.
  */
+import { createReadStream } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { buffer } from 'node:stream/consumers'
 import { Tokenizer } from 'tokenizers'
 import { PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
@@ -34,6 +36,8 @@ export interface Cut {
   readonly join?: string
   /** Only so many documents, the first; all, if left out. */
   readonly documents?: number
+  /** Only what the first bytes of the file hold of them; all, if left out. */
+  readonly bytes?: number
 }
 
 /**
@@ -107,9 +111,9 @@ export async function tokensOf(tokenizer: Tokenizer, texts: string[], addSpecial
 export async function concatenated(
   tokenizer: Tokenizer,
   path: string,
-  { length, count, from = 'start', join, documents: most }: Cut,
+  { length, count, from = 'start', join, documents: most, bytes }: Cut,
 ): Promise<Windows> {
-  const rows = (await readDocuments(path, 'whole')).slice(0, most)
+  const rows = (await readDocuments(path, 'whole', bytes)).slice(0, most)
   const documents = join === undefined ? rows : [rows.join(join)]
   if (from === 'end') documents.reverse()
   const needed = count === undefined ? Number.POSITIVE_INFINITY : count * length
@@ -159,8 +163,8 @@ const longest = 2 ** 29 - 24
 const tooShort = (path: string, message: string): PipeError =>
   new PipeError('input', { where: path, message: `the text is too short: ${message}`, hint: 'Give a longer text, or a shorter length.' })
 
-/** A file of text, whole, without the byte-order mark that some editors put before it. Raises PipeError when it is none, or not UTF-8. */
-export async function readText(path: string, hint: string): Promise<string> {
+/** A file of text, or its first bytes, without the byte-order mark that some editors put before it. Raises PipeError when it is none, or not UTF-8. */
+export async function readText(path: string, hint: string, bytes = Number.POSITIVE_INFINITY): Promise<string> {
   const fail = (message: string): never => {
     throw new PipeError('input', { where: path, message, hint })
   }
@@ -169,9 +173,11 @@ export async function readText(path: string, hint: string): Promise<string> {
     const found = file === undefined ? 'nothing' : file.isDirectory() ? 'a folder' : 'something that is no file'
     return fail(`expected a text file and found ${found}.`)
   }
-  if (file.size > longest) return fail(`the file has ${file.size} bytes; ${longest} is the most that is read. Give a part of it.`)
+  if (Math.min(file.size, bytes) > longest) return fail(`the file has ${file.size} bytes; ${longest} is the most that is read. Give a part of it.`)
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
+    const isCut = file.size > bytes
+    const read = isCut ? await buffer(createReadStream(path, { end: bytes - 1 })) : await readFile(path)
+    return new TextDecoder('utf-8', { fatal: true }).decode(read, { stream: isCut }) // a letter may be cut in two
   } catch (error) {
     return fail(
       error instanceof TypeError ? 'the file is not UTF-8 text.' : `could not be read (${(error as NodeJS.ErrnoException).code}).`,
@@ -179,14 +185,16 @@ export async function readText(path: string, hint: string): Promise<string> {
   }
 }
 
-async function readDocuments(path: string, one: 'whole' | 'lines'): Promise<string[]> {
+async function readDocuments(path: string, one: 'whole' | 'lines', bytes?: number): Promise<string[]> {
   const hint = 'Texts are UTF-8: .jsonl with one {"text": …} a line, or plain text.'
-  const text = await readText(path, hint)
+  const text = await readText(path, hint, bytes)
   const fail = (message: string): never => {
     throw new PipeError('input', { where: path, message, hint })
   }
   if (!path.endsWith('.jsonl')) return one === 'whole' ? [text] : text.split(/\r?\n/).filter(line => line.trim() !== '')
-  return text.split('\n').flatMap((line, i) => {
+  const lines = text.split('\n')
+  if (bytes !== undefined) lines.pop() // it may be cut
+  return lines.flatMap((line, i) => {
     if (line.trim() === '') return []
     try {
       const value: unknown = JSON.parse(line)

@@ -8,10 +8,11 @@
  */
 import type { Ops } from '../../native/ops.js'
 import type { Tensor } from '../../native/tensor.js'
-import { type Context, type Mistake, PipeError } from '../../pipeline/define.js'
+import { type Context, type KnownRow, type Mistake, PipeError } from '../../pipeline/define.js'
 import type { Checkpoint } from './checkpoint.js'
 import type { Precision } from './precision.js'
 import { modelWindows } from './text.js'
+import { textMistakes } from './text-mistakes.js'
 import type { Parameter } from './trainable.js'
 
 /** Parameters with one learning rate. */
@@ -115,7 +116,7 @@ export interface TrainingParams extends Schedule {
 }
 
 /** A split that no text can have. `where`: the stage in its graph. */
-export const splitMistakes = ({ sequences, validation }: { sequences: number; validation: number }, where: string): Mistake[] =>
+const splitMistakes = ({ sequences, validation }: { sequences: number; validation: number }, where: string): Mistake[] =>
   validation < sequences
     ? []
     : [
@@ -125,6 +126,13 @@ export const splitMistakes = ({ sequences, validation }: { sequences: number; va
           hint: 'More "sequences", or a smaller "validation".',
         },
       ]
+
+/** What is wrong with what it is told, for the model of these rows. */
+export const trainingMistakes = async (
+  rows: readonly KnownRow[],
+  params: Pick<TrainingParams, 'text' | 'sequences' | 'length' | 'validation'>,
+  where: string,
+): Promise<readonly Mistake[]> => [...splitMistakes(params, where), ...(await textMistakes(rows, params, where))]
 
 /** The sequences to train on, then those for validation. Raises PipeError, in the name of `stage`, when the text has none to train on. */
 export async function trainingWindows(

@@ -107,18 +107,39 @@ t.test(
       /\ncalibrate .*\n {2}"model\.layers\.\S+" has 1 elements that are NaN or infinite/,
     )
     const none = broken(folder => rmSync(join(folder, 'tokenizer.json')))
-    await runFails(t, graphWith({ model: { path: none } }), 1, /\ncalibrate {2}\S+tokenizer\.json\n {2}expected this file and found none/)
+    await runFails(t, graphWith({ model: { path: none } }), 2, /stages\[1\] calibrate {2}\S+tokenizer\.json\n {2}expected this file and found none/)
     for (const [name, content, said] of [
-      ['short.txt', 'Hello.', /\ncalibrate {2}\S+short\.txt\n {2}the text is too short: it gives \d tokens and one window takes 32\./],
-      ['broken.jsonl', '{"text":"a"}\n{"text": \n', /\ncalibrate {2}\S+broken\.jsonl\n {2}line 2 is not valid JSON\./],
+      ['short.txt', 'Hello.', /stages\[1\] calibrate {2}\S+short\.txt\n {2}the text is too short: it gives \d tokens and one window takes 32\./],
+      ['broken.jsonl', '{"text":"a"}\n{"text": \n', /stages\[1\] calibrate {2}\S+broken\.jsonl\n {2}line 2 is not valid JSON\./],
       ['other.jsonl', '{"content":"a"}\n', /line 1 has no "text"/],
       ['bytes.txt', Buffer.from([0xff, 0xfe, 0x41, 0x80]), /the file is not UTF-8 text/],
     ] as const) {
       writeFileSync(join(here, name), content)
-      await runFails(t, graphWith({ calibrate: { text: `./${name}` } }), 1, said)
+      await runFails(t, graphWith({ calibrate: { text: `./${name}` } }), 2, said)
     }
   },
 )
+
+t.test('texts and lengths of all stages are looked at before any of them runs', async t => {
+  const best = ['plan', 'graphs/best-2bit.json', '--out', join(here, 'planned')]
+  for (const stage of ['calibrate', 'finetune', 'distill', 'evaluate'])
+    await fails(
+      t,
+      [...best, '--set', `${stage}.length=1024`],
+      2,
+      new RegExp(`\\] ${stage} .*\n  sequences of 1024 tokens are longer than the 512 positions the model was made for`),
+    )
+  for (const [text, said] of [
+    ['', 'the text is too short: it gives 1 tokens and one window takes 256'],
+    ['one line', 'the text is too short: it gives \\d tokens and one window takes 256'],
+    [Buffer.from([0xff, 0xfe, 0x41, 0x80]), 'the file is not UTF-8 text'],
+  ] as const) {
+    writeFileSync(join(here, 'test.txt'), text)
+    await fails(t, [...best, '--set', `test=${join(here, 'test.txt')}`], 2, new RegExp(`\\] evaluate {2}\\S+test\\.txt\n  ${said}`))
+  }
+  writeFileSync(join(here, 'long.txt'), 'A town by the sea, été. '.repeat(4000))
+  t.equal((await pipe([...best, '--set', `test=${join(here, 'long.txt')}`])).code, 0, 'of a long text the beginning is enough')
+})
 
 t.test('predictions that are no numbers are no results', async t => {
   const overflows = broken(folder => {
