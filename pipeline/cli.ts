@@ -15,8 +15,8 @@ let stopping = 'Stopping: what is under way is dropped, what is finished is kept
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     if (stop.signal.aborted) process.exit(130)
+    stop.abort() // what is drawn there is taken away
     process.stderr.write(`\n${stopping} Once more: stop at once.\n`)
-    stop.abort()
   })
 }
 // `pipe stages | head -1`: the reader has gone, and nobody is left to tell. A disk that takes no more is another matter.

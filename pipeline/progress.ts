@@ -144,6 +144,11 @@ export class Progress {
     }
   }
 
+  /** Takes the drawing away: someone else has a line to write. The next one is drawn below it. */
+  clear(): void {
+    if (this.#live) this.#erase()
+  }
+
   /** Draws for the last time and leaves the cursor below. */
   close(): void {
     clearInterval(this.#timer)
@@ -191,7 +196,7 @@ export class Progress {
   }
 
   #erase(): void {
-    if (this.#drawn > 0) this.screen.write(`\u001b[${this.#drawn}A\u001b[J`)
+    if (this.#drawn > 0) this.screen.write(`${up(this.#drawn)}\u001b[J`)
     this.#drawn = 0
   }
 
@@ -203,7 +208,7 @@ export class Progress {
     if (this.#devices.size > 1)
       text.push(...[...this.#devices].map(([device, work]) => this.#paint(2, doing(device, work, pad).slice(0, width))))
     // One write, over what was there: no flicker.
-    const home = this.#drawn > 0 ? `\u001b[${this.#drawn}A` : ''
+    const home = this.#drawn > 0 ? up(this.#drawn) : ''
     this.screen.write(`${home}${text.map(line => `${line}\u001b[K\n`).join('')}`)
     this.#drawn = text.length
   }
@@ -241,6 +246,9 @@ export class Progress {
     return this.#color ? `\u001b[${code}m${text}\u001b[0m` : text
   }
 }
+
+/** To the beginning of a line above; the cursor may be behind what a key has echoed. */
+const up = (lines: number): string => `\r\u001b[${lines}A`
 
 const workOf = ({ stage, batch }: { readonly stage: string; readonly batch?: string }): string =>
   batch === undefined ? stage : `${stage} ${batch}`

@@ -45,6 +45,7 @@ async function run(wiring: Wiring, file: string, o: Options): Promise<void> {
     if (event.kind === 'plan') wiring.stderr.write(`${planText(event.plan, { edges: false })}\n`)
     progress.next(event)
   })
+  wiring.signal.addEventListener('abort', () => progress.clear(), { once: true })
   let failed = false
   let stages: Plan['stages'] = []
   events.subscribe(event => {

@@ -12,7 +12,7 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 /** Runs `pipe` with these arguments, on the CPU unless they say otherwise, one command at a time. */
 export async function pipe(
   args: readonly string[],
-  o: { cwd?: string; signal?: AbortSignal } = {},
+  o: { cwd?: string; signal?: AbortSignal; stderr?: Wiring['stderr'] } = {},
 ): Promise<{ code: number; stdout: string; stderr: string }> {
   let stdout = ''
   let stderr = ''
@@ -28,7 +28,7 @@ export async function pipe(
     print: text => {
       stdout += text
     },
-    stderr: {
+    stderr: o.stderr ?? {
       write: text => {
         stderr += text
       },

@@ -124,6 +124,30 @@ t.test('SIGINT: stops cleanly with 130, keeps what is finished, and the same com
   t.strictSame(usage.batches, { run: 20 - kept, cached: kept })
 })
 
+t.test('on a terminal the drawing gives way to what is said at the first signal, and is drawn anew below', async t => {
+  const folder = temporary(t)
+  const stop = new AbortController()
+  let said = ''
+  const stderr = {
+    isTTY: true,
+    write: (text: string) => {
+      said += text
+      if (/square .*\d %/.test(text)) setImmediate(interrupt)
+    },
+  }
+  const interrupt = (): void => {
+    if (stop.signal.aborted) return
+    stop.abort()
+    said += 'Stopping.\n'
+  }
+  const args = ['run', toyGraph(folder), '--set', 'count.count=20', '--set', 'square.wait=200']
+  t.equal((await pipe(args, { cwd: folder, signal: stop.signal, stderr })).code, 130)
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the codes are what is tested
+  t.match(said, /\r\u001b\[(\d)A\u001b\[JStopping\.\n[^\u001b]/)
+  const [, after = ''] = said.split('Stopping.\n')
+  t.equal([...after.matchAll(/^\S*count /gm)].length, 1, 'each stage has a line, once')
+})
+
 t.test('SIGINT twice: stops at once', async t => {
   const folder = temporary(t)
   const running = startPipe(['run', toyGraph(folder), '--set', 'square.wait=60000'], { cwd: folder })
