@@ -1,4 +1,5 @@
 /** pipe cache: what is stored, whether it is intact, and what no plan uses any more. */
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Command } from 'commander'
 import { listCheckpoints, type SavedState } from '../checkpoint.js'
@@ -46,10 +47,21 @@ export const register: Register = (program, wiring) => {
 async function open(wiring: Wiring, file: string | undefined, o: Options): Promise<{ out: string; plan?: () => Promise<Plan> }> {
   if (file === undefined) {
     if (o.out === undefined) throw new PipeError('input', { message: 'Whose cache? Give the graph, or --out DIR.' })
+    await expectCache(o.out)
     return { out: o.out }
   }
   const { graph, options } = await openGraph(wiring, file, o)
+  await expectCache(options.out)
   return { out: options.out, plan: () => planGraph(graph, options) }
+}
+
+async function expectCache(out: string): Promise<void> {
+  if ((await stat(join(out, 'cache')).catch(() => undefined))?.isDirectory()) return
+  throw new PipeError('input', {
+    where: shortPath(out),
+    message: 'expected the folder of a run, with cache/ in it, and found none.',
+    hint: 'Name what a run has written: --out DIR.',
+  })
 }
 
 interface Stored {

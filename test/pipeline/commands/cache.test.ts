@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { pipe as startedPipe, temporary } from '../../helpers.js'
@@ -25,8 +25,29 @@ t.test('ls: stage, batch, size, age, in use', async t => {
   t.equal(stdout.match(/^square .* no +[0-9a-f]{12}$/gm)?.length, 6)
   t.match(stdout, /\nout\/toy\/cache: 14 batches, \S+ kB; not in use: 7 batches, \S+ kB\n$/)
   t.match((await cache('ls', '--out', 'out/toy')).stdout, /^stage +batch +size +age +key\n/)
-  t.match((await cache('ls', '--out', 'nowhere')).stdout, /^nowhere\/cache: 0 batches, 0 B\n$/)
   t.equal((await cache('ls')).code, 1, 'of what?')
+})
+
+t.test('a folder that no run has written is none of which nothing is stored', async t => {
+  const folder = temporary(t)
+  const graph = toyGraph(folder)
+  const cache = (...args: string[]) => pipe(['cache', ...args], { cwd: folder })
+  mkdirSync(join(folder, 'other'))
+  for (const [args, where] of [
+    [['ls', '--out', 'nowhere'], 'nowhere'],
+    [['verify', '--out', 'nowhere'], 'nowhere'],
+    [['verify', '--out', 'other'], 'other'],
+    [['ls', graph], 'out/toy'],
+    [['gc', graph], 'out/toy'],
+  ] as const) {
+    const { code, stdout, stderr } = await cache(...args)
+    t.equal(code, 1, args.join(' '))
+    t.equal(stdout, '')
+    t.ok(stderr.startsWith(`${where}\n  expected the folder of a run, with cache/ in it, and found none.\n`), stderr)
+  }
+  t.notOk(existsSync(join(folder, 'out')))
+  mkdirSync(join(folder, 'empty/cache'), { recursive: true })
+  t.match((await cache('ls', '--out', 'empty')).stdout, /^empty\/cache: 0 batches, 0 B\n$/)
 })
 
 t.test('verify: a flipped byte and a cut are found, named, and left where they are', async t => {
