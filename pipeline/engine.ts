@@ -220,12 +220,16 @@ function partOf(graph: Graph, { from, to, force = [] }: NonNullable<RunOptions['
   )
   if (mistakes.length > 0) throw new PipeError('graph', mistakes)
   if (to === undefined) return graph.stages
-  if (graph.stages.find(({ id }) => id === to)?.stage.output.live) {
-    const readers = graph.stages.filter(stage => stage.from.includes(to)).map(({ id }) => id)
+  const readers = graph.stages.filter(stage => stage.from.includes(to)).map(({ id }) => id)
+  const last = graph.stages.find(({ id }) => id === to)?.stage
+  const leavesNothing = last?.cache === false && last.report === undefined && last.intact === undefined
+  if (last?.output.live || (leavesNothing && readers.length > 0)) {
     throw new PipeError('graph', {
       where: from === to ? `--only ${to}` : `--to ${to}`,
-      message: `"${to}" gives live tensors, which are never stored, so a run can't end with it.`,
-      hint: `Name a stage that reads them: ${readers.join(', ')}.`,
+      message: last.output.live
+        ? `"${to}" gives live tensors, which are never stored, so a run can't end with it.`
+        : `"${to}" is not stored, as it is cheap to do again: a run that ends with it leaves nothing.`,
+      hint: `Name a stage that reads ${last.output.live ? 'them' : 'it'}: ${readers.join(', ')}.`,
     })
   }
   const wanted = new Set([to])

@@ -148,6 +148,23 @@ t.test('parts: none ends with live tensors, which are not stored', async t => {
   t.match(calls, { live: 4, gather: 4 })
 })
 
+t.test('parts: none ends with a stage that is not stored, unless it ends the graph', async t => {
+  const cheap = { ...((await stages.scale?.())?.default as AnyStage), name: 'cheap', cache: false }
+  const o = { stages: withStages(cheap) }
+  const list = [{ use: 'numbers', count: 4 }, { use: 'cheap' }, { use: 'sum' }]
+  for (const [part, given] of [
+    [{ to: 'cheap' }, '--to cheap'],
+    [{ from: 'cheap', to: 'cheap' }, '--only cheap'],
+  ] as const)
+    for (const ends of [run, plan])
+      t.equal(
+        (await failure(ends(list, newOut(), { ...o, part }))).text,
+        `${given}\n  "cheap" is not stored, as it is cheap to do again: a run that ends with it leaves nothing.\n  Name a stage that reads it: sum.`,
+      )
+  t.same(calls, {}, 'nothing ran')
+  await t.resolves(run(list.slice(0, 2), newOut(), { ...o, part: { to: 'cheap' } }))
+})
+
 t.test('input files: their content is what counts', async t => {
   const out = newOut()
   const file = join(folder, 'a.txt')
