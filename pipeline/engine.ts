@@ -20,7 +20,7 @@ import type { Graph, GraphStage } from './graph.js'
 import { type Lane, openLanes } from './lane.js'
 import type { LastRun } from './plan.js'
 import { collectSource } from './segment.js'
-import { manifestKey, type Node, nodesOf, type Place, type SourceRows, survey } from './survey.js'
+import { manifestKey, type Node, nodesOf, type Place, type Segment, type SourceRows, survey } from './survey.js'
 import { Usage } from './usage.js'
 
 export interface RunOptions {
@@ -47,8 +47,8 @@ export interface OpenEngine extends Engine, Known, AsyncDisposable {
   readonly usages: readonly Usage[]
   survey(): Promise<void>
   isForcedStage(id: string): boolean
-  /** Is this stage's work left to earlier runs by --from? */
-  isBefore(node: Node): boolean
+  /** Throws where this segment is left to earlier runs by --from or --only. */
+  expectOwn(segment: Segment): void
   /** What a stage says of the rows that are stored, or of those it gave in this run if it stores none. */
   reports(node: Node): Promise<readonly Report[]>
   /** Tells stages that are still at work, after a stop or another's failure, that nobody waits for them. */
@@ -151,7 +151,16 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     },
     isForcedStage: id => part.force?.includes(id) ?? false,
     isForced: (node, batch) => isForcedStage(node) && !done.has(`${node.id} ${batch}`),
-    isBefore: node => before.has(node),
+    expectOwn: ({ anchor, missing }) => {
+      if (!before.has(anchor)) return
+      const { id, stage } = anchor
+      const option = part.from === part.to ? '--only' : '--from'
+      throw new PipeError('graph', {
+        where: stage.where,
+        message: `${option} leaves ${id} to what is stored, and ${missing?.length ?? 'all'} of its batches are not.`,
+        hint: part.from === part.to ? `Run what is missing: --to ${part.to}.` : `Run it: --from ${id}, or without --from.`,
+      })
+    },
     rowsOf: async (node, place) => {
       if (node.kind === 'source') return (await source(node)).get(place.id) ?? []
       return cache.rows(await cache.load(place.key, node.stage.stage.output))

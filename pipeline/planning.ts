@@ -22,9 +22,11 @@ export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'
   return planOf(graph, options, engine.nodes, engine)
 }
 
-/** Rejects with PipeError where a stage that will run may not write where it has to. */
-export async function expectFree({ nodes, out }: Pick<OpenEngine, 'nodes' | 'out'>): Promise<void> {
-  for (const { stage } of segmentsOf(nodes).flatMap(({ members }) => members)) await stage.stage.mayWrite?.({ out })
+/** Rejects with PipeError where a stage would run that is left to earlier runs, or may not write where it has to. */
+export async function expectFree({ nodes, out, expectOwn }: Pick<OpenEngine, 'nodes' | 'out' | 'expectOwn'>): Promise<void> {
+  const segments = segmentsOf(nodes)
+  for (const segment of segments) expectOwn(segment)
+  for (const { stage } of segments.flatMap(({ members }) => members)) await stage.stage.mayWrite?.({ out })
 }
 
 /** What planning asks of the engine. */

@@ -137,13 +137,7 @@ const samples = (engine: OpenEngine): Observable<never> =>
 /** A segment's run, with the events around it. */
 function tell(engine: OpenEngine, segment: Segment): Observable<string> {
   const { anchor, members } = segment
-  if (engine.isBefore(anchor)) {
-    throw new PipeError('graph', {
-      where: anchor.stage.where,
-      message: `--from leaves ${anchor.id} to what is stored, and ${segment.missing?.length ?? 'all'} of its batches are not.`,
-      hint: `Run it: --from ${anchor.id}, or without --from.`,
-    })
-  }
+  engine.expectOwn(segment) // damage may have taken what was there
   return concat(
     defer(() => {
       for (const { id } of members) engine.emit({ kind: 'stage-started', stage: id })

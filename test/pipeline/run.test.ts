@@ -95,6 +95,16 @@ t.test('parts: --to, --from, --force', async t => {
   )
   const error = await failure(run(line, out, { part: { from: 'total' } }))
   t.match(error.text, /--from leaves sum to what is stored, and 6 of its batches are not/)
+  const heard: Event[] = []
+  const only = { part: { from: 'sum', to: 'sum' } }
+  const said = /\n {2}--only leaves numbers to what is stored, and \S+ of its batches are not\.\n {2}Run what is missing: --to sum\.$/
+  t.match((await failure(run(line, newOut(), { ...only, heard }))).text, said)
+  t.strictSame(
+    heard.map(({ kind }) => kind),
+    ['failed'],
+    'before the plan is told',
+  )
+  t.match((await failure(plan(line, newOut(), only))).text, said, 'and pipe plan says so')
   await run(line, out, { part: { from: 'sum' } })
   t.same(calls, { numbers: 12, scale: 12, sum: 12, total: 1 })
   await run(line, out, { part: { force: ['sum'] } })
