@@ -30,7 +30,7 @@ export function outOfMemory(engine: Engine, errors: readonly unknown[]): unknown
   const more = mistakes.length - shown.length
   const last = {
     message: `${more > 0 ? `And so for ${more} more. ` : ''}Each was tried twice, the second time with nothing beside it; all other batches are finished.`,
-    goOn: goOn(engine),
+    ...goOn(engine),
   }
   const told = new PipeError('memory', [...shown, last], { cause: errors[0] })
   placed.add(told)
@@ -57,7 +57,7 @@ function wrappedAt(engine: Engine, place: string, thrown: unknown): unknown {
       where,
       message: known?.message ?? sentence(error),
       ...(hint !== undefined && { hint }),
-      goOn: goOn(engine),
+      ...goOn(engine, known?.code === 'input'),
     },
     { cause: known === undefined ? error : (known.cause ?? known) },
   )
@@ -65,8 +65,10 @@ function wrappedAt(engine: Engine, place: string, thrown: unknown): unknown {
   return told
 }
 
-function goOn({ finishedBatches: n }: Engine): string {
-  const kept = n === 0 ? 'Nothing is lost' : n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`
-  return `${kept}; the same command goes on from here.`
+/** Nothing where nothing was finished, as in a plan. isMistake: the same command alone would end here again. */
+export function goOn({ finishedBatches: n }: Engine, isMistake = false): { goOn?: string } {
+  if (n === 0) return {}
+  const kept = n === 1 ? 'The finished batch is kept' : `The ${n} finished batches are kept`
+  return { goOn: `${kept}; ${isMistake ? 'once that is put right, ' : ''}the same command goes on from here.` }
 }
 const placed = new WeakSet<object>()

@@ -1,6 +1,7 @@
 /** Whom a run waits for: said when nothing has been heard for long, and told as a failure when nothing can come any more. */
 import type { OpenEngine } from './engine.js'
 import { PipeError } from './error.js'
+import { goOn } from './failure.js'
 import type { Node } from './survey.js'
 
 /** Seconds of silence after which it is said, for the first time; then after twice as many, and so on. */
@@ -41,7 +42,7 @@ export function watchSilence(engine: OpenEngine): Disposable {
 export async function unlessStuck<T>(engine: OpenEngine, work: Promise<T>): Promise<T> {
   let stop: () => void = () => {}
   const stuck = new Promise<never>((_, reject) => {
-    stop = () => reject(stuckIn(awaited(engine)))
+    stop = () => reject(stuckIn(engine, awaited(engine)))
     process.once('beforeExit', stop)
   })
   try {
@@ -51,12 +52,12 @@ export async function unlessStuck<T>(engine: OpenEngine, work: Promise<T>): Prom
   }
 }
 
-const stuckIn = (stages: readonly Awaited[]): PipeError =>
+const stuckIn = (engine: OpenEngine, stages: readonly Awaited[]): PipeError =>
   new PipeError('failed', {
     ...(stages.length > 0 && {
       where: stages.map(({ stage, batches }) => `${stage}${batches.length > 0 ? `  ${batches.join(', ')}` : ''}`).join(', '),
     }),
     message: 'It neither gives what is waited for nor ends, and nothing is under way that could change that: the run would wait for ever.',
     hint: 'A promise in it is never settled, or an observable never completes: an operator has to complete once its source has.',
-    goOn: 'What is finished is kept; the same command goes on from here.',
+    ...goOn(engine, true),
   })

@@ -86,6 +86,8 @@ t.test('checkpoints that are damaged, cut short, or lie', async t => {
     [lying(tensor => Object.assign(tensor, { shape: [2 ** 40, 2 ** 40] })), /^model {2}\S+\.safetensors\n {2}tensor "/],
   ]
   for (const [spoil, said] of cases) await runFails(t, graphWith({ model: { path: broken(spoil) } }), 1, said)
+  const none = graphWith({ model: { path: broken(folder => rmSync(join(folder, 'config.json'))) } })
+  await fails(t, ['plan', none], 1, /config\.json\n {2}expected this file and found none\.\n {2}Give the folder [^\n]+\n$/)
   const cut = broken(folder => truncateSync(shard(folder, 2), 1000))
   await fails(t, ['eval', cut, '--text', join(here, 'text.jsonl'), '--device', 'cpu'], 1, /safetensors\n {2}.*truncated/)
   await fails(t, ['export', cut, '--to', 'dense', '--out', join(here, 'dense')], 1, /safetensors\n {2}.*truncated/)
