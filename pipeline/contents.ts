@@ -1,4 +1,7 @@
-/** Hashes of input files and folders: what a cache key says of them. Remembered by path, size, time and inode. */
+/**
+ * Hashes of input files and folders: what a cache key says of them. Remembered by path, size, inode and times: that of the
+ * last change, too, which nobody sets back.
+ */
 import { createHash } from 'node:crypto'
 import { readdir, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
@@ -52,8 +55,8 @@ export class Contents {
   async #file(path: string): Promise<string> {
     this.#known ??= readSealed<Known>(this.path).then(known => known ?? {})
     const known = await this.#known
-    const { size, mtimeMs, ino } = await stat(path)
-    const stamp = `${size} ${mtimeMs} ${ino}`
+    const { size, mtimeMs, ctimeMs, ino } = await stat(path)
+    const stamp = `${size} ${mtimeMs} ${ctimeMs} ${ino}`
     const entry = known[path]
     if (entry?.stamp === stamp) return entry.sha256
     const sha256 = await hashOfFile(path)

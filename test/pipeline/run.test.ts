@@ -1,4 +1,4 @@
-import { access, readFile, rm, writeFile } from 'node:fs/promises'
+import { access, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Type } from '@sinclair/typebox'
 import { take } from 'rxjs'
@@ -184,12 +184,18 @@ t.test('input files: their content is what counts', async t => {
   await run(list, out)
   t.equal(calls.lines, 1)
   await writeFile(file, 'one\nthree!')
+  const time = new Date()
+  await utimes(file, time, time)
   t.same((await plan(list, out)).stages[0]?.why, ['text: a.txt was changed'])
   await run(list, out)
   t.equal(calls.lines, 2)
   await writeFile(join(folder, 'b.txt'), 'one\ntwo')
   await run(list, out, { set: [`lines.text=${join(folder, 'b.txt')}`] })
   t.equal(calls.lines, 2, 'another name, the first content')
+  await writeFile(file, 'one\nthree?')
+  await utimes(file, time, time)
+  await run(list, out)
+  t.equal(calls.lines, 3, 'another content of the same size, dated back')
   await rm(file)
   t.match((await failure(run(list, out))).text, /stages\[0\] lines {2}text\n {2}There is no such file: .*a\.txt/)
 })
