@@ -1,5 +1,5 @@
 /** Outputs appear whole or not at all, and a disk that refuses says so in one sentence. */
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statfsSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -32,11 +32,13 @@ function removeUnfinished(): void {
   }
 }
 
+/** For the names of temporary files: processes of two containers may have one pid. */
+const own = randomBytes(8).toString('hex')
 let count = 0
 
 /** Bytes reach `path` all at once: a temporary file in the same folder, fsync, rename, fsync of the folder. Returns the size in bytes. */
 export async function writeWhole(path: string, fill: (file: FileHandle) => Promise<void>): Promise<number> {
-  const beside = `${path}.${process.pid}-${count++}.tmp`
+  const beside = `${path}.${own}-${count++}.tmp`
   using _ = temporary(beside)
   const file = await open(beside, 'wx')
   try {

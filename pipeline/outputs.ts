@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { PipeError } from './error.js'
 
 /** What the engine keeps in cache/: batches by the first letters of their keys, and what is known of runs. */
-const ofCache = /^([0-9a-f]{2}|streams|checkpoints|(hashes|last-run)\.json)(\.\d+-\d+\.tmp)?$/
+const ofCache = /^([0-9a-f]{2}|streams|checkpoints|(hashes|last-run)\.json)(\.[\da-f]+-\d+\.tmp)?$/
 /** What writeWhole leaves where a process was killed. */
-export const leftOver = /\.\d+-\d+\.tmp$/
+export const leftOver = /\.[\da-f]+-\d+\.tmp$/
 
 /**
  * Raises PipeError 'input' where `out` has a file or a folder of a name that a run writes to, and no run has written it. Files that stages
@@ -63,5 +63,5 @@ async function areEvents(path: string): Promise<boolean> {
 /** What a killed run left half done beside its cache. Only for who holds the lock. */
 export async function sweepOutputs(out: string): Promise<void> {
   for (const name of await readdir(out))
-    if (/^(result\.json\.\d+-\d+|\.lock\.\d+(\.stale)?)\.tmp$/.test(name)) await rm(join(out, name), { force: true })
+    if (/^(result\.json\.[\da-f]+-\d+|\.lock\.[\da-f-]+(\.stale)?)\.tmp$/.test(name)) await rm(join(out, name), { force: true })
 }
