@@ -19,9 +19,15 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.stderr.write(`\n${stopping} Once more: stop at once.\n`)
   })
 }
-// `pipe stages | head -1`: the reader has gone, and nobody is left to tell. A disk that takes no more is another matter.
+const words = process.argv.slice(2)
+const [first = ''] = words
+// `pipe run … | head -1`: the reader has gone, and the work goes on, but for a text that is made to be read. A disk that takes
+// no more is another matter.
 process.stdout.on('error', error => {
-  if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
+  if ((error as NodeJS.ErrnoException).code === 'EPIPE') {
+    if (first === 'generate' || first === 'chat') process.exit(0)
+    return
+  }
   process.stderr.write(`What is printed can't be written: ${sentence(error)}.\n`)
   process.exit(1)
 })
@@ -52,8 +58,6 @@ const wiring: Wiring = {
   signal: stop.signal,
 }
 
-const words = process.argv.slice(2)
-const [first = ''] = words
 if (Object.hasOwn(commands, first)) stopping = (await commands[first]?.())?.stopping ?? stopping
 const code = await runCommand(words, commands, wiring)
 // Behind what was printed: a write that failed is told by then.

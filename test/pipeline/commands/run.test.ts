@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -53,6 +53,16 @@ t.test('--json: events as JSON lines on stdout, nothing else there', async t => 
   t.equal(events.at(-1).result.results.total, 55)
   t.equal(events.filter(({ kind, stage }) => kind === 'batch-finished' && stage === 'square').length, 6)
   t.ok(events.every(({ seconds }) => typeof seconds === 'number'))
+})
+
+t.test('--json: a reader that goes away does not end the run', async t => {
+  const folder = temporary(t)
+  const words = [process.execPath, join(root, 'dist/pipeline/cli.js'), 'run', toyGraph(folder), '--json', '--device', 'cpu']
+  const piped = ['-c', '{ "$@" 2> /dev/null; echo code $? >&2; } | head -n 1', 'sh', ...words, '--set', 'square.wait=50']
+  const { stdout, stderr } = spawnSync('sh', piped, { cwd: folder, encoding: 'utf8' })
+  t.match(stdout, /^\{.*"kind":"plan".*\n$/)
+  t.equal(stderr, 'code 0\n')
+  t.equal(JSON.parse(readFileSync(join(folder, 'out/toy/result.json'), 'utf8')).total, 55)
 })
 
 t.test('--json: what fails is an event too, whether the engine ran or not', async t => {
