@@ -6,7 +6,6 @@ import { bytesPerElement, type DType, elements, type Tensor } from '../native/te
 import type { Cache } from './cache.js'
 import type { Checkpoint } from './define.js'
 import { ofEach, writing } from './disk.js'
-import { sentence } from './error.js'
 import { LazyTensor } from './lazy.js'
 import { Damaged, ParquetFile, writeParquet } from './parquet.js'
 
@@ -58,10 +57,7 @@ interface Saved {
 export class Checkpoints implements Checkpoint {
   readonly #folder: string
 
-  constructor(
-    private readonly cache: Cache,
-    key: string,
-  ) {
+  constructor(cache: Cache, key: string) {
     this.#folder = folderOf(cache, key)
   }
 
@@ -78,7 +74,7 @@ export class Checkpoints implements Checkpoint {
     })
   }
 
-  /** Undefined: there is none, or it was damaged and is deleted now. */
+  /** Undefined: there is none. Throws Damaged: who listed it counts on it, so the run discards it and begins the stage again. */
   async load(
     name: string,
   ): Promise<{ value: Readonly<Record<string, unknown>>; tensors: Readonly<Record<string, LazyTensor>> } | undefined> {
@@ -93,9 +89,8 @@ export class Checkpoints implements Checkpoint {
       })
       return { value, tensors: Object.fromEntries(refs) }
     } catch (error) {
-      if (error instanceof Damaged) await this.cache.discard(path, sentence(error))
-      else if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-      return undefined
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw error
     }
   }
 

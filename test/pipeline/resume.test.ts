@@ -200,6 +200,46 @@ t.test('damage that is found while reading: a stage runs that the plan left out,
   t.match(told, /damaged: [\s\S]*^numbers: started\n/m)
 })
 
+t.test('damage to a checkpoint: the stage begins again without it, in the same run', async t => {
+  const out = newOut()
+  let fails = true
+  const half = defineStage({
+    name: 'half',
+    version: 1,
+    about: 'Goes on from what it has saved.',
+    params: Type.Object({}),
+    input: numbersTable,
+    output: numbersTable,
+    scope: 'stream',
+    batch: ({ name }) => name,
+    operator: (_, { checkpoint, ops }) =>
+      each(async row => {
+        const name = `at ${row.i}`
+        if ((await checkpoint.list()).includes(name)) {
+          if ((await checkpoint.load(name)) === undefined) throw new Error(`${name} is gone`)
+        } else {
+          using x = await row.x.open(ops)
+          await checkpoint.save(name, {}, { x })
+        }
+        if (fails && row.i === 3) throw new Error('no power')
+        return { ...row }
+      }),
+  })
+  const list = [{ use: 'numbers', count: 6 }, { use: 'half' }, { use: 'sum' }, { use: 'total' }]
+  const o = { stages: withStages(half) }
+  await failure(run(list, out, o))
+  fails = false
+  const saved = (await parquets(out)).filter(file => file.startsWith('checkpoints'))
+  t.equal(saved.length, 4)
+  const path = join(out, 'cache', saved[1] as string)
+  const bytes = await readFile(path)
+  bytes[200]! ^= 4
+  await writeFile(path, bytes)
+  const { results, events } = await run(list, out, o)
+  t.ok(Math.abs((results.total as number) - expected(6, 1)) < 1e-3)
+  t.equal(events.filter(event => event.kind === 'note' && /damaged/.test(event.text)).length, 1)
+})
+
 t.test('damage to the list of a stream’s batches: they are made again', async t => {
   const out = newOut()
   const first = await run(line, out)
