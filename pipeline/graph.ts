@@ -17,7 +17,7 @@ export interface GraphStage {
   /** Validated, with defaults; paths are absolute. */
   readonly params: Readonly<Record<string, unknown>>
   readonly stage: AnyStage
-  /** SHA-256 of the file of a stage that is not built in. */
+  /** SHA-256 of the file of a stage that is not built in, and of those that it imports. */
   readonly moduleHash?: string
   /** By parameter: the stages that this one runs itself. Their parameters stand in `params`, too, beside "use". */
   readonly inner?: Readonly<Record<string, readonly GraphStage[]>>

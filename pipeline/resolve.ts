@@ -1,8 +1,9 @@
 /** 'rht' | './mine.js' | 'pipe-stage-x' → Stage, checked field by field. A stage of one's own imports 'pipe' from anywhere. */
 import { createHash } from 'node:crypto'
+import { statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { register } from 'node:module'
-import { dirname, extname, resolve } from 'node:path'
+import { dirname, extname, relative, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { AnyStage } from './define.js'
 import { didYouMean, type Mistake, sentence } from './error.js'
@@ -10,7 +11,7 @@ import type { BuiltInStages } from './graph.js'
 
 export interface Resolved {
   readonly stage: AnyStage
-  /** SHA-256 of the stage's file, when it is not built in. */
+  /** SHA-256 of the stage's file and of those that it imports, when it is not built in. */
   readonly moduleHash?: string
 }
 
@@ -24,9 +25,7 @@ export async function resolveStage(use: string, graphFile: string, builtIn: Buil
   try {
     const file = isPath ? resolve(dirname(graphFile), use) : undefined
     const url = file === undefined ? await locatePackage(use, graphFile) : pathToFileURL(file).href
-    moduleHash = createHash('sha256')
-      .update(await readFile(fileURLToPath(url)))
-      .digest('hex')
+    moduleHash = await hashOfModule(url)
     module = await importModule(url)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
@@ -53,6 +52,26 @@ export async function resolveStage(use: string, graphFile: string, builtIn: Buil
   }
 }
 
+/** An import by a relative path; what is named in a text or a comment alone does no harm. */
+const imported = /\b(?:from|import|import\s*\(|require\s*\(|new\s+URL\s*\()\s*(['"`])(\.{1,2}\/[^'"`]+)\1/g
+
+/** SHA-256 of a file and of all that it imports by relative paths, and those in turn. */
+async function hashOfModule(url: string): Promise<string> {
+  const hash = createHash('sha256')
+  const files = new Set([fileURLToPath(url)])
+  for (const file of files) {
+    const bytes = await readFile(file)
+    hash.update(file === fileURLToPath(url) ? '' : `\0${relative(dirname(fileURLToPath(url)), file)}\0`).update(bytes)
+    for (const [, , path = ''] of bytes.toString().matchAll(imported)) {
+      const named = resolve(dirname(file), path)
+      const asWritten = [named, named.replace(/js$/, 'ts'), `${named}.ts`, `${named}.js`] // TypeScript names what it will be, or leaves the ending out
+      const found = asWritten.find(one => statSync(one, { throwIfNoEntry: false })?.isFile())
+      if (found !== undefined) files.add(found) // a Set is walked to its growing end
+    }
+  }
+  return hash.digest('hex')
+}
+
 /** What keeps a value from being a stage, a sentence each. */
 function faultsOf(value: unknown): string[] {
   if (typeof value !== 'object' || value === null) return [`the default export is ${value === undefined ? 'missing' : typeof value}`]
@@ -76,30 +95,35 @@ function faultsOf(value: unknown): string[] {
   expect('operator', typeof stage.operator === 'function', 'a function')
   expect('scope', [undefined, 'batch', 'stream'].includes(stage.scope as undefined), '"batch" or "stream"')
   optional('cache', 'boolean')
-  for (const field of ['batch', 'memory', 'estimate', 'check', 'intact', 'report']) optional(field, 'function')
+  optional('condenses', 'boolean')
+  for (const field of ['batch', 'memory', 'estimate', 'check', 'intact', 'mayWrite', 'report']) optional(field, 'function')
   for (const field of Object.keys(stage)) {
     if (!fields.includes(field)) faults.push(`${field}: a stage has no such field.${didYouMean(field, fields)}`)
   }
   return faults
 }
-const fields = [
-  'name',
-  'version',
-  'about',
-  'params',
-  'input',
-  'output',
-  'scope',
-  'cache',
-  'batch',
-  'memory',
-  'inner',
-  'estimate',
-  'check',
-  'intact',
-  'report',
-  'operator',
-]
+/** Complete, or it does not compile. */
+const known: Record<keyof AnyStage, true> = {
+  name: true,
+  version: true,
+  about: true,
+  params: true,
+  input: true,
+  output: true,
+  scope: true,
+  cache: true,
+  condenses: true,
+  batch: true,
+  memory: true,
+  inner: true,
+  estimate: true,
+  check: true,
+  intact: true,
+  mayWrite: true,
+  report: true,
+  operator: true,
+}
+const fields = Object.keys(known)
 const shown = (value: unknown): string =>
   typeof value === 'object' || typeof value === 'function' ? `a ${typeof value}` : JSON.stringify(value)
 

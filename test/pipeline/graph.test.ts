@@ -246,7 +246,9 @@ t.test("stages of one's own, in any folder", async t => {
     t.same([stage?.id, stage?.params, stage?.stage.about], ['mine', { p: 5 }, 'linears'], use)
     t.match(stage?.moduleHash, /^[0-9a-f]{64}$/)
   }
-  await writeFile(join(folder, 'wrong.js'), 'export default { name: "Wrong", version: 0, about: "x", operater: 1 }')
+  await writeFile(join(folder, 'whole.js'), body.replace('version: 1', 'version: 1, condenses: true, mayWrite: async () => {}'))
+  t.equal((await load({ name: 'a', stages: [numbers, { use: './whole.js' }] })).stages[1]?.stage.condenses, true, 'whatever defineStage takes')
+  await writeFile(join(folder, 'wrong.js'), 'export default { name: "Wrong", version: 0, about: "x", operater: 1, condenses: 1, mayWrite: 1 }')
   const wrong = await refused({ name: 'a', stages: [{ use: './wrong.js' }] })
   const says = [
     /"\.\/wrong\.js" is no stage:/,
@@ -256,9 +258,34 @@ t.test("stages of one's own, in any folder", async t => {
     /input: /,
     /output: /,
     /operator: expected a function, nothing came/,
+    /condenses: expected a boolean, 1 came/,
+    /mayWrite: expected a function, 1 came/,
     /operater: a stage has no such field\. Did you mean "operator"\?/,
   ]
   for (const one of says) t.match(wrong, one)
   await writeFile(join(folder, 'broken.js'), 'export default {')
   t.matchOnly(await refused({ name: 'a', stages: [{ use: './broken.js' }] }), /"\.\/broken\.js" can't be loaded: /)
+})
+
+t.test("what a stage of one's own imports by relative paths counts as its own file does", async t => {
+  const hash = async (use: string) => (await load({ name: 'a', stages: [numbers, { use }] })).stages[1]?.moduleHash
+  await mkdir(join(folder, 'lib'))
+  const helper = join(folder, 'lib/helper.mjs')
+  const body = `import { defineStage, each, defineTable, u32, Type } from 'pipe'
+    import { step } from './lib/index.js'
+    const table = defineTable('numbers', 1, { i: u32('i') })
+    export default defineStage({ name: 'mine', version: 1, about: 'x', params: Type.Object({}), input: table, output: table,
+      operator: () => each(row => ({ ...row, i: row.i + step })) })`
+  await writeFile(join(folder, 'imports.mjs'), body.replace('index.js', 'index.mjs'))
+  await writeFile(join(folder, 'imports.ts'), body)
+  for (const ending of ['mjs', 'ts']) await writeFile(join(folder, `lib/index.${ending}`), `export * from "./helper.mjs"\nexport * from '../lib/index.mjs'`)
+  const hashes = new Set<string | undefined>()
+  for (const step of [1, 2]) {
+    await writeFile(helper, `export const step = ${step}`)
+    for (const use of ['./imports.mjs', './imports.ts']) {
+      hashes.add(await hash(use))
+      t.equal(await hash(use), [...hashes].at(-1), 'and nothing else does')
+    }
+  }
+  t.equal(hashes.size, 4)
 })
