@@ -118,7 +118,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
     device: ops.device,
     sourceRows: node => source(node),
     usages: [...usages.values()],
-    lastRun: (await readSealed<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {},
+    lastRun: Object.setPrototypeOf((await readSealed<LastRun>(join(out, 'cache', 'last-run.json'))) ?? {}, null) as LastRun, // an id may be "constructor"
     usage: node => usages.get(node) as Usage,
     get finishedBatches() {
       return finishedBatches

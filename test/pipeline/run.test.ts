@@ -331,6 +331,15 @@ t.test('a plan is a value: what would run, why, and what flows', async t => {
   t.same(Object.keys(third.stages[0]?.keys ?? {}), ['b0', 'b1'])
 })
 
+t.test('ids that every object has a property of', async t => {
+  const ids = ['constructor', 'toString', 'valueOf', 'hasOwnProperty']
+  const list = [{ use: 'numbers', count: 4 }, ...ids.map(id => ({ use: 'scale', id, by: 1 })), { use: 'sum' }, { use: 'total' }]
+  const out = newOut()
+  t.same((await plan(list, out)).stages.map(({ why }) => why?.[0]), Array(7).fill('never ran here'))
+  t.ok(Math.abs(((await run(list, out)).results.total as number) - expected(4, 1)) < 1e-3)
+  t.same((await plan(list, out)).stages.flatMap(({ why }) => why), [])
+})
+
 t.test('an operator that throws when it is asked for is named, whatever its scope', async t => {
   for (const scope of ['stream', 'batch'] as const) {
     const thrower = numbered('thrower', {
