@@ -19,7 +19,7 @@ export async function planGraph(graph: Graph, options: Omit<RunOptions, 'events'
   await using engine = await openEngine(graph, { ...options, events: undefined })
   await unlessStuck(engine, engine.survey())
   await expectFree(engine)
-  return planOf(graph, options, engine.nodes, engine)
+  return await planOf(graph, options, engine.nodes, engine) // while the engine is open, and whoever calls hears what fails
 }
 
 /** Rejects with PipeError where a stage would run that is left to earlier runs, or may not write where it has to. */

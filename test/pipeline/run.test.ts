@@ -331,6 +331,19 @@ t.test('a plan is a value: what would run, why, and what flows', async t => {
   t.same(Object.keys(third.stages[0]?.keys ?? {}), ['b0', 'b1'])
 })
 
+t.test('a stage whose estimate throws: who asked for the plan is told', async t => {
+  const silly = numbered('silly', {
+    estimate: () => {
+      throw new Error('no idea')
+    },
+  })
+  const source = { ...(await stages.numbers?.())?.default, name: 'source', cache: false } as AnyStage
+  const text = join(folder, 'hashed.txt') // whose hash is still being noted down when the estimate is asked for
+  await writeFile(text, 'one')
+  const list = [{ use: 'lines', text }, { use: 'source', count: 4 }, { use: 'silly' }]
+  await t.rejects(plan(list, newOut(), { stages: withStages(source, silly) }), /no idea/)
+})
+
 t.test('ids that every object has a property of', async t => {
   const ids = ['constructor', 'toString', 'valueOf', 'hasOwnProperty']
   const list = [{ use: 'numbers', count: 4 }, ...ids.map(id => ({ use: 'scale', id, by: 1 })), { use: 'sum' }, { use: 'total' }]
