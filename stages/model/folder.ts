@@ -1,4 +1,5 @@
 /** A checkpoint's folder in another form: safetensors, config.json and the files that go with a model, whole or not at all. */
+import { randomUUID } from 'node:crypto'
 import { copyFile, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { bytesPerElement, elements } from '../../native/tensor.js'
@@ -8,6 +9,8 @@ import { type NewEntry, writeSafetensors } from './safetensors.js'
 
 /** A file is not made longer than this. */
 const shardBytes = 5e9
+
+const dayMs = 24 * 3600 * 1000
 
 /** Files that belong to a model beside its weights. */
 const companions =
@@ -24,17 +27,14 @@ export async function writeFolder(
   const target = resolve(folder)
   const there = await stat(target).catch(() => undefined)
   const isFree = there === undefined || (there.isDirectory() && (await readdir(target)).length === 0)
-  if (!isFree) {
-    throw new PipeError('input', {
-      where: folder,
-      message: `expected a new or an empty folder and found ${there.isDirectory() ? 'files in it' : 'a file'}.`,
-      hint: 'Give another --out.',
-    })
-  }
+  const refused = (found: string): PipeError =>
+    new PipeError('input', { where: folder, message: `expected a new or an empty folder and found ${found}.`, hint: 'Give another --out.' })
+  if (!isFree) throw refused(there.isDirectory() ? 'files in it' : 'a file')
   await mkdir(dirname(target), { recursive: true })
-  const partial = join(dirname(target), `.${basename(target)}.partial`)
+  await sweep(target)
+  // A name of its own: two may write to one folder, and the first to be done has it.
+  const partial = `${beside(target)}${randomUUID()}`
   using _ = temporary(partial)
-  await rm(partial, { recursive: true, force: true })
   await mkdir(partial)
   try {
     const shards = split(entries, most)
@@ -51,11 +51,24 @@ export async function writeFolder(
     const besides = (await readdir(source.path)).filter(name => companions.test(name))
     for (const name of besides) await copyFile(join(source.path, name), join(partial, name))
     await rmdir(target).catch(() => undefined) // an empty folder gives way
-    await rename(partial, target)
+    await rename(partial, target).catch((error: NodeJS.ErrnoException) => {
+      throw ['ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(error.code ?? '') ? refused('what another has written meanwhile') : error
+    })
     return { files: await readdir(target), bytes }
   } catch (error) {
     await rm(partial, { recursive: true, force: true })
     throw error
+  }
+}
+
+const beside = (target: string): string => join(dirname(target), `.${basename(target)}.partial-`)
+
+/** What a killed process left half done: nobody has begun a file there for a day. */
+async function sweep(target: string): Promise<void> {
+  for (const name of await readdir(dirname(target))) {
+    const path = join(dirname(target), name)
+    const found = path.startsWith(beside(target)) ? await stat(path).catch(() => undefined) : undefined
+    if (found !== undefined && Date.now() - found.mtimeMs > dayMs) await rm(path, { recursive: true, force: true })
   }
 }
 

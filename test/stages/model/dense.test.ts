@@ -1,5 +1,5 @@
 /** Export: a checkpoint written as a plain one reads back equal, appears whole or not at all, and says when it can't. */
-import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { openBackend } from '../../../native/index.js'
@@ -49,6 +49,25 @@ t.test('bf16 is the upper half of f32, rounded to even', async t => {
   const bits = new Uint32Array((await (await openCheckpoint(reference)).ref(name).read()).slice().buffer)
   const half = new Uint16Array((await (await openCheckpoint(folder)).ref(name).read()).slice().buffer)
   t.ok(half.every((value, i) => value === (bits[i]! + 0x7fff + ((bits[i]! >>> 16) & 1)) >>> 16))
+})
+
+t.test('two that write to one folder at once: the first to be done has it, the other is told; leftovers go when they are old', async t => {
+  const parent = temporary(t)
+  const folder = join(parent, 'dense')
+  const yesterday = new Date(Date.now() - 48 * 3600 * 1000)
+  for (const name of ['.dense.partial-old', '.dense.partial-new', '.dense.other']) mkdirSync(join(parent, name))
+  writeFileSync(join(parent, '.dense.partial-old/half'), '')
+  for (const name of ['.dense.partial-old', '.dense.other']) utimesSync(join(parent, name), yesterday, yesterday)
+  const checkpoint = await openCheckpoint(reference)
+  using weights = await openWeights(ops, checkpoint)
+  const outcomes = await Promise.allSettled([0, 1].map(() => writeDense(ops, weights, folder, { shardBytes: 100_000 })))
+  t.strictSame(outcomes.map(({ status }) => status).sort(), ['fulfilled', 'rejected'])
+  t.match(outcomes.find(({ status }) => status === 'rejected'), {
+    reason: { name: 'PipeError', message: 'expected a new or an empty folder and found what another has written meanwhile.' },
+  })
+  const again = await openCheckpoint(folder)
+  for (const { name } of checkpoint.expected) t.ok(same(await again.ref(name).read(), await checkpoint.ref(name).read()), name)
+  t.strictSame(readdirSync(parent).sort(), ['.dense.other', '.dense.partial-new', 'dense'])
 })
 
 t.test("what can't be written is said, and leaves nothing", async t => {
