@@ -27,6 +27,8 @@ export interface Lineage {
 
 type StoredCell = { dtype: DType; shape: number[] } & ({ tensor: number } | { uri: string; offset: number })
 interface StoredValue {
+  /** Its own; files written before there was this have none. */
+  readonly key?: string
   readonly lineage: Lineage
   readonly table: { readonly name: string; readonly version: number }
   readonly scalars: readonly Record<string, string | number>[]
@@ -42,6 +44,14 @@ export async function batchFiles(folder: string): Promise<{ key: string; path: s
     const key = /^[0-9a-f]{2}[\\/]([0-9a-f]{64})\.parquet$/.exec(name)?.[1]
     return key === undefined ? [] : [{ key, path: join(folder, name) }]
   })
+}
+
+/** The file of this key's batch. Throws Damaged, also where it is another's, or what the file system throws (ENOENT). */
+export async function openBatch({ key, path }: { key: string; path: string }): Promise<ParquetFile> {
+  const file = await ParquetFile.open(path)
+  const { key: own = key } = file.value as StoredValue
+  if (own !== key) throw new Damaged(path, `it holds the batch of another key, ${own.slice(0, 12)}`)
+  return file
 }
 
 export class Cache {
@@ -142,7 +152,7 @@ export class Cache {
     const texts = [...scalars, ...tensors].flatMap(row => Object.values(row).map(cell => (typeof cell === 'object' && 'uri' in cell ? cell.uri : cell)))
     const referred = [...this.sources].filter(([, path]) => texts.some(text => typeof text === 'string' && isWithin(text, path)))
     const sources = Object.fromEntries(referred)
-    const value: StoredValue = { lineage, table: { name: table.name, version: table.version }, scalars, tensors, sources }
+    const value: StoredValue = { key, lineage, table: { name: table.name, version: table.version }, scalars, tensors, sources }
     if (this.#closed) throw new Error('the run is over')
     const path = this.path(key)
     const written = writing(`batch ${lineage.id} of ${lineage.stage}`, path, async () => {
@@ -206,7 +216,7 @@ export class Cache {
   #open(key: string): Promise<ParquetFile | undefined> {
     const open = async (): Promise<ParquetFile | undefined> => {
       try {
-        return await ParquetFile.open(this.path(key))
+        return await openBatch({ key, path: this.path(key) })
       } catch (error) {
         if (error instanceof Damaged) await this.discard(error.path, sentence(error))
         else if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error

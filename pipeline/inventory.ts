@@ -1,11 +1,10 @@
 /** What `pipe cache` shows: the stored batches of an output folder, whether they are sound, and what no plan uses. */
 import { readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { batchFiles, type Lineage } from './cache.js'
+import { batchFiles, type Lineage, openBatch } from './cache.js'
 import type { SavedState } from './checkpoint.js'
 import { ofEach, readSealed } from './disk.js'
 import { sentence } from './error.js'
-import { ParquetFile } from './parquet.js'
 import { leftOver } from './outputs.js'
 import type { Plan } from './plan.js'
 import { keyInStream, streamKeyOf } from './survey.js'
@@ -40,7 +39,7 @@ async function entryOf(file: { key: string; path: string }): Promise<CacheEntry 
   try {
     const { size, mtime } = await stat(path)
     common = { ...common, bytes: size, time: mtime }
-    const { lineage, tensors } = (await ParquetFile.open(path)).value as { lineage: Lineage; tensors: Record<string, { uri?: string }>[] }
+    const { lineage, tensors } = (await openBatch(file)).value as { lineage: Lineage; tensors: Record<string, { uri?: string }>[] }
     const uris = tensors.flatMap(row => Object.values(row).map(cell => cell.uri ?? ''))
     const refersTo = [...new Set(uris.filter(uri => uri.startsWith('cache:')).map(uri => uri.slice('cache:'.length)))]
     return { ...common, lineage, refersTo, damage: undefined }
@@ -52,9 +51,9 @@ async function entryOf(file: { key: string; path: string }): Promise<CacheEntry 
 }
 
 /** Reads all of the file and checks every hash. Returns what is wrong, or undefined. */
-export async function verifyEntry({ path }: CacheEntry): Promise<string | undefined> {
+export async function verifyEntry(entry: CacheEntry): Promise<string | undefined> {
   try {
-    await (await ParquetFile.open(path)).verify()
+    await (await openBatch(entry)).verify()
     return undefined
   } catch (error) {
     return sentence(error)

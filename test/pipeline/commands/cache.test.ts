@@ -66,6 +66,22 @@ t.test('verify: a flipped byte and a cut are found, named, and left where they a
   t.equal(files().length, 14)
 })
 
+t.test('a sound file under the key of another batch is none of it: verify says so, and a run makes it again', async t => {
+  const { graph, cache, files, path } = await ranTwice(t)
+  const squares = files().filter(name => readFileSync(join(path, name)).includes('"stage":"square"'))
+  const [one, two] = squares.map(name => join(path, name)) as [string, string]
+  const good = [readFileSync(one), readFileSync(two)] as const
+  writeFileSync(one, good[1])
+  writeFileSync(two, good[0])
+  const { code, stderr } = await cache('verify', graph)
+  t.equal(code, 1)
+  t.match(stderr, /2 batches are damaged, of 14:\n/)
+  t.equal(stderr.match(/: The stored file is damaged: it holds the batch of another key, [0-9a-f]{12}\.\n/g)?.length, 2)
+  const folder = join(path, '../../..')
+  for (const factor of ['2', '1']) t.equal((await pipe(['run', graph, '--set', `square.factor=${factor}`], { cwd: folder })).code, 0)
+  t.match((await cache('verify', graph)).stdout, /: 1\d batches, .* all intact\n$/)
+})
+
 t.test('a folder where a graph has to be', async t => {
   const { cache, path } = await ranTwice(t)
   const out = join(path, '..')
