@@ -56,7 +56,7 @@ export async function verifyEntry(entry: CacheEntry): Promise<string | undefined
     await (await openBatch(entry)).verify()
     return undefined
   } catch (error) {
-    return sentence(error)
+    return (error as NodeJS.ErrnoException).code === 'ENOENT' ? undefined : sentence(error) // as when it is listed
   }
 }
 

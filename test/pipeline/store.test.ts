@@ -257,6 +257,7 @@ t.test('inventory: lists, verifies, finds what no plan uses', async t => {
   bad[150] = (bad[150] as number) ^ 1
   await writeFile(path, bad)
   t.match(await verifyEntry(entries[0] as (typeof entries)[0]), /damaged/)
+  t.equal(await verifyEntry(entries[1] as (typeof entries)[0]), undefined, 'one that is deleted by now is not damaged')
 })
 
 t.test('a disk that refuses says so in a sentence, and leaves nothing half done', async t => {
