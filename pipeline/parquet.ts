@@ -8,7 +8,7 @@
  * tensors', reading builds the framing again and compares: no byte of the file can change unnoticed.
  */
 import { createHash } from 'node:crypto'
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { writeWhole } from './disk.js'
 import { PipeError, sentence } from './error.js'
 import { hashPieces } from './hashing.js'
@@ -71,11 +71,11 @@ export class ParquetFile {
   /** Reads and checks the footer. Throws Damaged, or what the file system throws (ENOENT). */
   static async open(path: string): Promise<ParquetFile> {
     const thrift = await loadThrift()
+    // Asked before it is opened: opening a named pipe waits for somebody to write into it.
+    if (!(await stat(path)).isFile()) throw new Damaged(path, 'it is no file')
     const file = await open(path, 'r')
     try {
-      const found = await file.stat()
-      if (!found.isFile()) throw new Damaged(path, 'it is no file')
-      const { size } = found
+      const { size } = await file.stat()
       if (size < 12) throw new Damaged(path, `it has ${size} bytes`)
       const end = await readBytes(file, path, size - 8, 8)
       const length = end.readUInt32LE(0)

@@ -98,13 +98,13 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
     const type = typeof dtype === 'string' && Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined
     if (type === undefined)
       return fail(
-        `tensor "${name}" has the element type ${JSON.stringify(dtype) ?? '(none)'}; known are ${Object.keys(dtypes).join(', ')}.`,
+        `tensor "${name}" has the element type ${shown(dtype)}; known are ${Object.keys(dtypes).join(', ')}.`,
       )
     if (!isCounts(shape) || !Number.isSafeInteger(elements(shape) * 8)) {
-      return fail(`tensor "${name}" has the shape ${JSON.stringify(shape) ?? '(none)'}, which is no list of sizes.`)
+      return fail(`tensor "${name}" has the shape ${shown(shape)}, which is no list of sizes.`)
     }
     if (!isCounts(offsets) || offsets.length !== 2)
-      return fail(`tensor "${name}" has the offsets ${JSON.stringify(offsets) ?? '(none)'}, not [from, to].`)
+      return fail(`tensor "${name}" has the offsets ${shown(offsets)}, not [from, to].`)
     const [from, to] = offsets as [number, number]
     const bytes = elements(shape) * bytesPerElement[type]
     if (to < from || to - from !== bytes) {
@@ -125,6 +125,15 @@ function checkHeader(header: unknown, path: string, start: number, size: number,
   }
   if (end !== size) fail(`${size - end} bytes at the end belong to no tensor.`)
   return { entries: new Map(entries.map(entry => [entry.name, entry])), metadata }
+}
+
+/** A value of the header; one may be nested deeper than can be written out. */
+function shown(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? '(none)'
+  } catch {
+    return '(too deeply nested)'
+  }
 }
 
 const isCounts = (value: unknown): value is number[] =>

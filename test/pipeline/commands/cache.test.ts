@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -192,7 +193,10 @@ t.test('files that are none, or that cannot be read', async t => {
   t.match(stderr, /\.parquet\n {2}It could not be read, and what it refers to is in use as well: ELOOP.*\n {2}Nothing was deleted\.\n/)
   unlinkSync(odd)
   mkdirSync(odd)
-  t.match((await cache('gc', graph)).stdout, /\nDeleting 8 batches, /, 'a folder of such a name goes with the rest')
+  const waiting = join(path, 'ab', `ab${'1'.repeat(62)}.parquet`)
+  spawnSync('mkfifo', [waiting])
+  t.match((await cache('verify', '--out', 'out/toy')).stderr, /2 batches are damaged, of 16:\n.*it is no file/)
+  t.match((await cache('gc', graph)).stdout, /\nDeleting 9 batches, /, 'a folder of such a name goes with the rest')
   t.match((await cache('ls', graph)).stdout, /: 7 batches, \S+ kB\n$/)
 })
 

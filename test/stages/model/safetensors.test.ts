@@ -98,6 +98,12 @@ t.test('lying and damaged files', async t => {
       'tensor "a" has the shape [1099511627776,1099511627776], which is no list of sizes.',
     ],
     ['negative shape', { a: entry('F32', [-1, -1], [0, 4]) }, 4, 'tensor "a" has the shape [-1,-1], which is no list of sizes.'],
+    [
+      'deep shape',
+      `{"a":{"dtype":"F32","shape":${'['.repeat(50_000)}${']'.repeat(50_000)},"data_offsets":[0,4]}}`,
+      4,
+      'tensor "a" has the shape (too deeply nested), which is no list of sizes.',
+    ],
     ['no shape', { a: { dtype: 'F32', data_offsets: [0, 4] } }, 4, 'tensor "a" has the shape (none), which is no list of sizes.'],
     ['no offsets', { a: { dtype: 'F32', shape: [1] } }, 4, 'tensor "a" has the offsets (none), not [from, to].'],
     ['fractional offsets', { a: entry('U8', [1], [0.5, 1.5]) }, 2, 'tensor "a" has the offsets [0.5,1.5], not [from, to].'],
