@@ -184,6 +184,8 @@ function connect(drafts: readonly Draft[], mistakes: Mistake[]): Draft[] {
       })
       draft.resolved = undefined
     }
+    const twice = from.find((id, i) => from.indexOf(id) !== i)
+    if (twice !== undefined) mistakes.push({ where: draft.where, message: `"from" names "${twice}" twice.`, hint: 'Its rows come once.' })
     if (isSource && from.length > 0)
       mistakes.push({ where: draft.where, message: `${draft.name} reads no rows, so it can't come "from" ${from.join(', ')}.` })
     draft.from = from.filter(id => ids.includes(id))

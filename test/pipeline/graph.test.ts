@@ -189,6 +189,7 @@ t.test('mistakes', async t => {
   t.matchOnly(await refused({ name: 'a', seed: 1.5, stages: [numbers] }), /^2 GRAPH\n {2}"seed" is a whole number, and 1\.5 came\.$/)
   t.matchOnly(await refused(line('scale')), /stages\[1\]\n {2}A stage is an object that says which: /)
   t.matchOnly(await refused(line({ use: 'scale', from: 3 })), /stages\[1\] scale\n {2}"from" is the id of a stage or a list of ids, and 3 came\.$/)
+  t.matchOnly(await refused(line({ use: 'scale', from: ['numbers', 'numbers'] })), /scale\n {2}"from" names "numbers" twice\.\n {2}Its rows come once\.$/)
   t.matchOnly(await refused(line({ ...numbers, from: 'numbers' })), /numbers reads no rows, so it can't come "from" numbers\.$/)
   t.matchOnly(await refused(line({ use: 'code', code: 'a' })), /code: an object with "use" is expected, and "a" came\.\n {2}Known: a, b$/)
   t.matchOnly(await refused(inputs, ['text=a', 'txt=b']), /^2 --set txt=b\n {2}"txt" is no input of this graph\. Did you mean "text"\?/)
