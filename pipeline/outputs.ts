@@ -54,6 +54,7 @@ async function areEvents(path: string): Promise<boolean> {
   const file = await open(path, 'r')
   try {
     const { buffer, bytesRead } = await file.read(Buffer.alloc(beginning.length), 0, beginning.length, 0)
+    if (buffer[0] === 0) return true // a power cut leaves NULs where a file was to grow
     return beginning.startsWith(buffer.toString('utf8', 0, bytesRead))
   } finally {
     await file.close()

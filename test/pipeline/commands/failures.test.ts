@@ -248,8 +248,10 @@ t.test('what the user has where a run writes: refused before any work, and left 
   await refused('model', folderWith('notes.txt'), mine('a checkpoint', '"notes.txt" in it'))
   writeFileSync(join(out, 'result.json.77-0.tmp'), 'half')
   writeFileSync(join(out, 'notes.tmp'), 'mine')
-  writeFileSync(join(out, 'events.jsonl'), '{"sec')
+  writeFileSync(join(out, 'events.jsonl'), '\0'.repeat(5000))
   t.equal((await pipe(args)).code, 0, 'with all that out of the way it runs')
   t.strictSame(readdirSync(out).sort(), ['cache', 'events.jsonl', 'model', 'notes.tmp', 'result.json'], 'what a killed run left is gone')
+  writeFileSync(join(out, 'events.jsonl'), '{"sec')
   t.equal((await pipe(args)).code, 0, 'and again over its own')
+
 })
