@@ -1,5 +1,5 @@
 /** What a run writes into its folder, and whether what lies there is a run's: nothing of the user's is replaced unasked. */
-import { open, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PipeError } from './error.js'
 
@@ -61,8 +61,14 @@ async function areEvents(path: string): Promise<boolean> {
   }
 }
 
-/** What a killed run left half done beside its cache. Only for who holds the lock. */
+/**
+ * What a killed run left half done beside its cache; a checkpoint that gave way to one that never came is back. Only for who
+ * holds the lock.
+ */
 export async function sweepOutputs(out: string): Promise<void> {
+  const names = await readdir(out)
+  if (names.includes('.model.old') && !names.includes('model')) await rename(join(out, '.model.old'), join(out, 'model'))
   for (const name of await readdir(out))
-    if (/^(result\.json\.[\da-f]+-\d+|\.lock\.[\da-f-]+(\.stale)?)\.tmp$/.test(name)) await rm(join(out, name), { force: true })
+    if (/^(result\.json\.[\da-f]+-\d+|\.lock\.[\da-f-]+(\.stale)?)\.tmp$|^\.model\.(partial|old)$/.test(name))
+      await rm(join(out, name), { recursive: true, force: true })
 }

@@ -1,5 +1,5 @@
 /** What people get wrong, through the commands: one clear sentence, no stack, the right exit code, and nothing half made. */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { writeSynthetic } from '../../../fixtures/make/synthetic.js'
@@ -252,6 +252,11 @@ t.test('what the user has where a run writes: refused before any work, and left 
   t.equal((await pipe(args)).code, 0, 'with all that out of the way it runs')
   t.strictSame(readdirSync(out).sort(), ['cache', 'events.jsonl', 'model', 'notes.tmp', 'result.json'], 'what a killed run left is gone')
   writeFileSync(join(out, 'events.jsonl'), '{"sec')
+  for (const name of ['.model.old', '.model.partial']) folderWith('half')(join(out, name))
   t.equal((await pipe(args)).code, 0, 'and again over its own')
+  t.strictSame(readdirSync(out).sort(), ['cache', 'events.jsonl', 'model', 'notes.tmp', 'result.json'], 'though nothing was to be written')
+  renameSync(join(out, 'model'), join(out, '.model.old'))
+  t.equal((await pipe([...args, '--to', 'rht'])).code, 0)
+  t.ok(existsSync(join(out, 'model/config.json')), 'what was to be replaced when a run was killed, and was not, is back')
 
 })
