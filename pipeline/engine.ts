@@ -18,6 +18,7 @@ import type { Known } from './estimate.js'
 import { type Fingerprint, fingerprint, sourcesOf } from './fingerprint.js'
 import type { Graph, GraphStage } from './graph.js'
 import { type Lane, openLanes } from './lane.js'
+import { expectApart } from './outputs.js'
 import type { LastRun } from './plan.js'
 import { collectSource } from './segment.js'
 import { manifestKey, type Node, nodesOf, type Place, type Segment, type SourceRows, survey } from './survey.js'
@@ -76,6 +77,7 @@ export async function openEngine(graph: Graph, options: RunOptions): Promise<Ope
       stage.id,
       await fingerprint(graph, stage, contents, { backend: ops.device.kind, ...(versions === undefined ? {} : { versions }) }),
     )
+  for (const [id, { paths }] of prints) expectApart(out, id, paths)
   if (existsSync(out)) await contents.save().catch(() => {}) // a folder that can't be written is told of by who has to write
 
   const { nodes, before } = begunAt(nodesOf(stages, prints), part.from)

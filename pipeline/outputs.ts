@@ -1,6 +1,6 @@
 /** What a run writes into its folder, and whether what lies there is a run's: nothing of the user's is replaced unasked. */
 import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { PipeError } from './error.js'
 
 /** What the engine keeps in cache/: batches by the first letters of their keys, and what is known of runs. */
@@ -36,6 +36,18 @@ export async function expectOurs(out: string): Promise<void> {
   })
   const strange = names.find(name => !ofCache.test(name))
   if (strange !== undefined) refuse('cache', 'a cache', `"${strange}" in it`)
+}
+
+/** Raises PipeError 'input' where what a stage reads is the folder of the outputs: they would count as a part of it, and be read as another. */
+export function expectApart(out: string, stage: string, paths: Readonly<Record<string, string>>): void {
+  for (const [name, path] of Object.entries(paths)) {
+    if (resolve(path) !== out) continue
+    throw new PipeError('input', {
+      where: out,
+      message: `expected a folder for the outputs alone and found the one that ${stage} reads (${name}).`,
+      hint: 'Write elsewhere with --out.',
+    })
+  }
 }
 
 async function isResult(path: string): Promise<boolean> {
