@@ -1,12 +1,14 @@
 import { spawnSync } from 'node:child_process'
-import fs, { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
+import fs, { access, mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import type { PipeError } from '../../pipeline/error.js'
 import { lockFolder } from '../../pipeline/lock.js'
 import { sweepOutputs } from '../../pipeline/outputs.js'
-import { failure, newOut } from './harness.js'
+import { failure, line, newOut, run } from './harness.js'
+import { hooks } from './toys.js'
 
 const minutes = (n: number): Date => new Date(Date.now() - n * 60_000)
 /** The lock of a process that has ended, as it would be with these changes. */
@@ -16,6 +18,27 @@ async function leftIn(out: string, changes: object): Promise<string> {
   const { pid } = spawnSync('true')
   return JSON.stringify({ ...JSON.parse(await readFile(path, 'utf8')), pid, token: 'another', ...changes })
 }
+
+t.test('a second run in the same folder is told who is there', async t => {
+  const out = newOut()
+  let second: Promise<PipeError> | undefined
+  let left = ''
+  hooks.onRow = async () => {
+    second ??= failure(run(line, out))
+    left ||= await readFile(join(out, '.lock'), 'utf8')
+  }
+  await run(line, out)
+  const error = await (second as unknown as Promise<PipeError>)
+  t.equal(error.code, 'locked')
+  t.match(error.text, new RegExp(`Process ${process.pid}, since 20..-..-.. ..:..:.. UTC, is working in this folder`))
+  await t.rejects(access(join(out, '.lock')), 'the lock is gone afterwards')
+  const lock = JSON.parse(left) as Record<string, unknown>
+  await writeFile(join(out, '.lock'), JSON.stringify({ ...lock, started: '1' }))
+  await run(line, out)
+  await writeFile(join(out, '.lock'), '999999')
+  await run(line, out)
+  t.pass('a lock left by a dead process is taken over, and one that is none')
+})
 
 t.test('of another host, another container, or a process that hides: the folder is theirs until they fall silent', async t => {
   for (const [changes, on] of [

@@ -5,12 +5,11 @@ import { take } from 'rxjs'
 import t from 'tap'
 import type { TensorRef } from '../../native/tensor-ref.js'
 import { type AnyStage, defineStage, each } from '../../pipeline/define.js'
-import type { PipeError } from '../../pipeline/error.js'
 import type { Event } from '../../pipeline/events.js'
 import type { Plan } from '../../pipeline/plan.js'
 import { fakeOps } from './fake.js'
 import { actions, expected, failure, folder, line, newOut, plan, run } from './harness.js'
-import { calls, hooks, numbered, numbersTable, stages, withStages } from './toys.js'
+import { calls, numbered, numbersTable, stages, withStages } from './toys.js'
 
 t.test('a line runs, and the second time nothing does', async t => {
   const out = newOut()
@@ -198,27 +197,6 @@ t.test('input files: their content is what counts', async t => {
   t.equal(calls.lines, 3, 'another content of the same size, dated back')
   await rm(file)
   t.match((await failure(run(list, out))).text, /stages\[0\] lines {2}text\n {2}There is no such file: .*a\.txt/)
-})
-
-t.test('a second run in the same folder is told who is there', async t => {
-  const out = newOut()
-  let second: Promise<PipeError> | undefined
-  let left = ''
-  hooks.onRow = async () => {
-    second ??= failure(run(line, out))
-    left ||= await readFile(join(out, '.lock'), 'utf8')
-  }
-  await run(line, out)
-  const error = await (second as unknown as Promise<PipeError>)
-  t.equal(error.code, 'locked')
-  t.match(error.text, new RegExp(`Process ${process.pid}, since 20..-..-.. ..:..:.. UTC, is working in this folder`))
-  await t.rejects(access(join(out, '.lock')), 'the lock is gone afterwards')
-  const lock = JSON.parse(left) as Record<string, unknown>
-  await writeFile(join(out, '.lock'), JSON.stringify({ ...lock, started: '1' }))
-  await run(line, out)
-  await writeFile(join(out, '.lock'), '999999')
-  await run(line, out)
-  t.pass('a lock left by a dead process is taken over, and one that is none')
 })
 
 t.test('a graph of nothing but its source runs, and ends', async t => {

@@ -256,7 +256,7 @@ t.test('what the user has where a run writes: refused before any work, and left 
   t.equal((await pipe(args)).code, 0, 'and again over its own')
   t.strictSame(readdirSync(out).sort(), ['cache', 'events.jsonl', 'model', 'notes.tmp', 'result.json'], 'though nothing was to be written')
   renameSync(join(out, 'model'), join(out, '.model.old'))
-  t.equal((await pipe([...args, '--to', 'rht'])).code, 0)
+  t.equal((await pipe([...args, '--to', 'hessian'])).code, 0)
   t.ok(existsSync(join(out, 'model/config.json')), 'what was to be replaced when a run was killed, and was not, is back')
   const inside = ['plan', graphWith({ model: { path: out } }), '--out', out, '--device', 'cpu']
   await fails(t, inside, 1, /taken\n {2}expected a folder for the outputs alone and found the one that model reads \(path\)\.\n {2}Write/)
