@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import { constants, readFileSync, unlinkSync } from 'node:fs'
 import { copyFile, type FileHandle, link, open, readFile, readlink, rename, stat, unlink, writeFile } from 'node:fs/promises'
-import { hostname } from 'node:os'
+import { hostname, uptime } from 'node:os'
 import { join } from 'node:path'
 import { makeFolder, temporary, writing } from './disk.js'
 import { PipeError } from './error.js'
@@ -117,7 +117,10 @@ async function isStale(path: string, owner: Owner, mine: Owner): Promise<boolean
   try {
     await writeFile(beside, '')
     const [now, last] = await Promise.all([stat(beside), stat(path)])
-    return now.mtimeMs - last.mtimeMs > silentMinutes * 60_000
+    const silentMs = now.mtimeMs - last.mtimeMs
+    // Of this host, and not written since it began: what held it ended then.
+    const isBeforeBoot = owner.host === mine.host && silentMs > Math.max(uptime() * 1000, 2 * touchMs)
+    return isBeforeBoot || silentMs > silentMinutes * 60_000
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
     throw error

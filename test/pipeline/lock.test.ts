@@ -1,14 +1,25 @@
 import { spawnSync } from 'node:child_process'
 import fs, { access, mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
-import { hostname } from 'node:os'
+import os, { hostname } from 'node:os'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { PipeError } from '../../pipeline/error.js'
 import { lockFolder } from '../../pipeline/lock.js'
 import { sweepOutputs } from '../../pipeline/outputs.js'
 import { failure, line, newOut, run } from './harness.js'
 import { hooks } from './toys.js'
+
+/** Of the machine, until the next test. */
+function upFor(t: Test, seconds: number): void {
+  const { uptime } = os
+  os.uptime = () => seconds
+  syncBuiltinESMExports()
+  t.teardown(() => {
+    os.uptime = uptime
+    syncBuiltinESMExports()
+  })
+}
 
 const minutes = (n: number): Date => new Date(Date.now() - n * 60_000)
 /** The lock of a process that has ended, as it would be with these changes. */
@@ -41,6 +52,7 @@ t.test('a second run in the same folder is told who is there', async t => {
 })
 
 t.test('of another host, another container, or a process that hides: the folder is theirs until they fall silent', async t => {
+  upFor(t, 1e6)
   for (const [changes, on] of [
     [{ host: 'elsewhere' }, ' on elsewhere'],
     [{ place: 'boot pid:[1]' }, ` on ${hostname()}`],
@@ -59,6 +71,21 @@ t.test('of another host, another container, or a process that hides: the folder 
     await utimes(path, minutes(6), minutes(6))
     await (await lockFolder(out))[Symbol.asyncDispose]()
     t.same(await readdir(out), [], 'nothing is left')
+  }
+})
+
+t.test('of this host before it was started anew: free a minute later, of another when it is silent', async t => {
+  upFor(t, 90)
+  for (const [host, ago, isFree] of [
+    [hostname(), 2, true],
+    [hostname(), 1, false],
+    ['elsewhere', 2, false],
+  ] as const) {
+    const out = newOut()
+    await writeFile(join(out, '.lock'), await leftIn(out, { host, place: 'boot pid:[1]' }))
+    await utimes(join(out, '.lock'), minutes(ago), minutes(ago))
+    if (isFree) await (await lockFolder(out))[Symbol.asyncDispose]()
+    else t.equal((await failure(lockFolder(out))).code, 'locked')
   }
 })
 
