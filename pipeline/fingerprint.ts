@@ -108,11 +108,14 @@ function uses(value: unknown): string[] {
   return [...(typeof own === 'string' ? [own] : []), ...Object.values(value).flatMap(uses)]
 }
 
+/** A line a value. Quoted is what could be read as another: keys with dots, keys that could be places in a list, texts like an empty list. */
 function flat(value: unknown, path: string): Record<string, string | number | boolean | null> {
+  if (value === '[]' || value === '{}') return { [path]: JSON.stringify(value) }
   if (typeof value !== 'object' || value === null) return value === undefined ? {} : { [path]: value as string | number | boolean | null }
   const entries = Object.entries(value)
   if (entries.length === 0) return { [path]: Array.isArray(value) ? '[]' : '{}' }
-  return Object.assign({}, ...entries.map(([key, inner]) => flat(inner, `${path}.${key}`)))
+  const isPlain = (key: string): boolean => Array.isArray(value) || /^(?!\d+$)[\w-]+$/.test(key)
+  return Object.assign({}, ...entries.map(([key, inner]) => flat(inner, `${path}.${isPlain(key) ? key : JSON.stringify(key)}`)))
 }
 
 /** Keys in order, so that the order in a file does not count. */

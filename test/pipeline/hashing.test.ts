@@ -1,9 +1,12 @@
 import { createHash } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { Type } from '@sinclair/typebox'
 import t from 'tap'
-import { hashOfFile } from '../../pipeline/define.js'
+import { type AnyStage, hashOfFile } from '../../pipeline/define.js'
 import { temporary } from '../helpers.js'
+import { actions, newOut, plan, run } from './harness.js'
+import { numbered, withStages } from './toys.js'
 
 const sha256 = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('hex')
 
@@ -23,4 +26,21 @@ t.test('a file: the hash of its pieces, of 16 MiB, in order', async t => {
   writeFileSync(path, '')
   t.equal(await hashOfFile(path), sha256(''))
   await t.rejects(hashOfFile(`${path}-not`), { code: 'ENOENT' })
+})
+
+t.test('parameters that differ have keys that differ, whatever their names', async t => {
+  const free = { ...numbered('free', {}), params: Type.Object({ of: Type.Record(Type.String(), Type.Unknown()) }) } as unknown as AnyStage
+  const o = { stages: withStages(free) }
+  const list = (more: object) => [{ use: 'numbers', count: 1 }, { use: 'free', of: more }]
+  for (const [one, other] of [
+    [{ 'a.b': 1 }, { a: { b: 1 } }],
+    [{ a: [] }, { a: '[]' }],
+    [{ a: {} }, { a: '{}' }],
+    [{ a: ['x'] }, { a: { 0: 'x' } }],
+  ] as const) {
+    const out = newOut()
+    await run(list(one), out, o)
+    t.equal(actions(await plan(list(one), out, o)).free, 'cached')
+    t.equal(actions(await plan(list(other), out, o)).free, 'run', JSON.stringify([one, other]))
+  }
 })
