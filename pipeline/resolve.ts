@@ -1,7 +1,7 @@
 /** 'rht' | './mine.js' | 'pipe-stage-x' → Stage, checked field by field. A stage of one's own imports 'pipe' from anywhere. */
 import { createHash } from 'node:crypto'
 import { statSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { register } from 'node:module'
 import { dirname, extname, relative, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -60,6 +60,7 @@ async function hashOfModule(url: string): Promise<string> {
   const hash = createHash('sha256')
   const files = new Set([fileURLToPath(url)])
   for (const file of files) {
+    if (!(await stat(file)).isFile()) throw new Error('it is no file') // a device may have no end
     const bytes = await readFile(file)
     hash.update(file === fileURLToPath(url) ? '' : `\0${relative(dirname(fileURLToPath(url)), file)}\0`).update(bytes)
     for (const [, , path = ''] of bytes.toString().matchAll(imported)) {

@@ -170,6 +170,7 @@ t.test('mistakes', async t => {
     await refused(line({ use: './gone.js' })),
     /"\.\/gone\.js" is not there: .*gone\.js\n {2}The path is relative to the graph file\./,
   )
+  t.matchOnly(await refused(line({ use: '/dev/zero' })), /"\/dev\/zero" can't be loaded: it is no file\n/)
   const inputs = { name: 'a', inputs: { text: 'a text' }, stages: [{ use: 'lines', text: '$text' }] }
   t.matchOnly(await refused(inputs), /stages\[0\] lines\n {2}text: the input "text" is not given \(a text\)\.\n {2}Give it: --set text=…$/)
   t.matchOnly(
