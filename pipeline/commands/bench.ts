@@ -10,7 +10,7 @@ import { freeBytesOf } from '../device.js'
 import { writeJson, writing } from '../disk.js'
 import { PipeError } from '../error.js'
 import { bytes, duration, rate } from '../text.js'
-import { deviceOption, examples, type HoldingOptions, holdingOptions, number, openDevice, type Register } from './wiring.js'
+import { deviceOption, examples, type HoldingOptions, holdingOptions, modelOf, number, openDevice, type Register } from './wiring.js'
 
 interface Options extends HoldingOptions {
   shape?: string
@@ -44,7 +44,8 @@ export const register: Register = (program, wiring) => {
         ['What a card makes of Llama-2-7B at 2 bits, eight texts at a time', 'pipe bench --shape llama-2-7b --bits 2 --batch 8'],
       ),
     )
-    .action(async (dir: string | undefined, o: Options, command: Command) => {
+    .action(async (given: string | undefined, o: Options, command: Command) => {
+      const dir = given === undefined ? undefined : await modelOf(given)
       if ((dir === undefined) === (o.shape === undefined))
         throw new PipeError('input', {
           where: 'pipe bench',

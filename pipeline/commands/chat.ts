@@ -8,6 +8,7 @@ import {
   deviceOption,
   examples,
   holdingOptions,
+  modelOf,
   number,
   openDevice,
   type Register,
@@ -41,7 +42,8 @@ export const register: Register = (program, wiring) => {
         ['One question', 'echo "Why is the sky blue?" | pipe chat out/qtip-2bit/model'],
       ),
     )
-    .action(async (dir: string, o: Options) => {
+    .action(async (given: string, o: Options) => {
+      const dir = await modelOf(given)
       const options = writing(o, 'chat')
       const ops = await openDevice(wiring, o.device)
       await using model = await TextModel.open(ops, dir, { ...o, slots: 1, queue: 0, mustChat: true, free: await freeBytesOf(ops.device) })

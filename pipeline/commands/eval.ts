@@ -19,7 +19,7 @@ import { readItems, type TaskName, taskNames } from '../../stages/tasks/formulat
 import { ask, type Measured, mark, written } from '../../stages/tasks/score.js'
 import { didYouMean, PipeError } from '../error.js'
 import { plural } from '../text.js'
-import { activationsOption, deviceOption, examples, openDevice, type Register, type Wiring } from './wiring.js'
+import { activationsOption, deviceOption, examples, modelOf, openDevice, type Register, type Wiring } from './wiring.js'
 
 interface Options {
   text?: string
@@ -113,7 +113,8 @@ export const register: Register = (program: Command, wiring) => {
         ['The same by the kernels that make text', 'pipe eval out/qtip-2bit/model --text test.txt --weights packed'],
       ),
     )
-    .action(async (dir: string, o: Options) => {
+    .action(async (given: string, o: Options) => {
+      const dir = await modelOf(given)
       if (o.tasks !== undefined) return await evalTasks(dir, o.tasks, o, wiring)
       const { text } = o
       if (text === undefined) throw missing('--text FILE or --tasks NAMES')

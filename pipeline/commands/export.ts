@@ -1,6 +1,4 @@
 /** pipe export: a quantized checkpoint in a form that other programs load. */
-import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { openCheckpoint } from '../../stages/model/checkpoint.js'
 import { type DenseType, denseTypes, writeDense } from '../../stages/model/dense.js'
@@ -9,7 +7,7 @@ import { openWeights } from '../../stages/model/quantized.js'
 import { writeQtip } from '../../stages/model/write-qtip.js'
 import { writing } from '../disk.js'
 import { PipeError } from '../error.js'
-import { deviceOption, examples, openDevice, path, type Register } from './wiring.js'
+import { deviceOption, examples, modelOf, openDevice, path, type Register } from './wiring.js'
 
 interface Options {
   to: 'dense' | 'qtip-hf'
@@ -78,9 +76,3 @@ export const register: Register = (program: Command, wiring) => {
 /** All of it is written, or none. */
 const whole = <T>(out: string, write: () => Promise<T>): Promise<T> =>
   writing('the checkpoint', out, write, 'Nothing is left half made; give the same command again.')
-
-/** A model's folder, or the one inside a folder that a run wrote. */
-async function modelOf(dir: string): Promise<string> {
-  const has = async (path: string): Promise<boolean> => (await stat(join(path, 'config.json')).catch(() => undefined)) !== undefined
-  return !(await has(dir)) && (await has(join(dir, 'model'))) ? join(dir, 'model') : dir
-}

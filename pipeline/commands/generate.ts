@@ -11,6 +11,7 @@ import {
   deviceOption,
   examples,
   holdingOptions,
+  modelOf,
   number,
   openDevice,
   type Register,
@@ -37,7 +38,8 @@ export const register: Register = (program, wiring) => {
         ['Another for each seed', 'pipe generate Llama-3.2-1B --prompt "Once upon a time" --temperature 0.8 --min-p 0.05 --seed 7'],
       ),
     )
-    .action(async (dir: string, o: Options) => {
+    .action(async (given: string, o: Options) => {
+      const dir = await modelOf(given)
       const options = writing(o, 'generate')
       if (o.prompt === '') throw new PipeError('input', { where: '--prompt', message: 'expected a text and found an empty one.' })
       const checkpoint = await openCheckpoint(dir)

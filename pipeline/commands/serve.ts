@@ -9,7 +9,7 @@ import { draws } from '../random.js'
 import type { Drawing, Model } from '../serve/model.js'
 import { local, Server } from '../serve/server.js'
 import { plural } from '../text.js'
-import { bodySize, deviceOption, examples, type HoldingOptions, holdingOptions, number, openDevice, type Register } from './wiring.js'
+import { bodySize, deviceOption, examples, type HoldingOptions, holdingOptions, modelOf, number, openDevice, type Register } from './wiring.js'
 
 interface Options extends HoldingOptions {
   port: number
@@ -52,7 +52,8 @@ export const register: Register = (program, wiring) => {
         ['For others, with a key', 'PIPE_API_KEY=$(cat key) pipe serve Llama-3.2-1B-Instruct --host 0.0.0.0 --port 8000'],
       ),
     )
-    .action(async (dir: string, o: Options) => {
+    .action(async (given: string, o: Options) => {
+      const dir = await modelOf(given)
       const apiKey = o.apiKey ?? process.env.PIPE_API_KEY
       if (apiKey === '') throw new PipeError('input', { where: '--api-key', message: 'expected a key and found an empty one.' })
       const log = (line: string) => wiring.stderr.write(`${line}\n`)

@@ -1,4 +1,6 @@
 /** What cli.ts hands to the commands: the stages, the backend, where to print, when to stop; and what they have in common. */
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Machine } from '../../native/device.js'
 import type { Ops } from '../../native/ops.js'
@@ -28,6 +30,12 @@ export interface Wiring {
 
 /** Adds a command to the program. Every file in this folder exports one. */
 export type Register = (program: Command, wiring: Wiring) => void
+
+/** A model's folder, or the one inside a folder that a run wrote. */
+export async function modelOf(dir: string): Promise<string> {
+  const has = async (path: string): Promise<boolean> => (await stat(join(path, 'config.json')).catch(() => undefined)) !== undefined
+  return !(await has(dir)) && (await has(join(dir, 'model'))) ? join(dir, 'model') : dir
+}
 
 /** For options that may be given several times. */
 export const collect = (value: string, before: string[]): string[] => [...before, value]

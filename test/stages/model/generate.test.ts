@@ -148,3 +148,19 @@ t.test('pipe generate: mistakes', async t => {
     t.notMatch(stderr, /\n\s+at /)
   }
 })
+
+t.test('commands take the folder that a run wrote for the model in it', async t => {
+  const out = temporary(t)
+  cpSync(tiny, join(out, 'model'), { recursive: true })
+  const text = join(tiny, 'test.jsonl')
+  for (const [command, ...args] of [
+    ['generate', '--prompt', 'The mason', '--max-tokens', '3'],
+    ['eval', '--text', text, '--lines', '2', '--length', '16'],
+    ['bench', '--prompt', '2', '--tokens', '2'],
+  ] as const) {
+    const { code, stderr } = await pipe([command, out, ...args, '--device', 'cpu'])
+    t.equal(code, 0, stderr)
+  }
+  const { stderr } = await pipe(['generate', temporary(t), '--prompt', 'The mason'])
+  t.match(stderr, /expected this file and found none/)
+})
