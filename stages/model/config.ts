@@ -31,7 +31,7 @@ export interface ModelConfig {
   readonly raw: Readonly<Record<string, unknown>>
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
+export const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** Reads and checks a parsed config.json. `where` begins the sentence of every error. */
 export function readConfig(raw: unknown, where: string): ModelConfig {

@@ -3,10 +3,10 @@
  * not; and what is taken out, because a text is to have the same tokens every time.
  */
 import { isUtf8 } from 'node:buffer'
+import { isObject } from './config.js'
 
 type Json = Readonly<Record<string, unknown>>
 
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 const listOf = (value: unknown): readonly Json[] => (Array.isArray(value) ? value.filter(isObject) : [])
 
 /** The text of a tokenizer.json, as the library is to read it. Throws an Error that says what is wrong; what the library finds itself is left to it. */
